@@ -1,0 +1,270 @@
+"""The problem: how many experts, slots, ranks and nodes there are, and how many tokens each expert gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Loads = NDArray[np.int64] | NDArray[np.float64]
+
+
+class Rule(StrEnum):
+    """Which placements are allowed (``auto`` is resolved when an :class:`Instance` is made)."""
+
+    GLOBAL = "global"
+    """Any replica may go to any rank."""
+    HIERARCHICAL = "hierarchical"
+    """Each node takes exactly ``num_groups / num_nodes`` whole groups of experts."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The machine: slots, ranks and nodes, and the expert groups that the hierarchical rule keeps together.
+
+    Slot ``p`` belongs to rank ``p // slots_per_rank``; rank ``r`` belongs to node ``r // ranks_per_node``.
+
+    Attributes:
+        num_physical_experts: P, slots in total (logical experts plus redundant ones).
+        num_ranks: G, GPUs of the expert-parallel group; divides P.
+        num_nodes: N, servers; divides G.
+        num_groups: K, equal contiguous groups of logical experts.
+
+    Raises:
+        ValueError: a size is not a positive integer, P is no multiple of G, or G is no multiple of N.
+    """
+
+    num_physical_experts: int
+    num_ranks: int
+    num_nodes: int = 1
+    num_groups: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("num_physical_experts", "num_ranks", "num_nodes", "num_groups"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a positive integer")
+            object.__setattr__(self, name, int(value))
+        _require_multiple(self, "num_physical_experts", "num_ranks")
+        _require_multiple(self, "num_ranks", "num_nodes")
+
+    @property
+    def slots_per_rank(self) -> int:
+        """S = P / G."""
+        return self.num_physical_experts // self.num_ranks
+
+    @property
+    def slots_per_node(self) -> int:
+        """P / N."""
+        return self.num_physical_experts // self.num_nodes
+
+    @property
+    def ranks_per_node(self) -> int:
+        """G / N."""
+        return self.num_ranks // self.num_nodes
+
+    @property
+    def groups_per_node(self) -> int:
+        """K / N."""
+        return self.num_groups // self.num_nodes
+
+    @property
+    def node(self) -> Topology:
+        """One node seen as a machine of its own, where the rule inside is global."""
+        return Topology(self.slots_per_node, self.ranks_per_node)
+
+
+def _require_multiple(topology: Topology, name: str, divisor: str) -> None:
+    value, by = getattr(topology, name), getattr(topology, divisor)
+    if value % by:
+        raise ValueError(f"{name}={value} is not a multiple of {divisor}={by}")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an instance in exact arithmetic: the problem that a solver takes.
+
+    Attributes:
+        loads: E integers; expert ``e`` receives ``loads[e] * unit`` tokens.
+        unit: 1 for integer loads; a power of 1/2 for floats, which are rationals with such denominators.
+        topology: the machine.
+        rule: the resolved rule.
+        index: which layer of its instance this is.
+    """
+
+    loads: tuple[int, ...]
+    unit: Fraction
+    topology: Topology
+    rule: Rule = Rule.GLOBAL
+    index: int = 0
+
+    @property
+    def num_logical_experts(self) -> int:
+        """E."""
+        return len(self.loads)
+
+    @property
+    def num_redundant_experts(self) -> int:
+        """P - E, the replicas beyond the first of each expert."""
+        return self.topology.num_physical_experts - len(self.loads)
+
+    @property
+    def has_load(self) -> bool:
+        """False for a dense layer of a recording, whose experts receive nothing."""
+        return any(self.loads)
+
+    @property
+    def groups(self) -> list[range]:
+        """The logical experts of each group."""
+        size = len(self.loads) // self.topology.num_groups
+        return [range(k * size, (k + 1) * size) for k in range(self.topology.num_groups)]
+
+    def node_problem(self, groups: Sequence[int]) -> Layer:
+        """The global problem inside one node that takes ``groups``; experts in the order of ``groups``."""
+        loads = tuple(self.loads[e] for k in groups for e in self.groups[k])
+        return Layer(loads, self.unit, self.topology.node, Rule.GLOBAL, self.index)
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """Recorded or generated loads, the machine that serves them, and the rule for placements.
+
+    Attributes:
+        loads: tokens per logical expert, [L, E] int64 or float64 (after construction; a trace [T, L, E] is
+            given in the same argument and summed over time).
+        topology: the machine.
+        rule: ``auto``, ``global`` or ``hierarchical``. ``auto`` is what the reference programs do:
+            hierarchical if there are several nodes and K is a multiple of N, else global. After
+            construction it is the resolved :class:`Rule`.
+        source: where the loads came from, for messages and reports.
+        trace: the [T, L, E] input if there was a time axis, else None.
+
+    Raises:
+        ValueError: loads are not numbers, negative, NaN or infinite, of a wrong shape, or do not fit the
+            topology and rule. The message names the value and, for a bad load, its place.
+
+    Example:
+        >>> instance = Instance([[3, 1, 2]], Topology(num_physical_experts=4, num_ranks=2))
+        >>> instance.num_logical_experts, str(instance.rule), instance.layer(0).loads
+        (3, 'global', (3, 1, 2))
+    """
+
+    loads: Loads
+    topology: Topology
+    rule: Rule | Literal["auto", "global", "hierarchical"] = "auto"
+    source: str = "array"
+    trace: Loads | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        loads = _checked_loads(self.loads)
+        if loads.ndim == 3:
+            object.__setattr__(self, "trace", loads)
+            loads = _sum_over_time(loads)
+        object.__setattr__(self, "loads", loads)
+        object.__setattr__(self, "rule", _resolved_rule(self.rule, self.topology, loads.shape[1]))
+        if loads.shape[1] > self.topology.num_physical_experts:
+            raise ValueError(
+                f"num_physical_experts={self.topology.num_physical_experts} is less than "
+                f"num_logical_experts={loads.shape[1]}: every expert needs a slot"
+            )
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return int(self.loads.shape[0])
+
+    @property
+    def num_logical_experts(self) -> int:
+        """E."""
+        return int(self.loads.shape[1])
+
+    def layer(self, index: int) -> Layer:
+        """Layer ``index`` in exact arithmetic.
+
+        Raises:
+            IndexError: there is no such layer.
+        """
+        if not 0 <= index < self.num_layers:
+            raise IndexError(f"layer {index} is out of range: the instance has {self.num_layers}")
+        loads, unit = exact_integers(self.loads[index])
+        return Layer(loads, unit, self.topology, Rule(self.rule), index)
+
+    def layers(self) -> list[Layer]:
+        """All layers, in order."""
+        return [self.layer(i) for i in range(self.num_layers)]
+
+    def select(self, layers: Sequence[int]) -> Instance:
+        """The same machine and rule with these layers only, in this order."""
+        loads = self.loads[list(layers)] if self.trace is None else self.trace[:, list(layers)]
+        return Instance(loads, self.topology, self.rule, self.source)
+
+
+def exact_integers(values: Loads) -> tuple[tuple[int, ...], Fraction]:
+    """Integers and a unit such that ``values[e] == integers[e] * unit`` exactly; values is [E]."""
+    if np.issubdtype(values.dtype, np.integer) or np.array_equal(values, np.trunc(values)):
+        return tuple(int(v) for v in values), Fraction(1)
+    ratios = [float(v).as_integer_ratio() for v in values]
+    denominator = max(d for _, d in ratios)
+    return tuple(n * (denominator // d) for n, d in ratios), Fraction(1, denominator)
+
+
+def _checked_loads(given: ArrayLike) -> Loads:
+    try:
+        loads = np.asarray(given)
+    except ValueError as error:
+        raise ValueError(f"loads are ragged: every layer needs the same number of experts ({error})") from None
+    if loads.dtype.kind not in "iuf":
+        raise ValueError(f"loads must be integers or floats, not {loads.dtype}")
+    if loads.ndim not in (2, 3) or 0 in loads.shape:
+        raise ValueError(f"loads of shape {loads.shape} are neither [layers, experts] nor [steps, layers, experts]")
+    for name, bad in (("not finite", ~np.isfinite(loads)), ("negative", loads < 0)):
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            axes = ("step", "layer", "expert")[-loads.ndim :]
+            place = ", ".join(f"{axis} {i}" for axis, i in zip(axes, where, strict=True))
+            raise ValueError(f"the load of {place} is {loads[where]}: {name}")
+    if loads.dtype.kind == "f":
+        return _frozen(loads.astype(np.float64))
+    if int(loads.max()) >= 2**63:
+        raise ValueError(f"loads up to {int(loads.max())} exceed 64-bit signed integers")
+    return _frozen(loads.astype(np.int64))
+
+
+def _sum_over_time(trace: Loads) -> Loads:
+    if trace.dtype.kind == "i" and int(trace.max()) * trace.shape[0] >= 2**63:
+        raise ValueError("the sum of the trace over time exceeds 64-bit signed integers")
+    total = trace.sum(axis=0)
+    if not np.isfinite(total).all():
+        raise ValueError("the sum of the trace over time is not finite")
+    return _frozen(total)
+
+
+def _frozen(array: Any) -> Any:
+    array.setflags(write=False)
+    return array
+
+
+def _resolved_rule(rule: str, topology: Topology, num_experts: int) -> Rule:
+    nodes, groups = topology.num_nodes, topology.num_groups
+    if rule == "auto":
+        rule = Rule.HIERARCHICAL if nodes > 1 and groups % nodes == 0 else Rule.GLOBAL
+    if rule not in list(Rule):
+        raise ValueError(f"rule={rule!r} is not one of auto, global, hierarchical")
+    if rule == Rule.HIERARCHICAL:
+        if groups % nodes:
+            raise ValueError(
+                f"num_groups={groups} is not a multiple of num_nodes={nodes}: "
+                "the hierarchical rule gives every node the same number of groups"
+            )
+        if num_experts % groups:
+            raise ValueError(
+                f"num_logical_experts={num_experts} is not a multiple of num_groups={groups}: "
+                "groups have equal size"
+            )
+    return Rule(rule)
+

@@ -1,0 +1,1 @@
+"""Production heuristics for expert placement: torch, batched over layers, on any device."""

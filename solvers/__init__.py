@@ -1,0 +1,1 @@
+"""Exact optimization of expert placement: every stage and the joint problem, with proven bounds."""
