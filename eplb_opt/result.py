@@ -41,6 +41,7 @@ class Result:
         runtime: seconds.
         infeasible: no solution exists (with ``spread_replicas``, for instance).
         certificate: evidence for the lower bound, None if there is none to show.
+
     """
 
     stage: str
@@ -59,7 +60,8 @@ class Result:
     def __post_init__(self) -> None:
         if self.objective is not None and self.objective < self.lower_bound:
             raise ValueError(
-                f"{self.backend} claims the lower bound {self.lower_bound} above the incumbent {self.objective}"
+                f"{self.backend} claims the lower bound {self.lower_bound}, "
+                f"which is above the incumbent {self.objective}"
             )
 
     @property
@@ -73,7 +75,7 @@ class Result:
 
     @property
     def gap(self) -> float | None:
-        """``(objective - lower_bound) / lower_bound``; None without an incumbent; 0 if both are 0."""
+        """``(objective - lower_bound) / lower_bound``, 0 if equal; None without an incumbent."""
         if self.objective is None:
             return None
         if self.objective == self.lower_bound:
