@@ -87,3 +87,8 @@ def float_below(value: Fraction) -> float:
     """The largest float that is not above ``value``: how a lower bound is printed."""
     nearest = float(value)
     return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)
+
+
+def exact_text(value: Fraction) -> str:
+    """``num/den``, the exact value in a JSON document; ``num/1`` for an integer."""
+    return f"{value.numerator}/{value.denominator}"

@@ -1,0 +1,58 @@
+"""``eplb-opt bound``: proven lower bounds, without a search for placements."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eplb_opt.cli.options import instance_options, json_option
+from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
+
+if TYPE_CHECKING:
+    from eplb_opt.instance import Instance
+
+
+@click.command()
+@instance_options
+@json_option
+def command(instance: Instance, json_target: str | None) -> int:
+    """Lower bounds on the fullest rank of every layer that no placement can beat."""
+    from eplb_opt.bounds import lower_bound, mean_load
+    from eplb_opt.gap import describe_instance
+    from eplb_opt.result import exact_text, float_below
+
+    rows: list[dict[str, Any]] = []
+    found = table("lower bounds, tokens on the fullest rank", "layer", "bound", "over mean", "by")
+    with progress_bar() as progress:
+        for layer in instance.layers():
+            progress("bounds", layer.index, instance.num_layers)
+            start = time.perf_counter()
+            bound = lower_bound(layer)
+            over = float(bound.value / mean_load(layer)) - 1 if layer.has_load else None
+            rows.append(
+                {
+                    "layer": layer.index,
+                    "stage": "joint",
+                    "status": "bound" if layer.has_load else "no-load",
+                    "lower_bound": float_below(bound.value),
+                    "lower_bound_exact": exact_text(bound.value),
+                    "bound_source": bound.source,
+                    "mean_load": float(mean_load(layer)),
+                    "runtime_s": time.perf_counter() - start,
+                }
+            )
+            found.add_row(
+                str(layer.index), f"{float(bound.value):.3f}", percent(over), bound.source
+            )
+    if json_target is not None:
+        document = {
+            "schema": "eplb-opt/bound/1",
+            "instance": describe_instance(instance),
+            "layers": rows,
+        }
+        write_json(json_target, document)
+    if json_target != "-":
+        show(describe(instance), found)
+    return 0
