@@ -20,8 +20,8 @@ class FormatError(ValueError):
 def decoding(path: Path, what: str) -> Iterator[None]:
     """Whatever a decoder raises on malformed bytes becomes a :class:`FormatError`.
 
-    Decoders promise no closed set of exceptions for corrupt input, so all of ``Exception`` is meant;
-    ``OSError`` passes, for it already names the file and the cause.
+    No decoder promises a closed set of exceptions for corrupt input, so all of ``Exception`` is
+    meant; ``OSError`` passes, for it already names the file and the cause.
     """
     try:
         yield

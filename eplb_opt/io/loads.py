@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from eplb_opt.instance import Loads
@@ -99,8 +98,8 @@ def read_loads(
 def write_loads(path: str | Path, loads: ArrayLike) -> None:
     """Write loads [L, E] or [T, L, E] in the format of the suffix.
 
-    ``.json`` (SGLang's ``logical_count``), ``.npy``, ``.npz`` (array ``loads``), or ``.csv`` ([L, E]
-    only). The file appears whole or not at all.
+    ``.json`` (SGLang's ``logical_count``), ``.npy``, ``.npz`` (array ``loads``), or ``.csv``
+    ([L, E] only). The file appears whole or not at all.
 
     Raises:
         ValueError: an unknown suffix, loads that are not numbers, or a trace as ``.csv``.
@@ -184,7 +183,7 @@ def _cut(path: Path, loads: Loads, window: tuple[int | None, int | None] | None)
     steps = len(loads)
     if any(bound is not None and not -steps <= bound <= steps for bound in window):
         raise FormatError(path, f"{shown} reaches beyond the {steps} steps of the trace")
-    cut = np.ascontiguousarray(loads[slice(*window)])
+    cut: Loads = loads[slice(*window)]
     if not len(cut):
         raise FormatError(path, f"{shown} holds none of the {steps} steps of the trace")
     return cut

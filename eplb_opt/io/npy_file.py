@@ -31,7 +31,7 @@ def encode(loads: NDArray[np.generic]) -> bytes:
 
 
 def read_array(path: Path, stream: IO[bytes], size: int, name: str = "the array") -> NDArray[Any]:
-    """The array in ``stream``; its header must fit the ``size`` in bytes, or nothing is allocated."""
+    """The array in ``stream``; nothing is allocated unless its header fits ``size`` bytes."""
     with decoding(path, ".npy array"):
         version = npy.read_magic(stream)
         if version not in _READ_HEADER:

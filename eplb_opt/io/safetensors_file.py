@@ -1,6 +1,6 @@
 """TensorRT-LLM's expert statistic: a directory of ``meta_info.json`` and ``rank{r}.safetensors``.
 
-Each rank file holds int64 [E] under ``{iteration}_{layer}``: tokens of that rank per logical expert.
+Each rank file holds int64 [E] under ``{iteration}_{layer}``: that rank's tokens per expert.
 """
 
 from __future__ import annotations

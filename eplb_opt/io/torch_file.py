@@ -1,7 +1,7 @@
 """PyTorch's ``.pt``: what SGLang's expert distribution recorder dumps, or a plain tensor.
 
-Modes ``stat`` and ``stat_approx`` dump one file, already summed over ranks. Mode ``per_pass`` dumps one
-file per rank with the tokens of that rank for each physical expert; they belong in one directory.
+Modes ``stat`` and ``stat_approx`` dump one file, already summed over ranks. Mode ``per_pass`` dumps
+one file per rank with the tokens of that rank for each physical expert; put them in one directory.
 """
 
 from __future__ import annotations
@@ -145,5 +145,5 @@ def _require_all_ranks(path: Path, counts: _Counts) -> None:
         if missing:
             raise FormatError(
                 path,
-                f"forward pass {step} has no record of rank {missing[0]}: its load would be too low",
+                f"forward pass {step} has no record of rank {missing[0]}, so its load is partial",
             )
