@@ -39,6 +39,7 @@ class Reference:
         mean_load: mean rank load, exact.
         bound_source: the argument that proves the bound.
         runtime: seconds.
+
     """
 
     layer: int
@@ -150,6 +151,7 @@ def measure_gap(
         >>> report = measure_gap(instance, ["deepseek"])
         >>> str(report.reference[0].lower_bound), str(report.policies[0].layers[0].makespan)
         ('590/3', '232')
+
     """
     layers = instance.layers()
     interrupted = False

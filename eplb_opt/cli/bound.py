@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,39 +20,31 @@ if TYPE_CHECKING:
 def command(instance: Instance, json_target: str | None) -> int:
     """Lower bounds on the fullest rank of every layer that no placement can beat."""
     from eplb_opt.bounds import lower_bound, mean_load
-    from eplb_opt.gap import describe_instance
-    from eplb_opt.result import exact_text, float_below
+    from eplb_opt.cli.solve import document
+    from eplb_opt.result import Result
 
-    rows: list[dict[str, Any]] = []
+    results: list[Result] = []
     found = table("lower bounds, tokens on the fullest rank", "layer", "bound", "over mean", "by")
     with progress_bar() as progress:
         for layer in instance.layers():
             progress("bounds", layer.index, instance.num_layers)
             start = time.perf_counter()
             bound = lower_bound(layer)
+            runtime = time.perf_counter() - start
+            results.append(
+                Result(
+                    "joint",
+                    "closed-form",
+                    bound.value,
+                    bound_source=bound.source,
+                    runtime=runtime,
+                )
+            )
             over = float(bound.value / mean_load(layer)) - 1 if layer.has_load else None
-            rows.append(
-                {
-                    "layer": layer.index,
-                    "stage": "joint",
-                    "status": "bound" if layer.has_load else "no-load",
-                    "lower_bound": float_below(bound.value),
-                    "lower_bound_exact": exact_text(bound.value),
-                    "bound_source": bound.source,
-                    "mean_load": float(mean_load(layer)),
-                    "runtime_s": time.perf_counter() - start,
-                }
-            )
-            found.add_row(
-                str(layer.index), f"{float(bound.value):.3f}", percent(over), bound.source
-            )
+            value = f"{float(bound.value):.3f}"
+            found.add_row(str(layer.index), value, percent(over), bound.source)
     if json_target is not None:
-        document = {
-            "schema": "eplb-opt/bound/1",
-            "instance": describe_instance(instance),
-            "layers": rows,
-        }
-        write_json(json_target, document)
+        write_json(json_target, document(instance, results))
     if json_target != "-":
         show(describe(instance), found)
     return 0

@@ -17,4 +17,6 @@ def bad_input(where: str = "") -> Iterator[None]:
         yield
     except ValueError as error:
         message = str(error)
-        raise InputError(message if not where or where in message else f"{where}: {message}") from error
+        raise InputError(
+            message if not where or where in message else f"{where}: {message}"
+        ) from error

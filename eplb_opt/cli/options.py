@@ -19,41 +19,35 @@ Window = tuple[int | None, int | None]
 Command = Callable[..., Any]
 
 
-class WindowType(click.ParamType):
-    """``a:b``, either end may be missing."""
-
-    name = "A:B"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Window:
-        """The two ends as in a Python slice."""
-        start, colon, stop = str(value).partition(":")
-        try:
-            ends = (int(start) if start else None, int(stop) if stop else None)
-        except ValueError:
-            ends = None
-        if not colon or ends is None:
-            self.fail(f"{value!r} is not of the form a:b, for instance 0:10", param, ctx)
-        return ends
+def parse_window(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Window | None:
+    """``a:b``, either end may be missing, as in a Python slice."""
+    if value is None:
+        return None
+    start, colon, stop = value.partition(":")
+    try:
+        ends = (int(start) if start else None, int(stop) if stop else None)
+    except ValueError:
+        ends = None
+    if not colon or ends is None:
+        raise click.BadParameter(f"{value!r} is not of the form a:b, for instance 0:10")
+    return ends
 
 
-class LayersType(click.ParamType):
-    """``0-9,12``."""
-
-    name = "0-9,12"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int]:
-        """The layers in the order given, each once."""
-        layers: list[int] = []
-        for part in str(value).split(","):
-            first, dash, last = part.strip().partition("-")
-            if not first.isdecimal() or (dash and not last.isdecimal()):
-                self.fail(f"{value!r} is not of the form 0-9,12", param, ctx)
-            layers += range(int(first), int(last if dash else first) + 1)
-        return list(dict.fromkeys(layers))
+def parse_layers(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> list[int] | None:
+    """``0-9,12``: the layers in the order given, each once."""
+    if value is None:
+        return None
+    layers: list[int] = []
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise click.BadParameter(f"{value!r} is not of the form 0-9,12")
+        layers += range(int(first), int(last if dash else first) + 1)
+    if not layers:
+        raise click.BadParameter(f"{value!r} names no layer")
+    return list(dict.fromkeys(layers))
 
 
 @dataclass(frozen=True)
@@ -72,6 +66,7 @@ class TopologyOptions:
 
         Raises:
             InputError: loads, machine and rule do not fit together.
+
         """
         from eplb_opt.instance import Instance, Topology
 
@@ -116,7 +111,7 @@ def instance_options(function: Command) -> Command:
     """Adds LOADS and the options of the machine; the command gets ``instance: Instance``."""
     options = [
         click.argument("loads", type=click.Path(path_type=Path)),
-        click.option("--layers", type=LayersType(), help="Only these layers, as 0-9,12."),
+        click.option("--layers", callback=parse_layers, help="Only these layers, as 0-9,12."),
         *reading_options(),
     ]
 
@@ -148,7 +143,9 @@ def reading_options() -> list[Command]:
     formats = ["json", "npy", "npz", "csv", "pt", "safetensors"]
     return [
         click.option("--format", type=click.Choice(formats), help="Default: by the content."),
-        click.option("--window", type=WindowType(), help="Only these time steps of a trace."),
+        click.option(
+            "--window", callback=parse_window, metavar="A:B", help="Only these steps of a trace."
+        ),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -125,6 +124,8 @@ def _result_table(results: list[Result]) -> Any:
 
 
 def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:
+    import numpy as np
+
     from eplb_opt.io import write_placements
     from eplb_opt.placement import Placement
 
@@ -132,5 +133,5 @@ def _write_placements(target: str, instance: Instance, results: list[Result]) ->
     if len(rows) < instance.num_layers or None in rows:
         raise InputError(f"--placements {target}: not every layer has a placement, see --stage")
     with bad_input("--placements"):
-        found = Placement(rows, instance.num_logical_experts)  # type: ignore[arg-type]
+        found = Placement(np.array(rows), instance.num_logical_experts)
         write_placements(target, {"exact": found})

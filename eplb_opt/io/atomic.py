@@ -11,6 +11,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Raises:
         OSError: the folder is missing or not writable.
+
     """
     target = path.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
