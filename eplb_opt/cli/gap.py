@@ -91,7 +91,7 @@ def reference_line(report: GapReport) -> str:
 
 def policy_table(report: GapReport) -> Any:
     """Gap by policy, over layers with load."""
-    columns = ("mean gap", "max gap", "worst layer", "balancedness", "optimal", "seconds")
+    columns = ("mean gap", "max gap", "in layer", "balance", "optimal", "seconds")
     result = table("gap to the proven lower bound", "policy", *columns)
     for policy in report.policies:
         if policy.status == "ok":

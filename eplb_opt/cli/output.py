@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from eplb_opt.gap import Progress
     from eplb_opt.instance import Instance
 
+FILE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe."""
+
 
 def write_json(target: str, document: dict[str, Any]) -> None:
     """Write ``document`` to a file, whole or not at all, or to stdout for ``-``."""
@@ -42,9 +45,9 @@ def show(*parts: Any) -> None:
     """Print tables and lines on stdout."""
     from rich.console import Console
 
-    console = Console(soft_wrap=False, highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
     for part in parts:
-        console.print(part, markup=False)
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
 
 
 def percent(value: float | None) -> str:
@@ -57,7 +60,8 @@ def describe(instance: Instance) -> str:
     machine = instance.topology
     nodes = f", {machine.num_nodes} nodes, {machine.num_groups} groups"
     return (
-        f"{instance.source}: {instance.num_layers} layers, {instance.num_logical_experts} experts, "
+        f"{instance.source}: {instance.num_layers} layer{'s' * (instance.num_layers > 1)}, "
+        f"{instance.num_logical_experts} experts, "
         f"{machine.num_physical_experts} slots on {machine.num_ranks} ranks"
         f"{nodes if machine.num_nodes > 1 else ''}, {instance.rule} rule"
     )
