@@ -96,7 +96,8 @@ def test_drift_is_autoregressive_around_the_static_loads():
 
 def test_without_drift_only_multinomial_noise_is_left():
     trace = generate(
-        "lognormal", num_layers=5, num_experts=64, tokens=64_000, seed=0, steps=300, drift=Drift(sd=0.0)
+        "lognormal", num_layers=5, num_experts=64, tokens=64_000, seed=0, steps=300,
+        drift=Drift(sd=0.0),
     )  # fmt: skip
     share = trace.mean(axis=0) / 64_000
     binomial = 64_000 * share * (1 - share)
