@@ -97,6 +97,8 @@ def generate(
     _check_sizes(
         num_layers=num_layers, num_experts=num_experts, tokens=tokens, num_groups=num_groups
     )
+    if seed < 0:
+        raise ValueError(f"seed={seed} must not be negative")
     rng = np.random.default_rng(seed)
     log_loads = _family(family, shape)(rng, _Sizes(num_layers, num_experts, num_groups))
     if steps is None:
@@ -134,7 +136,8 @@ def _gamma(rng: np.random.Generator, sizes: _Sizes, k: float) -> _Floats:
 def _zipf(rng: np.random.Generator, sizes: _Sizes, exponent: float) -> _Floats:
     """Shares in proportion to ``rank^-exponent``, ranks permuted in each layer."""
     ranks = np.tile(np.arange(1.0, sizes.experts + 1), (sizes.layers, 1))
-    return -exponent * np.log(rng.permuted(ranks, axis=1))
+    permuted: _Floats = rng.permuted(ranks, axis=1)
+    return -exponent * np.log(permuted)
 
 
 FAMILIES: dict[str, tuple[Callable[..., _Floats], float | None]] = {

@@ -7,11 +7,12 @@ from eplb_opt.io.synthetic import FAMILIES, Drift, generate
 
 SIZES = {"num_layers": 3, "num_experts": 16, "tokens": 10_000, "seed": 5}
 
-# Quantiles p10, p50, p90 over 290 recorded layers of DeepSeek-V3 (58 with load, 5 scenarios).
-RECORDED_MAX_OVER_MEAN = [4.1, 6.1, 9.6]
-RECORDED_GINI = [0.29, 0.37, 0.47]
-RECORDED_CONTIGUOUS_RANKS = [1.673, 2.251, 3.708]  # 32 ranks of 8 experts, max over mean
-RECORDED_GROUPS = [1.286, 1.683, 2.598]  # 8 groups of 32 experts, max over mean
+# Quantiles p10, p50, p90 over 290 recorded layers of DeepSeek-V3 (58 with load, 5 scenarios), for
+# experts in two estimates: all layers pooled, and the one the family was first fitted to.
+RECORDED_MAX_OVER_MEAN = [4.229, 6.239, 9.403], [4.1, 6.1, 9.6]
+RECORDED_GINI = [0.2937, 0.3898, 0.4783], [0.29, 0.37, 0.47]
+RECORDED_CONTIGUOUS_RANKS = ([1.673, 2.251, 3.708],)  # 32 ranks of 8 experts, max over mean
+RECORDED_GROUPS = ([1.286, 1.683, 2.598],)  # 8 groups of 32 experts, max over mean
 
 
 def quantiles(values):
@@ -39,7 +40,8 @@ def test_deepseek_v3_has_the_quantiles_of_the_recordings(seed):
         (max_over_mean(ranks), RECORDED_CONTIGUOUS_RANKS),
         (max_over_mean(groups), RECORDED_GROUPS),
     ):
-        np.testing.assert_allclose(quantiles(statistic), recorded, rtol=0.15)
+        for estimate in recorded:
+            np.testing.assert_allclose(quantiles(statistic), estimate, rtol=0.15)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -96,7 +98,8 @@ def test_drift_is_autoregressive_around_the_static_loads():
 
 def test_without_drift_only_multinomial_noise_is_left():
     trace = generate(
-        "lognormal", num_layers=5, num_experts=64, tokens=64_000, seed=0, steps=300, drift=Drift(sd=0.0)
+        "lognormal", num_layers=5, num_experts=64, tokens=64_000, seed=0, steps=300,
+        drift=Drift(sd=0.0),
     )  # fmt: skip
     share = trace.mean(axis=0) / 64_000
     binomial = 64_000 * share * (1 - share)
@@ -111,6 +114,7 @@ def test_without_drift_only_multinomial_noise_is_left():
         ({"tokens": 1.5}, "tokens=1.5 must be a positive integer"),
         ({"steps": 0}, "steps=0 must be a positive integer"),
         ({"num_groups": 3}, "num_experts=16 is not a multiple of num_groups=3"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
         ({"shape": 1.0}, "shape=1.0: deepseek-v3 has no parameter"),
         ({"family": "gamma", "shape": -1.0}, "shape=-1.0 of gamma must be finite and positive"),
         ({"drift": Drift()}, "needs steps"),
