@@ -18,7 +18,7 @@ from eplb_opt.result import float_below
 
 SMALL_SLOTS = 24
 """Layers of at most this many slots are solved to optimality unless a time limit is given."""
-SMALL_TIME_LIMIT = 5.0
+SMALL_TIME_LIMIT = 10.0
 """Seconds for each such layer."""
 
 Progress = Callable[[str, int, int], None]
@@ -135,7 +135,7 @@ def measure_gap(
         instance: loads, machine and rule.
         policies: names or ``FILE.py[:FUNCTION]``, see :func:`eplb_opt.registry.load_policy`.
         time_limit: seconds of exact search for each layer where the closed-form bound and the best
-            policy do not meet. None: small layers (up to 24 slots) get 5 s, others no search.
+            policy do not meet. None: small layers (up to 24 slots) get 10 s, others no search.
         seed: of the exact search.
         workers: threads of the exact search.
         progress: called as the work goes on.
@@ -168,9 +168,9 @@ def measure_gap(
         time_limit = SMALL_TIME_LIMIT if small else 0.0
     references: list[Reference] = []
     try:
-        for layer in layers:
-            progress("reference", layer.index, len(layers))
-            known = [policy.makespans[layer.index] for policy in measured if policy.makespans]
+        for i, layer in enumerate(layers):
+            progress("reference", i, len(layers))
+            known = [policy.makespans[i] for policy in measured if policy.makespans]
             limit = 0.0 if interrupted else time_limit
             reference, stopped = _refer(layer, known, limit, seed, workers)
             interrupted = interrupted or stopped

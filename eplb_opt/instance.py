@@ -101,7 +101,7 @@ class Layer:
             denominators.
         topology: the machine.
         rule: the resolved rule.
-        index: which layer of its instance this is.
+        index: its number in reports.
 
     """
 
@@ -153,6 +153,7 @@ class Instance:
             construction it is the resolved :class:`Rule`.
         source: where the loads came from, for messages and reports.
         trace: the [T, L, E] input if there was a time axis, else None.
+        numbers: what each row is called in reports: 0..L-1, or the layers kept by :meth:`select`.
 
     Raises:
         ValueError: loads are not numbers, negative, NaN or infinite, of a wrong shape, or do not
@@ -170,6 +171,7 @@ class Instance:
     rule: Rule | Literal["auto", "global", "hierarchical"] = "auto"
     source: str = "array"
     trace: Loads | None = field(default=None, init=False)
+    numbers: tuple[int, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         loads = _checked_loads(self.loads)
@@ -177,6 +179,7 @@ class Instance:
             object.__setattr__(self, "trace", loads)
             loads = _sum_over_time(loads)
         object.__setattr__(self, "loads", loads)
+        object.__setattr__(self, "numbers", tuple(range(len(loads))))
         object.__setattr__(self, "rule", _resolved_rule(self.rule, self.topology, loads.shape[1]))
         if loads.shape[1] > self.topology.num_physical_experts:
             raise ValueError(
@@ -195,7 +198,7 @@ class Instance:
         return int(self.loads.shape[1])
 
     def layer(self, index: int) -> Layer:
-        """Layer ``index`` in exact arithmetic.
+        """Row ``index`` in exact arithmetic.
 
         Raises:
             IndexError: there is no such layer.
@@ -204,16 +207,29 @@ class Instance:
         if not 0 <= index < self.num_layers:
             raise IndexError(f"layer {index} is out of range: the instance has {self.num_layers}")
         loads, unit = exact_integers(self.loads[index])
-        return Layer(loads, unit, self.topology, Rule(self.rule), index)
+        return Layer(loads, unit, self.topology, Rule(self.rule), self.numbers[index])
 
     def layers(self) -> list[Layer]:
         """All layers, in order."""
         return [self.layer(i) for i in range(self.num_layers)]
 
     def select(self, layers: Sequence[int]) -> Instance:
-        """The same machine and rule with these layers only, in this order."""
-        loads = self.loads[list(layers)] if self.trace is None else self.trace[:, list(layers)]
-        return Instance(loads, self.topology, self.rule, self.source)
+        """The same machine and rule with these rows only, in this order, under their old numbers.
+
+        Raises:
+            ValueError: there is no such layer.
+
+        """
+        rows = list(layers)
+        missing = [row for row in rows if not 0 <= row < self.num_layers]
+        if missing or not rows:
+            raise ValueError(
+                f"layers {missing} are not among the {self.num_layers} of the instance"
+            )
+        loads = self.loads[rows] if self.trace is None else self.trace[:, rows]
+        chosen = Instance(loads, self.topology, self.rule, self.source)
+        object.__setattr__(chosen, "numbers", tuple(self.numbers[row] for row in rows))
+        return chosen
 
 
 def exact_integers(values: Loads) -> tuple[tuple[int, ...], Fraction]:
@@ -253,7 +269,8 @@ def _checked_loads(given: ArrayLike) -> Loads:
 def _sum_over_time(trace: Loads) -> Loads:
     if trace.dtype.kind == "i" and int(trace.max()) * trace.shape[0] >= 2**63:
         raise ValueError("the sum of the trace over time exceeds 64-bit signed integers")
-    total = trace.sum(axis=0)
+    with np.errstate(over="ignore"):
+        total = trace.sum(axis=0)
     if not np.isfinite(total).all():
         raise ValueError("the sum of the trace over time is not finite")
     return _frozen(total)

@@ -147,7 +147,7 @@ def _required_arguments(function: Callable[..., Any]) -> int:
 
 def _checked_placement(answer: Any, instance: Instance) -> Placement:
     """The placement in ``phy2log`` or ``(phy2log, log2phy, logcnt)``, if all of it is right."""
-    maps = answer if isinstance(answer, tuple | list) else (answer,)
+    maps = answer if isinstance(answer, tuple) else (answer,)
     if not maps:
         raise InvalidPlacementError("the policy returned nothing")
     try:

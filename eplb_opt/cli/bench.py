@@ -42,7 +42,7 @@ def command(instance: Instance, policies: tuple[str, ...], repeat: int) -> int:
         raise InputError(str(error)) from error
     base = next(iter(seconds.values()), 0.0)
     columns = ("median ms", "ratio", "mean gap", "max gap")
-    found = table(f"median of {repeat} runs, all layers at once", "policy", *columns)
+    found = table("policy", *columns)
     for policy in report.policies:
         if policy.status != "ok":
             found.add_row(f"{policy.policy}\n  {policy.status}: {policy.message}")
@@ -55,7 +55,7 @@ def command(instance: Instance, policies: tuple[str, ...], repeat: int) -> int:
             percent(policy.gap_mean),
             percent(policy.gap_max),
         )
-    show(describe(instance), found)
+    show(describe(instance), f"median of {repeat} runs, all layers at once", found)
     return 0
 
 

@@ -24,10 +24,10 @@ def command(instance: Instance, json_target: str | None) -> int:
     from eplb_opt.result import Result
 
     results: list[Result] = []
-    found = table("lower bounds, tokens on the fullest rank", "layer", "bound", "over mean", "by")
+    found = table("layer", "bound", "over mean", "by")
     with progress_bar() as progress:
         for layer in instance.layers():
-            progress("bounds", layer.index, instance.num_layers)
+            progress("bounds", len(results), instance.num_layers)
             start = time.perf_counter()
             bound = lower_bound(layer)
             runtime = time.perf_counter() - start
@@ -46,5 +46,5 @@ def command(instance: Instance, json_target: str | None) -> int:
     if json_target is not None:
         write_json(json_target, document(instance, results))
     if json_target != "-":
-        show(describe(instance), found)
+        show(describe(instance), "lower bounds, tokens on the fullest rank", found)
     return 0

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eplb_opt.cli.options import instance_options, json_option, search_options
+from eplb_opt.cli.options import (
+    instance_options,
+    json_option,
+    placements_option,
+    search_options,
+)
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 
 if TYPE_CHECKING:
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 )
 @search_options
 @click.option("--fail-above", type=float, help="Exit 1 if a layer's gap exceeds this ratio.")
-@click.option("--placements", metavar="FILE", help="Write placements (.npz or .json).")
+@placements_option
 @json_option
 def command(
     instance: Instance,
@@ -91,8 +96,8 @@ def reference_line(report: GapReport) -> str:
 
 def policy_table(report: GapReport) -> Any:
     """Gap by policy, over layers with load."""
-    columns = ("mean gap", "max gap", "in layer", "balance", "optimal", "seconds")
-    result = table("gap to the proven lower bound", "policy", *columns)
+    columns = ("mean gap to bound", "max gap", "in layer", "balance", "optimal", "seconds")
+    result = table("policy", *columns)
     for policy in report.policies:
         if policy.status == "ok":
             result.add_row(policy.policy, *_figures(policy))
@@ -119,9 +124,7 @@ def _fails(report: GapReport, limit: float) -> bool:
 
 
 def _write_placements(target: str, report: GapReport) -> None:
-    from eplb_opt.cli.errors import bad_input
     from eplb_opt.io import write_placements
 
     found = {p.policy: p.placement for p in report.policies if p.placement is not None}
-    with bad_input("--placements"):
-        write_placements(target, found)
+    write_placements(target, found)

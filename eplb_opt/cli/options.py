@@ -171,9 +171,36 @@ def search_options(function: Command) -> Command:
 def json_option(function: Command) -> Command:
     """Adds ``--json FILE|-``, given to the command as ``json_target``."""
     option = click.option(
-        "--json", "json_target", metavar="FILE|-", help="Also write JSON (- is stdout, no tables)."
+        "--json",
+        "json_target",
+        metavar="FILE|-",
+        callback=_writable,
+        help="Also write JSON (- is stdout, no tables).",
     )
     return _with([option], function)
+
+
+def placements_option(function: Command) -> Command:
+    """Adds ``--placements FILE``."""
+    option = click.option(
+        "--placements",
+        metavar="FILE",
+        callback=_writable,
+        help="Write phy2log of each policy (.npz or .json).",
+    )
+    return _with([option], function)
+
+
+def _writable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse a target that cannot be written before hours of work go into it."""
+    if value is None or value == "-":
+        return value
+    path = Path(value)
+    if not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"{value}: there is no folder {path.parent}")
+    if param.name == "placements" and path.suffix not in (".npz", ".json"):
+        raise click.BadParameter(f"{value}: suffix {path.suffix!r} is not one of .npz, .json")
+    return value
 
 
 def _with(options: Sequence[Command], function: Command) -> Command:

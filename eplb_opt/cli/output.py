@@ -30,12 +30,12 @@ def write_json(target: str, document: dict[str, Any]) -> None:
         replace_file(Path(target), (text + "\n").encode())
 
 
-def table(title: str, *columns: str) -> Table:
+def table(*columns: str) -> Table:
     """An empty table; the first column is text, the others are numbers."""
     from rich import box
     from rich.table import Table
 
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    result = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         result.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     return result

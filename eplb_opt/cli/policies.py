@@ -14,7 +14,7 @@ def command() -> int:
 
     from eplb_opt.registry import BUILT_IN
 
-    found = table("built-in policies", "policy", "what it does")
+    found = table("policy", "what it does")
     found.columns[1].justify = "left"
     for name, target in BUILT_IN.items():
         module, _, function = target.partition(":")

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
-from eplb_opt.cli.options import instance_options, json_option, search_options
+from eplb_opt.cli.options import (
+    instance_options,
+    json_option,
+    placements_option,
+    search_options,
+)
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--backend", default="auto", show_default=True, help="Solver, for instance cp-sat.")
 @search_options
-@click.option("--placements", metavar="FILE", help="Write the placement (.npz or .json).")
+@placements_option
 @json_option
 def command(
     instance: Instance,
@@ -45,7 +50,7 @@ def command(
     results: list[Result] = []
     with progress_bar() as progress, bad_input():
         for layer in instance.layers():
-            progress(f"layer {layer.index}", layer.index, instance.num_layers)
+            progress(f"layer {layer.index}", len(results), instance.num_layers)
             try:
                 results.append(
                     solve(
@@ -66,7 +71,8 @@ def command(
     if json_target is not None:
         write_json(json_target, document(instance, results))
     if json_target != "-":
-        show(describe(instance), _result_table(results))
+        heading = f"tokens on the fullest rank, stage {stage}"
+        show(describe(instance), heading, _result_table(instance, results))
     complete = len(results) == instance.num_layers and results[-1].limit != "interrupt"
     return 0 if complete else 130
 
@@ -78,7 +84,7 @@ def document(instance: Instance, results: list[Result]) -> dict[str, Any]:
     return {
         "schema": "eplb-opt/solve/1",
         "instance": describe_instance(instance),
-        "layers": [_layer_json(i, result) for i, result in enumerate(results)],
+        "layers": [_layer_json(*pair) for pair in zip(instance.numbers, results, strict=False)],
     }
 
 
@@ -105,10 +111,10 @@ def _layer_json(layer: int, result: Result) -> dict[str, Any]:
     }
 
 
-def _result_table(results: list[Result]) -> Any:
+def _result_table(instance: Instance, results: list[Result]) -> Any:
     columns = ("status", "objective", "lower bound", "gap", "proved by", "limit", "seconds")
-    result_table = table("exact solutions, tokens on the fullest rank", "layer", *columns)
-    for layer, result in enumerate(results):
+    result_table = table("layer", *columns)
+    for layer, result in zip(instance.numbers, results, strict=False):
         objective = "-" if result.objective is None else f"{float(result.objective):.3f}"
         result_table.add_row(
             str(layer),
@@ -132,6 +138,5 @@ def _write_placements(target: str, instance: Instance, results: list[Result]) ->
     rows = [result.placement for result in results]
     if len(rows) < instance.num_layers or None in rows:
         raise InputError(f"--placements {target}: not every layer has a placement, see --stage")
-    with bad_input("--placements"):
-        found = Placement(np.array(rows), instance.num_logical_experts)
-        write_placements(target, {"exact": found})
+    found = Placement(np.array(rows), instance.num_logical_experts)
+    write_placements(target, {"exact": found})

@@ -103,6 +103,9 @@ def test_select_keeps_machine_and_order() -> None:
     chosen = instance.select([2, 0])
     assert chosen.loads.tolist() == [[5, 6], [1, 2]]
     assert (chosen.source, chosen.topology) == ("file", instance.topology)
+    assert [layer.index for layer in chosen.layers()] == [2, 0]
+    with pytest.raises(ValueError, match=r"layers \[3, -1\] are not among the 3"):
+        instance.select([0, 3, -1])
 
 
 def test_layer_out_of_range() -> None:

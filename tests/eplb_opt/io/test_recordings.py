@@ -1,17 +1,9 @@
 """The readers on recordings of real models, where they are at hand."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from eplb_opt.io import read_loads
-
-DATA = Path(
-    os.environ.get("EPLB_SHARED_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data"
-)
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no recordings at hand")
 
 
 @pytest.mark.parametrize(
@@ -24,10 +16,10 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no recordings at hand
         ("deepseek_v3/decode_in2000out100.json", "json", (61, 256), np.float64),
     ],
 )
-def test_shapes_and_totals(name, fmt, shape, dtype):
-    recorded = read_loads(DATA / name)
-    assert (recorded.format, recorded.loads.shape) == (fmt, shape)
-    assert recorded.loads.dtype == dtype
-    assert (recorded.loads >= 0).all()
+def test_shapes_and_totals(recorded, name, fmt, shape, dtype):
+    found = read_loads(recorded / name)
+    assert (found.format, found.loads.shape) == (fmt, shape)
+    assert found.loads.dtype == dtype
+    assert (found.loads >= 0).all()
     if fmt == "json":
-        assert np.flatnonzero(recorded.loads.sum(axis=1) == 0).tolist() == [0, 1, 2]
+        assert np.flatnonzero(found.loads.sum(axis=1) == 0).tolist() == [0, 1, 2]
