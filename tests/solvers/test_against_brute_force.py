@@ -45,10 +45,13 @@ def assert_consistent(layer: Layer) -> None:
         placement = Placement([result.placement], layer.num_logical_experts)
         assert not find_violations(placement, instance)
         assert exact_makespan(layer, result.placement) == result.objective
-    assert exact.objective == truth.objective
-    assert exact.lower_bound <= truth.objective
-    if layer.unit == 1:  # floats with 50-bit fractions leave the integers of the solver inexact
+    assert exact.lower_bound <= truth.objective <= exact.objective
+    if layer.unit == 1:
+        assert exact.objective == truth.objective
         assert exact.status == "optimal"
+    else:  # floats may need more than 64 bits: then the solver sees them rounded, and says so
+        assert exact.objective <= truth.objective * (1 + Fraction(1, 2**40))
+        assert (exact.status == "optimal") == (exact.objective == exact.lower_bound)
     assert lower_bound(layer).value <= truth.objective
 
 
@@ -73,7 +76,9 @@ def test_packing(layer: Layer, data: st.DataObject) -> None:
     counts = tuple(1 + extra.count(e) for e in range(layer.num_logical_experts))
     truth = solve(layer, stage="packing", backend="brute-force", given=Stages(counts=counts))
     exact = solve(layer, stage="packing", time_limit=60, given=Stages(counts=counts))
-    assert exact.objective == truth.objective == exact_makespan(layer, exact.placement)
+    assert exact.objective == exact_makespan(layer, exact.placement)
+    assert truth.objective <= exact.objective <= truth.objective * (1 + Fraction(1, 2**40))
+    assert layer.unit != 1 or exact.objective == truth.objective
     assert packing_bound(layer, counts).value <= truth.objective
     assert exact.counts == counts
 
