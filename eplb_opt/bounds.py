@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -74,25 +75,53 @@ def mean_load(layer: Layer) -> Fraction:
     return sum(layer.loads) * layer.unit / layer.topology.num_ranks
 
 
-def threshold_counts(layer: Layer) -> tuple[int, ...]:
+def threshold_counts(
+    layer: Layer, least: Sequence[int] | None = None, most: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """Counts [E] that minimize the largest replica load ``max w_e / c_e``, exactly.
 
-    Greedy: every further replica goes to the expert with the largest ``w_e / c_e``; ties go to the
-        smallest index.
+    ``least`` and ``most`` [E] limit the counts; by default 1 and ``layer.most_replicas``. The
+    result is even lexicographically optimal: of all counts within the limits, its vector of
+    ``w_e / c_e``, sorted from the largest on, is the smallest.
 
-    Proof of optimality by exchange. Suppose counts c' do strictly better than the greedy result
-    c. Both sum to P, so some f has c'_f < c_f. When greedy gave f its last replica,
-    ``w_f / (c_f - 1)`` was the largest of all, hence at least greedy's final value. But
-    c'_f <= c_f - 1, so c' leaves f at that value or more: contradiction.
+    Greedy: every further replica goes to the expert with the largest ``w_e / c_e`` that may have
+    more. Ties go to the expert with fewer replicas, whose load falls furthest, then to the
+    smallest index.
+
+    Proof that the maximum is optimal, by exchange. Suppose counts c' do strictly better than the
+    greedy result c. The largest ``w_e / c_e`` is that of an expert below its limit (one at its
+    limit is no better in c'), and both sum to P, so some f has c'_f < c_f. When greedy gave f its
+    last replica, ``w_f / (c_f - 1)`` was the largest of all that could still fall, hence at least
+    greedy's final maximum. But c'_f <= c_f - 1, so c' leaves f at that value or more:
+    contradiction. The lexicographic claim is checked by enumeration in the tests.
 
     O(P log E) exact comparisons.
+
+    Raises:
+        ValueError: the limits cannot be met: they sum to more, or less, than P.
+
     """
-    heap = [(-Fraction(w), e, 1) for e, w in enumerate(layer.loads)]
+    experts = range(layer.num_logical_experts)
+    counts = list(least) if least is not None else [1] * len(experts)
+    cap = list(most) if most is not None else [layer.most_replicas] * len(experts)
+    spare = layer.topology.num_physical_experts - sum(counts)
+    if spare < 0 or sum(cap) < sum(counts) + spare or any(map(operator.gt, counts, cap)):
+        raise ValueError(
+            f"num_physical_experts={layer.topology.num_physical_experts} cannot be split into "
+            f"counts from {sum(counts)} to {sum(cap)} in total, each within its limits"
+        )
+    heap = [
+        (-Fraction(layer.loads[e], counts[e]), counts[e], e) for e in experts if counts[e] < cap[e]
+    ]
     heapq.heapify(heap)
-    for _ in range(layer.num_redundant_experts):
-        _, e, count = heap[0]
-        heapq.heapreplace(heap, (-Fraction(layer.loads[e], count + 1), e, count + 1))
-    return tuple(count for _, _, count in sorted(heap, key=lambda entry: entry[1]))
+    for _ in range(spare):
+        _, _, e = heap[0]
+        counts[e] += 1
+        if counts[e] < cap[e]:
+            heapq.heapreplace(heap, (-Fraction(layer.loads[e], counts[e]), counts[e], e))
+        else:
+            heapq.heappop(heap)
+    return tuple(counts)
 
 
 def threshold(layer: Layer) -> Fraction:

@@ -270,6 +270,7 @@ def describe_instance(instance: Instance) -> dict[str, Any]:
         "num_nodes": topology.num_nodes,
         "num_groups": topology.num_groups,
         "rule": str(instance.rule),
+        "spread_replicas": instance.spread_replicas,
     }
 
 

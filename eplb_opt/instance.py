@@ -5,7 +5,7 @@ gets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
 from typing import Literal
@@ -102,6 +102,7 @@ class Layer:
         topology: the machine.
         rule: the resolved rule.
         index: its number in reports.
+        spread_replicas: no rank may hold two replicas of one expert.
 
     """
 
@@ -110,6 +111,16 @@ class Layer:
     topology: Topology
     rule: Rule = Rule.GLOBAL
     index: int = 0
+    spread_replicas: bool = False
+
+    @property
+    def most_replicas(self) -> int:
+        """No expert can have more: P - E + 1, or with ``spread_replicas`` one on each rank."""
+        most = self.num_redundant_experts + 1
+        ranks = self.topology.num_ranks
+        if self.rule == Rule.HIERARCHICAL:
+            ranks = self.topology.ranks_per_node
+        return min(most, ranks) if self.spread_replicas else most
 
     @property
     def num_logical_experts(self) -> int:
@@ -137,7 +148,9 @@ class Layer:
         ``groups``.
         """
         loads = tuple(self.loads[e] for k in groups for e in self.groups[k])
-        return Layer(loads, self.unit, self.topology.node, Rule.GLOBAL, self.index)
+        return Layer(
+            loads, self.unit, self.topology.node, Rule.GLOBAL, self.index, self.spread_replicas
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +165,7 @@ class Instance:
             hierarchical if there are several nodes and K is a multiple of N, else global. After
             construction it is the resolved :class:`Rule`.
         source: where the loads came from, for messages and reports.
+        spread_replicas: no rank may hold two replicas of one expert.
         trace: the [T, L, E] input if there was a time axis, else None.
         numbers: what each row is called in reports: 0..L-1, or the layers kept by :meth:`select`.
 
@@ -170,6 +184,7 @@ class Instance:
     topology: Topology
     rule: Rule | Literal["auto", "global", "hierarchical"] = "auto"
     source: str = "array"
+    spread_replicas: bool = False
     trace: Loads | None = field(default=None, init=False)
     numbers: tuple[int, ...] = field(default=(), init=False)
 
@@ -185,6 +200,12 @@ class Instance:
             raise ValueError(
                 f"num_physical_experts={self.topology.num_physical_experts} is less than "
                 f"num_logical_experts={loads.shape[1]}: every expert needs a slot"
+            )
+        nodes = self.topology.num_nodes if self.rule == Rule.HIERARCHICAL else 1
+        if self.spread_replicas and loads.shape[1] < nodes * self.topology.slots_per_rank:
+            raise ValueError(
+                f"spread_replicas needs slots_per_rank={self.topology.slots_per_rank} different "
+                f"experts to fill a rank, but there are {loads.shape[1] // nodes} for it"
             )
 
     @property
@@ -207,7 +228,8 @@ class Instance:
         if not 0 <= index < self.num_layers:
             raise IndexError(f"layer {index} is out of range: the instance has {self.num_layers}")
         loads, unit = exact_integers(self.loads[index])
-        return Layer(loads, unit, self.topology, Rule(self.rule), self.numbers[index])
+        number = self.numbers[index]
+        return Layer(loads, unit, self.topology, Rule(self.rule), number, self.spread_replicas)
 
     def layers(self) -> list[Layer]:
         """All layers, in order."""
@@ -227,7 +249,7 @@ class Instance:
                 f"layers {missing} are not among the {self.num_layers} of the instance"
             )
         loads = self.loads[rows] if self.trace is None else self.trace[:, rows]
-        chosen = Instance(loads, self.topology, self.rule, self.source)
+        chosen = replace(self, loads=loads)
         object.__setattr__(chosen, "numbers", tuple(self.numbers[row] for row in rows))
         return chosen
 

@@ -27,14 +27,12 @@ class Violation:
     layer: int | None = None
 
 
-def find_violations(
-    placement: Placement, instance: Instance, *, spread_replicas: bool = False
-) -> list[Violation]:
+def find_violations(placement: Placement, instance: Instance) -> list[Violation]:
     """All broken rules of ``placement``, empty if it is valid.
 
-    Checked: the shape [L, P]; at least one replica of every expert; under the hierarchical rule all
-    replicas of a group on one node and K/N groups on each node; with ``spread_replicas`` no rank
-    that holds an expert twice.
+    Checked: the shape [L, P]; at least one replica of every expert; under the hierarchical rule
+    all replicas of a group on one node and K/N groups on each node; if the instance has
+    ``spread_replicas``, no rank that holds an expert twice.
     """
     expected = (instance.num_layers, instance.topology.num_physical_experts)
     if placement.phy2log.shape != expected:
@@ -46,7 +44,7 @@ def find_violations(
     violations = _missing_experts(placement)
     if instance.rule == Rule.HIERARCHICAL:
         violations += _group_violations(placement, instance)
-    if spread_replicas:
+    if instance.spread_replicas:
         violations += _shared_ranks(placement, instance)
     return violations
 

@@ -60,6 +60,7 @@ class TopologyOptions:
     nodes: int
     groups: int
     rule: str
+    spread_replicas: bool
 
     def instance(self, loads: Any, source: str) -> Instance:
         """The instance for loads [L, E] or [T, L, E].
@@ -76,7 +77,8 @@ class TopologyOptions:
         slots = self.physical if self.physical is not None else experts + (self.redundant or 0)
         with bad_input(source):
             topology = Topology(slots, self.gpus, self.nodes, self.groups)
-            return Instance(loads, topology, self.rule, source)  # type: ignore[arg-type]
+            rule: Any = self.rule
+            return Instance(loads, topology, rule, source, self.spread_replicas)
 
 
 def topology_options(function: Command) -> Command:
@@ -94,15 +96,15 @@ def topology_options(function: Command) -> Command:
             show_default=True,
             help="Which placements are allowed; auto is hierarchical if --nodes divides --groups.",
         ),
+        click.option("--spread-replicas", is_flag=True, help="No expert twice on one rank."),
     ]
 
+    names = tuple(TopologyOptions.__dataclass_fields__)
+
     @functools.wraps(function)
-    def command(
-        *, redundant: Any, physical: Any, gpus: int, nodes: int, groups: int, rule: str, **rest: Any
-    ) -> Any:
-        return function(
-            topology=TopologyOptions(redundant, physical, gpus, nodes, groups, rule), **rest
-        )
+    def command(**arguments: Any) -> Any:
+        topology = TopologyOptions(**{name: arguments.pop(name) for name in names})
+        return function(topology=topology, **arguments)
 
     return _with(options, command)
 

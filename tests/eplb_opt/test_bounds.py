@@ -43,8 +43,38 @@ def test_threshold_counts_are_optimal(loads: list[int], redundant: int) -> None:
     )
 
 
-def test_ties_go_to_the_smallest_index() -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 2), st.integers(0, 4)), min_size=1,
+             max_size=4),
+    st.integers(0, 5),
+)  # fmt: skip
+def test_counts_within_limits_are_lexicographically_optimal(
+    experts: list[tuple[int, int, int]], redundant: int
+) -> None:
+    loads = [w for w, _, _ in experts]
+    least, most = [c for _, c, _ in experts], [c + more for _, c, more in experts]
+    layer = layer_of(loads, len(loads) + redundant, 1)
+    allowed = [
+        counts
+        for counts in all_counts(len(loads) + redundant, len(loads))
+        if all(map(int.__le__, least, counts)) and all(map(int.__le__, counts, most))
+    ]
+
+    def profile(counts: tuple[int, ...]) -> list[Fraction]:
+        return sorted((Fraction(w, c) for w, c in zip(loads, counts, strict=True)), reverse=True)
+
+    if not allowed:
+        with pytest.raises(ValueError, match="cannot be split into counts"):
+            threshold_counts(layer, least, most)
+    else:
+        found = threshold_counts(layer, least, most)
+        assert found in allowed
+        assert profile(found) == min(map(profile, allowed))
+
+
+def test_ties_go_to_fewer_replicas_then_to_the_smallest_index() -> None:
     assert threshold_counts(layer_of([4, 4, 4], 5, 1)) == (2, 2, 1)
+    assert threshold_counts(layer_of([20, 10], 4, 1), least=(2, 1)) == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ def test_json_matches_the_contract() -> None:
         "num_nodes": 1,
         "num_groups": 1,
         "rule": "global",
+        "spread_replicas": False,
     }
     (reference,) = document["reference"]
     assert set(reference) == {"layer", "status", "lower_bound", "incumbent", "mean_load",

@@ -135,3 +135,10 @@ def test_node_problem_takes_the_experts_of_its_groups() -> None:
     assert node.loads == (3, 4, 7, 8)
     assert node.topology == Topology(4, 2)
     assert node.rule is Rule.GLOBAL
+
+
+@pytest.mark.parametrize("topology", [Topology(9, 1), Topology(8, 2, 2, 2)])
+def test_too_few_experts_to_spread(topology: Topology) -> None:
+    Instance([[1] * 4], topology)
+    with pytest.raises(ValueError, match="different experts to fill a rank"):
+        Instance([[1] * (4 if topology.num_nodes == 1 else 6)], topology, spread_replicas=True)

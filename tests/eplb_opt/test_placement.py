@@ -68,9 +68,9 @@ def test_metrics_of_layers() -> None:
         relative_gap(Fraction(0), Fraction(0))
 
 
-def kinds(phy2log: object, instance: Instance, **options: bool) -> list[str]:
+def kinds(phy2log: object, instance: Instance) -> list[str]:
     placement = Placement(phy2log, instance.num_logical_experts)
-    return [violation.kind for violation in find_violations(placement, instance, **options)]
+    return [violation.kind for violation in find_violations(placement, instance)]
 
 
 def test_valid_placements_have_no_violations() -> None:
@@ -89,10 +89,9 @@ def test_each_broken_rule_is_named() -> None:
     assert kinds([[0, 1, 2, 3]], four) == []
     uneven = Instance([[1, 2, 3, 4]], Topology(8, 2, 2, 4))
     assert kinds([[0, 1, 2, 2, 3, 3, 3, 3]], uneven) == ["groups-per-node"] * 2
-    assert kinds([[0, 0, 1, 2]], Instance([[1, 2, 3]], Topology(4, 2)), spread_replicas=True) == [
-        "shared-rank"
-    ]
-    assert kinds([[0, 1, 0, 2]], Instance([[1, 2, 3]], Topology(4, 2)), spread_replicas=True) == []
+    spread = Instance([[1, 2, 3]], Topology(4, 2), spread_replicas=True)
+    assert kinds([[0, 0, 1, 2]], spread) == ["shared-rank"]
+    assert kinds([[0, 1, 0, 2]], spread) == []
 
 
 def test_messages_say_where() -> None:
