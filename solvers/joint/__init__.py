@@ -1,0 +1,1 @@
+"""Replica counts and packing decided together."""
