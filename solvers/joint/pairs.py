@@ -202,8 +202,11 @@ def _hall_model(
     P = layer.topology.num_physical_experts
     model = cp_model.CpModel()
     chosen = [model.new_bool_var("") for _ in replicas]
-    for e in range(len(layer.loads)):
-        model.add_exactly_one(v for r, v in zip(replicas, chosen, strict=True) if r.expert == e)
+    of_expert: list[list[cp_model.IntVar]] = [[] for _ in layer.loads]
+    for replica, variable in zip(replicas, chosen, strict=True):
+        of_expert[replica.expert].append(variable)
+    for variables in of_expert:
+        model.add_exactly_one(variables)
     model.add(sum(r.count * v for r, v in zip(replicas, chosen, strict=True)) == P)
     free: cp_model.IntVar | None = None
     light = 0

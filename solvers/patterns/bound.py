@@ -35,6 +35,8 @@ SMOOTHING = 0.8
 """Share of the best prices so far in the mixture that is priced."""
 NEW_PATTERNS = 30
 """Patterns that the master takes from one pricing; with all of them it grows slow."""
+LARGEST_PRICE = 2**20
+"""What the checker accepts."""
 FEASIBLE = 1e-7
 """Below so many uncovered replicas a trial is given up as not refutable; it decides nothing that is
 claimed."""
@@ -146,7 +148,8 @@ def pattern_bound(
     Args:
         layer: the problem; one without load has the bound 0.
         lower: a proven bound in tokens to start from; the mean rank load by default.
-        upper: value of an incumbent in tokens; nothing above it is tried.
+        upper: value of an incumbent in tokens; nothing above it is tried, and a bound that comes
+            near is tried for equality, which proves the incumbent optimal.
         precision: relative distance between the bound and a trial that could not be refuted at
             which to stop.
         time_limit: seconds; a trial in progress is then given up.
@@ -163,6 +166,8 @@ def pattern_bound(
     search = _Search(proven, None, None, None, 0, 0)
     for resolution in RESOLUTIONS if layer.has_load else ():
         search = _bisect(layer, search, ceiling, resolution, precision, start + time_limit)
+    if ceiling is not None and search.refuted < ceiling and search.unrefuted is None:
+        search = _try(layer, search, ceiling, RESOLUTIONS[-1], start + time_limit)
     unrefuted = None if search.unrefuted is None else search.unrefuted * layer.unit
     return PatternBound(
         search.refuted * layer.unit,
@@ -188,26 +193,31 @@ def _bisect(
         makespan = _next_makespan(search, ceiling, step, precision)
         if makespan is None:
             break
-        trial = _make_trial(layer, makespan, resolution)
-        outcome = _refute(trial, search.guess, deadline)
-        if outcome is None or outcome.proof is not None:
-            step *= 2
-            evidence = _certificate(trial, outcome, layer.unit)
-            search = replace(search, refuted=makespan, certificate=evidence)
-        elif time.monotonic() < deadline:
-            search = replace(search, unrefuted=makespan)
-        pricings = search.pricings + (outcome.pricings if outcome else 0)
-        guess = outcome or search.guess
-        search = replace(search, guess=guess, trials=search.trials + 1, pricings=pricings)
+        search = _try(layer, search, makespan, resolution, deadline)
+        step *= 2
     return search
+
+
+def _try(
+    layer: Layer, search: _Search, makespan: Fraction, resolution: _Resolution, deadline: float
+) -> _Search:
+    """Refute ``makespan`` if possible; a trial cut short by the deadline decides nothing."""
+    trial = _make_trial(layer, makespan, resolution)
+    outcome = _refute(trial, search.guess, deadline)
+    if outcome is None or outcome.proof is not None:
+        evidence = _certificate(trial, outcome, layer.unit)
+        search = replace(search, refuted=makespan, certificate=evidence)
+    elif time.monotonic() < deadline:
+        search = replace(search, unrefuted=makespan)
+    pricings = search.pricings + (outcome.pricings if outcome else 0)
+    guess = outcome or search.guess
+    return replace(search, guess=guess, trials=search.trials + 1, pricings=pricings)
 
 
 def _next_makespan(
     search: _Search, ceiling: Fraction | None, step: float, precision: float
 ) -> Fraction | None:
-    """The next trial, None when the interval is narrow enough; the ceiling itself may be tried
-    once.
-    """
+    """The next trial, None when the interval is narrow enough."""
     refuted, end = search.refuted, search.unrefuted
     if end is not None:
         trial = (refuted + end) / 2
@@ -264,11 +274,9 @@ def _mixture(centre: Prices, prices: Prices, share: float) -> Prices:
 
 
 def _evaluate(trial: _Trial, prices: Prices) -> _IntegerPrices:
-    """Round the prices to integers and compute the Lagrangian gain exactly; positive refutes the
-    trial.
-    """
+    """Round the prices to integers and compute the gain exactly; positive refutes the trial."""
     replica = np.rint(prices.replica * trial.levels).astype(np.int64)
-    count = round(prices.count * trial.levels)
+    count = min(max(round(prices.count * trial.levels), -LARGEST_PRICE), LARGEST_PRICE)
     pricing = price(trial.bins.lightest, replica, trial.slots_per_rank, GRID - 1)
     cost = trial.window.counts * (replica[trial.bins.of] + count)
     demand = int(cost.min(axis=1).sum()) - count * trial.num_slots
@@ -277,9 +285,7 @@ def _evaluate(trial: _Trial, prices: Prices) -> _IntegerPrices:
 
 
 def _add_columns(master: Master, integer: _IntegerPrices, prices: Prices | None) -> int:
-    """Give the master the patterns and counts that its own prices ask for; returns how many were
-    new.
-    """
+    """Give the master what its prices ask for; returns how many patterns and counts were new."""
     patterns = integer.pricing.patterns
     if prices is not None:
         worth = prices.replica[patterns].sum(axis=1)

@@ -4,6 +4,7 @@ that found it.
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from eplb_opt.instance import Layer
 
 FIELDS = {"kind", "bound", "grid", "count_price", "levels"}
+NUMBER = re.compile("[0-9]{1,2000}(/[1-9][0-9]{0,2000})?")
 LARGEST_GRID = 2**40
 LARGEST_PRICE = 2**20
 LARGEST_TABLE = 2**28
@@ -106,6 +108,8 @@ def _read(
         raise ValueError("the weights of levels must ascend and stay within the grid")
     if not all(0 <= price <= LARGEST_PRICE for price in prices):
         raise ValueError(f"the prices of levels must be in 0..{LARGEST_PRICE}")
+    if not isinstance(certificate["bound"], str) or not NUMBER.fullmatch(certificate["bound"]):
+        raise ValueError(f"bound={certificate['bound']!r} must be a string 'num' or 'num/den'")
     bound = Fraction(certificate["bound"])
     if bound <= 0:
         raise ValueError(f"bound={bound} must be positive")

@@ -13,6 +13,9 @@ Ints = NDArray[np.int64]
 GRID = 2**40
 """Replica loads are floored to multiples of T / GRID; the floor loses at most S / GRID of T."""
 
+LARGEST_WINDOW = 2**25
+"""Kinds of replicas (e, k) beyond which an instance is refused; each takes about 50 bytes."""
+
 
 @dataclass(frozen=True, eq=False)
 class ReplicaWindow:
@@ -36,10 +39,19 @@ class ReplicaWindow:
 
 
 def replica_window(loads: Sequence[int], num_slots: int, makespan: Fraction) -> ReplicaWindow:
-    """The window below ``makespan`` (in the unit of ``loads``), exactly; O(E * spare)."""
+    """The window below ``makespan`` (in the unit of ``loads``), exactly; O(E * spare).
+
+    Raises:
+        ValueError: the window has too many kinds of replicas.
+    """
     num, den = makespan.numerator, makespan.denominator
     fewest = [load * den // num + 1 for load in loads]
     spare = num_slots - sum(fewest)
+    if (spare + 1) * len(fewest) > LARGEST_WINDOW:
+        raise ValueError(
+            f"{spare} spare slots for {len(fewest)} experts make {(spare + 1) * len(fewest)} kinds "
+            f"of replicas, more than {LARGEST_WINDOW}: too many for a pattern bound"
+        )
     scaled = [load * den * GRID // num for load in loads] if spare >= 0 else []
     first = np.array(fewest[: len(scaled)], dtype=np.int64)
     # floor(floor(x) / k) == floor(x / k), so the division by k may come after the first floor

@@ -74,6 +74,19 @@ def smallest_threshold(loads: list[int], num_slots: int) -> Fraction:
     return max(Fraction(w, c) for w, c in zip(loads, counts, strict=True))
 
 
+def test_an_incumbent_that_meets_the_bound_is_proven_optimal() -> None:
+    layer = make_layer([100, 1, 1], 3, 3)
+    bound = pattern_bound(layer, upper=Fraction(100))
+    assert bound.value == 100
+    assert bound.certificate is not None
+    assert certified_pattern_bound(layer, bound.certificate) == 100
+
+
+def test_too_many_kinds_of_replicas_are_refused() -> None:
+    with pytest.raises(ValueError, match="spare slots"):
+        pattern_bound(make_layer([1] * 5000, 20_000, 100))
+
+
 def test_a_layer_without_load_has_the_bound_zero() -> None:
     bound = pattern_bound(make_layer([0, 0], 4, 2))
     assert (bound.value, bound.certificate, bound.trials) == (0, None, 0)
