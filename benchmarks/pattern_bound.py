@@ -41,7 +41,8 @@ def synthetic_loads(family: str, num_experts: int, seed: int) -> list[int]:
 
 def simple_bound(layer: Layer) -> Fraction:
     """max(mean rank load, least possible load of the heaviest replica), in tokens."""
-    counts = greedy_counts(layer.loads, layer.topology.num_physical_experts)
+    P = layer.topology.num_physical_experts
+    counts = greedy_counts(layer.loads, P, most=P)
     threshold = max(Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True))
     return max(Fraction(sum(layer.loads), layer.topology.num_ranks), threshold) * layer.unit
 
@@ -126,7 +127,8 @@ class Annealing:
 
 def quick_incumbent(layer: Layer, bound: Fraction, moves: int) -> Fraction:
     """Value of the best of five annealing runs with targets just above ``bound``."""
-    counts = greedy_counts(layer.loads, layer.topology.num_physical_experts)
+    P = layer.topology.num_physical_experts
+    counts = greedy_counts(layer.loads, P, most=P)
     start = [e for e, c in enumerate(counts) for _ in range(c)]
     values = []
     for seed, excess in enumerate((0, 0.001, 0.003, 0.01, 0.03)):

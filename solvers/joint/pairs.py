@@ -6,15 +6,22 @@ makespan T is reached if and only if counts exist, with every replica weighing a
     #{replicas of load >= t}  <=  #{replicas of load <= T - t}    for every replica load t > T / 2,
 
 which is Hall's condition: the possible partners of heavy replicas are nested sets, and light ones
-pair freely. It speaks of counts only, with the counts themselves as coefficients, and CP-SAT
-decides it. T is bisected over the sums of two replica loads, so the search ends with the exact
-optimum. See docs/bounds.md.
+pair freely. Without two replicas of an expert on one rank there is one condition more for each
+light expert with k >= 2 replicas of load l,
+
+    k + #{replicas of load > T - l}  <=  G,
+
+since e cannot join the ranks of those; given it, any rank with e twice can swap with one without.
+All conditions speak of counts only, with the counts themselves as coefficients, and CP-SAT decides
+them. T is bisected over the sums of two replica loads, so the search ends with the exact optimum.
+See docs/bounds.md.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -41,6 +48,17 @@ class _Replica:
 
 
 @dataclass(frozen=True)
+class _Search:
+    """What stays the same from one trial makespan to the next; ``deadline`` is a monotonic time."""
+
+    layer: Layer
+    spread: bool
+    seed: int
+    workers: int
+    deadline: float
+
+
+@dataclass(frozen=True)
 class _Interval:
     """The optimum is in [lower, upper], and ``counts`` reach upper."""
 
@@ -50,34 +68,41 @@ class _Interval:
 
 
 def solve_pairs(
-    layer: Layer, *, time_limit: float = 60.0, seed: int = 0, workers: int = 1
+    layer: Layer,
+    *,
+    spread_replicas: bool = False,
+    time_limit: float = 60.0,
+    seed: int = 0,
+    workers: int = 1,
 ) -> Result:
     """Optimal counts and packing of a layer with two slots a rank, under the global rule.
 
     Exact, resting on CP-SAT's word where it reports a threshold as infeasible; at the time limit
-    the bound stays valid. The value is recomputed from the placement.
+    the bound stays valid. The value is recomputed from the placement. With ``spread_replicas`` no
+    rank holds an expert twice, which is infeasible for a single expert only.
 
     Raises:
         ValueError: the topology has not two slots a rank, or the rule is not global.
     """
+    P, G = layer.topology.num_physical_experts, layer.topology.num_ranks
     if layer.topology.slots_per_rank != 2 or layer.rule != Rule.GLOBAL:
         raise ValueError(
             f"slots_per_rank={layer.topology.slots_per_rank} under the {layer.rule} rule: "
             "pairs need 2 and the global rule; use the general method of the joint stage"
         )
     start = time.monotonic()
-    counts = greedy_counts(layer.loads, layer.topology.num_physical_experts)
-    mean = Fraction(sum(layer.loads), layer.topology.num_ranks)
-    interval = _Interval(mean, _folded_value(layer, counts), counts)
+    mean = Fraction(sum(layer.loads), G)
+    if spread_replicas and len(layer.loads) * G < P:
+        return Result("joint", "pairs", mean * layer.unit, infeasible=True)
+    search = _Search(layer, spread_replicas, seed, workers, start + time_limit)
+    counts = greedy_counts(layer.loads, P, most=G if spread_replicas else P)
+    interval = _Interval(mean, _folded_value(search, counts), counts)
     limit = None
-    while interval.lower < interval.upper:
-        left = time_limit - (time.monotonic() - start)
-        narrower = _halve(layer, interval, left, seed, workers) if left > 0 else None
-        if narrower is None:
-            limit = "time"
-            break
-        interval = narrower
-    placement = folded_placement(layer, interval.counts)
+    while interval.lower < interval.upper and limit is None:
+        narrower = _halve(search, interval)
+        limit = "time" if narrower is None else None
+        interval = narrower or interval
+    placement = folded_placement(layer, interval.counts, spread_replicas=spread_replicas)
     return Result(
         stage="joint",
         backend="pairs",
@@ -91,42 +116,53 @@ def solve_pairs(
     )
 
 
-def greedy_counts(loads: Sequence[int], num_slots: int) -> tuple[int, ...]:
-    """Replicas given one by one to the expert with the heaviest, which minimizes max w_e / c_e."""
+def greedy_counts(loads: Sequence[int], num_slots: int, most: int) -> tuple[int, ...]:
+    """Replicas given one by one to the expert with the heaviest, up to ``most`` each.
+
+    Minimizes max w_e / c_e. Needs ``len(loads) * most >= num_slots``.
+    """
     counts = [1] * len(loads)
-    heap = [(Fraction(-load), e) for e, load in enumerate(loads)]
+    heap = [(Fraction(-load), e) for e, load in enumerate(loads) if most > 1]
     heapq.heapify(heap)
     for _ in range(num_slots - len(loads)):
-        _, e = heap[0]
+        _, e = heapq.heappop(heap)
         counts[e] += 1
-        heapq.heapreplace(heap, (Fraction(-loads[e], counts[e]), e))
+        if counts[e] < most:
+            heapq.heappush(heap, (Fraction(-loads[e], counts[e]), e))
     return tuple(counts)
 
 
-def folded_placement(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
-    """[P] slots with the i-th heaviest replica beside the i-th lightest: optimal for these
-    counts.
+def folded_placement(
+    layer: Layer, counts: Sequence[int], *, spread_replicas: bool = False
+) -> tuple[int, ...]:
+    """[P] slots with the i-th heaviest replica beside the i-th lightest: optimal for these counts.
+
+    With ``spread_replicas``, ranks with an expert twice then swap with the lightest rank without
+    it; that needs counts of at most G and keeps within a makespan for which the conditions hold.
     """
+    load = [Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True)]
     ordered = sorted(
-        (e for e, count in enumerate(counts) for _ in range(count)),
-        key=lambda e: Fraction(layer.loads[e], counts[e]),
+        (e for e, count in enumerate(counts) for _ in range(count)), key=load.__getitem__
     )
     half = len(ordered) // 2
-    return tuple(
-        e for pair in zip(ordered[:half], reversed(ordered[half:]), strict=True) for e in pair
-    )
+    pairs = list(zip(ordered[:half], reversed(ordered[half:]), strict=True))
+    for g, (e, other) in enumerate(pairs):
+        if spread_replicas and e == other:
+            without = [h for h, pair in enumerate(pairs) if e not in pair]
+            h = min(without, key=lambda h: max(load[x] for x in pairs[h]))
+            pairs[g], pairs[h] = (e, pairs[h][0]), (e, pairs[h][1])
+    return tuple(e for pair in pairs for e in pair)
 
 
-def _folded_value(layer: Layer, counts: Sequence[int]) -> Fraction:
-    return exact_makespan(layer, folded_placement(layer, counts)) / layer.unit
+def _folded_value(search: _Search, counts: Sequence[int]) -> Fraction:
+    layer = search.layer
+    placement = folded_placement(layer, counts, spread_replicas=search.spread)
+    return exact_makespan(layer, placement) / layer.unit
 
 
-def _halve(
-    layer: Layer, interval: _Interval, time_limit: float, seed: int, workers: int
-) -> _Interval | None:
+def _halve(search: _Search, interval: _Interval) -> _Interval | None:
     """Decide one makespan inside the interval; None if the time is up."""
-    replicas = _replicas(layer, interval.upper)
-    candidates = _pair_sums(replicas, interval)
+    candidates = _pair_sums(_replicas(search.layer, interval.upper), interval)
     if candidates is None:
         trial = (interval.lower + interval.upper) / 2
         above = trial
@@ -136,9 +172,9 @@ def _halve(
         above = candidates[middle + 1] if middle + 1 < len(candidates) else interval.upper
     else:
         return replace(interval, lower=interval.upper)
-    counts, decided = _counts_within(layer, trial, time_limit, seed, workers)
+    counts, decided = _counts_within(search, trial)
     if counts is not None:
-        return _Interval(interval.lower, _folded_value(layer, counts), counts)
+        return _Interval(interval.lower, _folded_value(search, counts), counts)
     return replace(interval, lower=above) if decided else None
 
 
@@ -174,32 +210,37 @@ def _pair_sums(replicas: list[_Replica], interval: _Interval) -> list[Fraction] 
     return sorted(s for s in sums if interval.lower <= s < interval.upper)
 
 
-def _counts_within(
-    layer: Layer, makespan: Fraction, time_limit: float, seed: int, workers: int
-) -> tuple[tuple[int, ...] | None, bool]:
-    """Counts whose folding stays within ``makespan``, and whether the question was decided."""
-    replicas = [r for r in _replicas(layer, makespan) if r.load <= makespan]
-    if len({r.expert for r in replicas}) < len(layer.loads):
+def _counts_within(search: _Search, makespan: Fraction) -> tuple[tuple[int, ...] | None, bool]:
+    """Counts that allow ``makespan``, and whether the question was decided."""
+    num_experts, G = len(search.layer.loads), search.layer.topology.num_ranks
+    most = G if search.spread else 2 * G
+    replicas = [r for r in _replicas(search.layer, makespan) if r.count <= most]
+    if len({r.expert for r in replicas}) < num_experts:
         return None, True
-    model, chosen = _hall_model(layer, replicas, makespan)
+    model, chosen = _counts_model(search.layer, replicas)
+    above = _add_hall_conditions(model, replicas, chosen, makespan)
+    if search.spread:
+        _add_spread_conditions(model, replicas, chosen, above, makespan, G)
+    left = search.deadline - time.monotonic()
+    if left <= 0:
+        return None, False
     solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = time_limit
-    solver.parameters.random_seed = seed
-    solver.parameters.num_workers = workers
+    solver.parameters.max_time_in_seconds = left
+    solver.parameters.random_seed = search.seed
+    solver.parameters.num_workers = search.workers
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None, status == cp_model.INFEASIBLE
-    counts = [0] * len(layer.loads)
+    counts = [0] * num_experts
     for replica, variable in zip(replicas, chosen, strict=True):
         counts[replica.expert] += replica.count * solver.value(variable)
     return tuple(counts), True
 
 
-def _hall_model(
-    layer: Layer, replicas: list[_Replica], makespan: Fraction
+def _counts_model(
+    layer: Layer, replicas: list[_Replica]
 ) -> tuple[cp_model.CpModel, list[cp_model.IntVar]]:
-    """One 0/1 variable a choice; ``free`` is what is left of the partners after each heavy load."""
-    P = layer.topology.num_physical_experts
+    """One choice an expert, P replicas in total."""
     model = cp_model.CpModel()
     chosen = [model.new_bool_var("") for _ in replicas]
     of_expert: list[list[cp_model.IntVar]] = [[] for _ in layer.loads]
@@ -207,19 +248,53 @@ def _hall_model(
         of_expert[replica.expert].append(variable)
     for variables in of_expert:
         model.add_exactly_one(variables)
-    model.add(sum(r.count * v for r, v in zip(replicas, chosen, strict=True)) == P)
-    free: cp_model.IntVar | None = None
-    light = 0
-    for heavy in reversed(range(len(replicas))):
-        load = replicas[heavy].load
-        if 2 * load <= makespan:
-            break
-        terms = [] if free is None else [(free, 1)]
-        while replicas[light].load + load <= makespan:
-            terms.append((chosen[light], replicas[light].count))
-            light += 1
-        terms.append((chosen[heavy], -replicas[heavy].count))
-        free = model.new_int_var(0, P, "")
-        terms.append((free, -1))
-        model.add(cp_model.LinearExpr.weighted_sum(*zip(*terms, strict=True)) == 0)
+    total = cp_model.LinearExpr.weighted_sum(chosen, [r.count for r in replicas])
+    model.add(total == layer.topology.num_physical_experts)
     return model, chosen
+
+
+def _add_hall_conditions(
+    model: cp_model.CpModel,
+    replicas: list[_Replica],
+    chosen: list[cp_model.IntVar],
+    makespan: Fraction,
+) -> dict[int, cp_model.IntVar]:
+    """Partners suffice at each heavy load; returns the number of replicas from index i up, by i.
+
+    Going down the heavy loads t, ``free`` is #{load <= T - t} - #{load >= t} and must not be
+    negative. Sums from one t to the next keep the rows short.
+    """
+    limit = sum(r.count for r in replicas)
+    free = heavier = model.new_constant(0)
+    above: dict[int, cp_model.IntVar] = {}
+    light = 0
+    for i in reversed(range(len(replicas))):
+        if 2 * replicas[i].load <= makespan:
+            break
+        heavy = replicas[i].count * chosen[i]
+        partners: list[cp_model.LinearExpr] = []
+        while replicas[light].load + replicas[i].load <= makespan:
+            partners.append(replicas[light].count * chosen[light])
+            light += 1
+        rest, above[i] = model.new_int_var(0, limit, ""), model.new_int_var(0, limit, "")
+        model.add(rest == free + cp_model.LinearExpr.sum(partners) - heavy)
+        model.add(above[i] == heavier + heavy)
+        free, heavier = rest, above[i]
+    return above
+
+
+def _add_spread_conditions(
+    model: cp_model.CpModel,
+    replicas: list[_Replica],
+    chosen: list[cp_model.IntVar],
+    above: dict[int, cp_model.IntVar],
+    makespan: Fraction,
+    num_ranks: int,
+) -> None:
+    """``k + #{replicas of load > T - l} <= G`` for the choice of k >= 2 replicas of load l."""
+    loads = [r.load for r in replicas]
+    for replica, variable in zip(replicas, chosen, strict=True):
+        first = bisect_right(loads, makespan - replica.load)
+        if replica.count >= 2 and 2 * replica.load <= makespan and first in above:
+            condition = model.add(above[first] <= num_ranks - replica.count)
+            condition.only_enforce_if(variable)

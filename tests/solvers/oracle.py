@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
+from itertools import combinations_with_replacement
 
 from eplb_opt.instance import Instance, Layer, Topology
 
@@ -19,6 +20,15 @@ def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
     for first in range(1, total - parts + 2):
         for rest in compositions(total - first, parts - 1):
             yield (first, *rest)
+
+
+def all_placements(num_experts: int, num_ranks: int, size: int) -> Iterator[tuple[int, ...]]:
+    """All placements of a tiny layer, up to the order of ranks and of slots in a rank."""
+    ranks = list(combinations_with_replacement(range(num_experts), size))
+    for choice in combinations_with_replacement(ranks, num_ranks):
+        slots = tuple(e for rank in choice for e in rank)
+        if set(slots) == set(range(num_experts)):
+            yield slots
 
 
 def best_packing(items: tuple[Fraction, ...], size: int) -> Fraction:

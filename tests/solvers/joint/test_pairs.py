@@ -9,7 +9,7 @@ from eplb_opt.instance import Instance, Layer, Topology
 from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import SolveStatus
 from solvers.joint.pairs import folded_placement, greedy_counts, solve_pairs
-from tests.solvers.oracle import best_packing, joint_optimum, make_layer
+from tests.solvers.oracle import all_placements, best_packing, joint_optimum, make_layer
 
 
 @st.composite
@@ -46,16 +46,43 @@ def test_folding_is_optimal_for_given_counts(choices: list[tuple[int, int]]) -> 
     assert exact_makespan(layer, placement) == best_packing(tuple(replicas), 2)
 
 
+@settings(max_examples=200, deadline=None)
+@given(pair_layers())
+def test_spread_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
+    G = layer.topology.num_ranks
+    result = solve_pairs(layer, spread_replicas=True)
+    spread = [slots for slots in all_placements(len(layer.loads), G, 2) if is_spread(slots, G)]
+    if not spread:
+        assert result.status == SolveStatus.INFEASIBLE
+        return
+    assert result.objective == result.lower_bound
+    assert result.objective == min(exact_makespan(layer, slots) for slots in spread)
+    assert result.placement is not None
+    assert is_spread(result.placement, G)
+
+
+def is_spread(slots: tuple[int, ...], num_ranks: int) -> bool:
+    return all(slots[2 * r] != slots[2 * r + 1] for r in range(num_ranks))
+
+
+def test_spreading_can_cost() -> None:
+    # 9 + 1 and 5 + 5 is best; spread, the halves of 1 join 9 and 10
+    layer = make_layer([9, 10, 1], 4, 2)
+    assert solve_pairs(layer).objective == 10
+    assert solve_pairs(layer, spread_replicas=True).objective == Fraction(21, 2)
+
+
 def test_greedy_counts_minimize_the_heaviest_replica() -> None:
-    assert greedy_counts([10, 10, 1], 6) == (3, 2, 1)
-    assert greedy_counts([0, 0], 2) == (1, 1)
+    assert greedy_counts([10, 10, 1], 6, most=6) == (3, 2, 1)
+    assert greedy_counts([10, 1, 1], 6, most=2) == (2, 2, 2)
+    assert greedy_counts([0, 0], 2, most=1) == (1, 1)
 
 
 def test_a_medium_layer_is_proven() -> None:
     loads = np.random.default_rng(5).integers(1, 5000, 16).tolist()
     layer = make_layer(loads, 24, 12)
     result = solve_pairs(layer)
-    greedy = exact_makespan(layer, folded_placement(layer, greedy_counts(loads, 24)))
+    greedy = exact_makespan(layer, folded_placement(layer, greedy_counts(loads, 24, most=24)))
     assert result.status == SolveStatus.OPTIMAL
     assert result.objective is not None
     assert result.objective < greedy
