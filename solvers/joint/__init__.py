@@ -1,1 +1,1 @@
-"""Counts and packing together under the global rule."""
+"""Replica counts and packing decided together."""

@@ -1,0 +1,80 @@
+"""The replicas that a placement below a trial makespan can use, in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+GRID = 2**40
+"""Replica loads are floored to multiples of T / GRID; the floor loses at most S / GRID of T."""
+
+LARGEST_WINDOW = 2**25
+"""Kinds of replicas (e, k) beyond which an instance is refused; each takes about 50 bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReplicaWindow:
+    """Counts and replica loads left by the assumption that the makespan is below T.
+
+    Attributes:
+        fewest: [E], ``floor(w_e / T) + 1``: with fewer, one replica alone weighs T or more.
+        spare: ``P - sum(fewest)``; negative proves that no makespan is below T.
+        weights: [E, spare + 1], ``floor(GRID * w_e / (k * T))`` for ``k = fewest_e .. fewest_e +
+            spare``.
+    """
+
+    fewest: Ints
+    spare: int
+    weights: Ints
+
+    @property
+    def counts(self) -> Ints:
+        """[E, spare + 1], the k of each weight."""
+        return self.fewest[:, None] + np.arange(self.spare + 1)
+
+
+def replica_window(loads: Sequence[int], num_slots: int, makespan: Fraction) -> ReplicaWindow:
+    """The window below ``makespan`` (in the unit of ``loads``), exactly; O(E * spare).
+
+    Raises:
+        ValueError: the window has too many kinds of replicas.
+    """
+    num, den = makespan.numerator, makespan.denominator
+    fewest = [load * den // num + 1 for load in loads]
+    spare = num_slots - sum(fewest)
+    if (spare + 1) * len(fewest) > LARGEST_WINDOW:
+        raise ValueError(
+            f"{spare} spare slots for {len(fewest)} experts make {(spare + 1) * len(fewest)} kinds "
+            f"of replicas, more than {LARGEST_WINDOW}: too many for a pattern bound"
+        )
+    scaled = [load * den * GRID // num for load in loads] if spare >= 0 else []
+    first = np.array(fewest[: len(scaled)], dtype=np.int64)
+    # floor(floor(x) / k) == floor(x / k), so the division by k may come after the first floor
+    counts = first[:, None] + np.arange(max(spare, 0) + 1)
+    return ReplicaWindow(first, spare, np.array(scaled, dtype=np.int64)[:, None] // counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """Replicas of nearly equal load, treated as one kind.
+
+    Attributes:
+        of: [E, spare + 1], the bin of each replica; bins ascend with the load.
+        lightest: [B], the weight of the lightest replica of each bin, which stands for the bin.
+    """
+
+    of: Ints
+    lightest: Ints
+
+
+def bins_of(weights: Ints, num_bins: int) -> Bins:
+    """Bins of width T / num_bins; empty ones are left out."""
+    cells, of = np.unique(weights * num_bins // GRID, return_inverse=True)
+    lightest = np.full(len(cells), GRID, dtype=np.int64)
+    np.minimum.at(lightest, of.ravel(), weights.ravel())
+    return Bins(of.reshape(weights.shape).astype(np.int64), lightest)

@@ -1,0 +1,105 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt.instance import Instance, Layer, Topology
+from eplb_opt.metrics import exact_makespan
+from eplb_opt.result import SolveStatus
+from solvers.joint.pairs import folded_placement, greedy_counts, solve_pairs
+from tests.solvers.oracle import all_placements, best_packing, joint_optimum, make_layer
+
+
+@st.composite
+def pair_layers(draw: st.DrawFn) -> Layer:
+    ranks = draw(st.integers(1, 4))
+    experts = draw(st.integers(1, min(2 * ranks, 5)))
+    whole = st.lists(st.integers(0, 40), min_size=experts, max_size=experts)
+    broken = st.lists(st.floats(0, 5, width=16), min_size=experts, max_size=experts)
+    return make_layer(draw(st.one_of(whole, broken)), 2 * ranks, ranks)
+
+
+@settings(max_examples=200, deadline=None)
+@given(pair_layers())
+def test_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
+    result = solve_pairs(layer)
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.objective == result.lower_bound == joint_optimum(layer)
+    assert result.placement is not None
+    assert exact_makespan(layer, result.placement) == result.objective
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 2)), min_size=1, max_size=5))
+def test_folding_is_optimal_for_given_counts(choices: list[tuple[int, int]]) -> None:
+    loads, counts = [w for w, _ in choices], [c for _, c in choices]
+    if sum(counts) % 2:
+        counts[0] += 1
+    layer = make_layer(loads, sum(counts), sum(counts) // 2)
+    replicas = sorted(
+        (Fraction(w, c) for w, c in zip(loads, counts, strict=True) for _ in range(c)),
+        reverse=True,
+    )
+    placement = folded_placement(layer, counts)
+    assert exact_makespan(layer, placement) == best_packing(tuple(replicas), 2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(pair_layers())
+def test_spread_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
+    G = layer.topology.num_ranks
+    result = solve_pairs(layer, spread_replicas=True)
+    spread = [slots for slots in all_placements(len(layer.loads), G, 2) if is_spread(slots, G)]
+    if not spread:
+        assert result.status == SolveStatus.INFEASIBLE
+        return
+    assert result.objective == result.lower_bound
+    assert result.objective == min(exact_makespan(layer, slots) for slots in spread)
+    assert result.placement is not None
+    assert is_spread(result.placement, G)
+
+
+def is_spread(slots: tuple[int, ...], num_ranks: int) -> bool:
+    return all(slots[2 * r] != slots[2 * r + 1] for r in range(num_ranks))
+
+
+def test_spreading_can_cost() -> None:
+    # 9 + 1 and 5 + 5 is best; spread, the halves of 1 join 9 and 10
+    layer = make_layer([9, 10, 1], 4, 2)
+    assert solve_pairs(layer).objective == 10
+    assert solve_pairs(layer, spread_replicas=True).objective == Fraction(21, 2)
+
+
+def test_greedy_counts_minimize_the_heaviest_replica() -> None:
+    assert greedy_counts([10, 10, 1], 6, most=6) == (3, 2, 1)
+    assert greedy_counts([10, 1, 1], 6, most=2) == (2, 2, 2)
+    assert greedy_counts([0, 0], 2, most=1) == (1, 1)
+
+
+def test_a_medium_layer_is_proven() -> None:
+    loads = np.random.default_rng(5).integers(1, 5000, 16).tolist()
+    layer = make_layer(loads, 24, 12)
+    result = solve_pairs(layer)
+    greedy = exact_makespan(layer, folded_placement(layer, greedy_counts(loads, 24, most=24)))
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.objective is not None
+    assert result.objective < greedy
+
+
+def test_the_bound_is_valid_when_no_time_is_given() -> None:
+    layer = make_layer([9, 7, 5, 3, 2], 8, 4)
+    result = solve_pairs(layer, time_limit=0)
+    optimum = joint_optimum(layer)
+    assert result.limit == "time"
+    assert result.objective is not None
+    assert result.lower_bound <= optimum <= result.objective
+
+
+def test_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="slots_per_rank=3"):
+        solve_pairs(make_layer([1, 2], 6, 2))
+    nodes = Instance([[1, 2, 3, 4]], Topology(8, 4, num_nodes=2, num_groups=2)).layer(0)
+    with pytest.raises(ValueError, match="hierarchical"):
+        solve_pairs(nodes)

@@ -1,0 +1,162 @@
+import ast
+import importlib.util
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solvers.patterns import certified_pattern_bound, pattern_bound
+from tests.solvers.oracle import joint_optimum, make_layer
+
+LAYER = make_layer([20, 17, 9, 5, 5, 3], 9, 3)
+HEAVY = make_layer([8, 8, 8], 4, 2)
+OPTIMA = {LAYER: joint_optimum(LAYER), HEAVY: joint_optimum(HEAVY)}
+
+
+MALFORMED = "fields|must|out of range"
+ZIPF = make_layer([4096 * 16 // (i + 1) for i in range(16)], 18, 6)
+
+
+def evidence() -> dict[str, Any]:
+    certificate = pattern_bound(ZIPF).certificate
+    assert certificate is not None
+    return certificate
+
+
+def test_untouched_evidence_is_accepted() -> None:
+    certificate = evidence()
+    assert certified_pattern_bound(ZIPF, certificate) == Fraction(certificate["bound"])
+
+
+def test_a_larger_bound_is_refused() -> None:
+    certificate = evidence()
+    larger = str(Fraction(certificate["bound"]) * Fraction(101, 100))
+    with pytest.raises(ValueError, match="not proven"):
+        certified_pattern_bound(ZIPF, certificate | {"bound": larger})
+
+
+def test_evidence_for_another_layer_is_refused() -> None:
+    certificate = evidence()
+    lighter = make_layer([9 * w // 10 for w in ZIPF.loads], 18, 6)
+    with pytest.raises(ValueError, match="not proven"):
+        certified_pattern_bound(lighter, certificate)
+
+
+def test_prices_of_nothing_prove_nothing() -> None:
+    certificate = evidence()
+    with pytest.raises(ValueError, match="not proven"):
+        certified_pattern_bound(ZIPF, certificate | {"levels": [[0, 0]], "count_price": 0})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kind", "threshold"),
+        ("bound", "0"),
+        ("bound", "-3/2"),
+        ("bound", "twelve"),
+        ("bound", "1e99999999"),
+        ("bound", "1/0"),
+        ("bound", 12.5),
+        ("bound", None),
+        ("grid", 0),
+        ("grid", 2**60),
+        ("grid", 1.5),
+        ("count_price", 2**40),
+        ("count_price", "1"),
+        ("levels", []),
+        ("levels", [[0, -1]]),
+        ("levels", [[5, 1], [5, 2]]),
+        ("levels", [[7, 1], [5, 2]]),
+        ("levels", [[0, 2**40]]),
+        ("levels", [[0, 0.5]]),
+        ("levels", [[0, True]]),
+        ("levels", [[0, 1, 2]]),
+        ("levels", 3),
+    ],
+)
+def test_malformed_evidence_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=MALFORMED):
+        certified_pattern_bound(ZIPF, evidence() | {field: value})
+
+
+@pytest.mark.parametrize("field", ["kind", "bound", "grid", "count_price", "levels"])
+def test_a_missing_field_is_refused(field: str) -> None:
+    certificate = evidence()
+    del certificate[field]
+    with pytest.raises(ValueError, match="fields"):
+        certified_pattern_bound(ZIPF, certificate)
+
+
+def test_an_extra_field_is_refused() -> None:
+    with pytest.raises(ValueError, match="fields"):
+        certified_pattern_bound(ZIPF, evidence() | {"note": "trust me"})
+
+
+def test_evidence_too_large_to_check_is_refused() -> None:
+    levels = [[i, 2**20 - i] for i in range(2**14)]
+    layer = make_layer(list(range(1, 301)), 600, 2)
+    certificate = {
+        "kind": "pattern",
+        "bound": "22600",
+        "grid": 2**20,
+        "count_price": 0,
+        "levels": levels,
+    }
+    with pytest.raises(ValueError, match="too many to check"):
+        certified_pattern_bound(layer, certificate)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    bound=st.fractions(min_value=1, max_value=60, max_denominator=7),
+    grid=st.integers(1, 60),
+    count_price=st.integers(-20, 20),
+    starts=st.lists(st.integers(0, 60), min_size=1, max_size=5, unique=True),
+    prices=st.lists(st.integers(0, 30), min_size=5, max_size=5),
+    layer=st.sampled_from([LAYER, HEAVY]),
+)
+def test_whatever_is_accepted_is_below_the_optimum(
+    bound: Fraction,
+    grid: int,
+    count_price: int,
+    starts: list[int],
+    prices: list[int],
+    layer: Any,
+) -> None:
+    """Made-up evidence: the checker may refuse it, but must never accept a bound that is false."""
+    levels = [[s, p] for s, p in zip(sorted(s for s in starts if s <= grid), prices, strict=False)]
+    certificate = {
+        "kind": "pattern",
+        "bound": str(bound),
+        "grid": grid,
+        "count_price": count_price,
+        "levels": levels,
+    }
+    try:
+        accepted = certified_pattern_bound(layer, certificate)
+    except ValueError:
+        return
+    assert accepted <= OPTIMA[layer]
+
+
+def test_the_checker_imports_no_solver() -> None:
+    spec = importlib.util.find_spec("solvers.patterns.check")
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text())
+    modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    modules |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    allowed = {
+        "__future__",
+        "fractions",
+        "re",
+        "typing",
+        "numpy",
+        "numpy.typing",
+        "eplb_opt.instance",
+    }
+    assert modules <= allowed
