@@ -38,10 +38,17 @@ def _best(stage: str, layer: Layer, placements: Iterator[tuple[int, ...]]) -> Re
         raise ValueError(
             f"num_physical_experts={size} is too many for brute force (at most {LARGEST})"
         )
-    slots = min(placements, key=lambda s: exact_makespan(layer, s))
+    allowed = (slots for slots in placements if _spread(layer, slots))
+    slots = min(allowed, key=lambda s: exact_makespan(layer, s))
     value = exact_makespan(layer, slots)
     counts = tuple(slots.count(e) for e in range(layer.num_logical_experts))
     return Result(stage, "brute-force", value, value, slots, counts, bound_source="enumeration")
+
+
+def _spread(layer: Layer, slots: tuple[int, ...]) -> bool:
+    size = layer.topology.slots_per_rank
+    ranks = (slots[i : i + size] for i in range(0, len(slots), size))
+    return not layer.spread_replicas or all(len(set(rank)) == size for rank in ranks)
 
 
 def _placements(layer: Layer) -> Iterator[tuple[int, ...]]:

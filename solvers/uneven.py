@@ -35,6 +35,7 @@ class UnevenSplit:
         makespan: in tokens; equals the load of ``critical`` over the number of ranks that hold it.
         critical: experts F whose ratio is the makespan.
         tokens: tokens[e][r] of expert e that rank r serves, without zeros; sums to the load of e.
+
     """
 
     makespan: Fraction
@@ -50,6 +51,7 @@ def best_split(layer: Layer, slots: Sequence[int]) -> UnevenSplit:
 
     Raises:
         ValueError: ``slots`` has not P entries, or an expert with load has no slot.
+
     """
     ranks = _ranks_of(layer, slots)
     critical = frozenset(range(len(ranks)))
@@ -169,6 +171,7 @@ def solve_uneven(
 
     Raises:
         ValueError: the rule is not global, or the integers would be too large.
+
     """
     start = time.monotonic()
     scale = math.lcm(*range(1, layer.topology.num_ranks + 1))

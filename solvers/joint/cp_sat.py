@@ -11,15 +11,16 @@ r"""Counts and packing together in CP-SAT.
                 sum_g z[g] >= number of experts without load
 
 k runs only over the window of counts that the incumbent's makespan leaves
-(:func:`eplb_opt.bounds.count_window`), which is what makes the model small. Experts without load
-are one class z: they fill slots and weigh nothing.
+(:func:`eplb_opt.bounds.count_window`), which is what makes the model small. With
+``spread_replicas`` every n[e,k,g] is at most 1. Experts without load are one class z: they fill
+slots and weigh nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 
 from ortools.sat.python import cp_model
 
@@ -49,12 +50,12 @@ def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None 
         if isinstance(window, str):
             raise RuntimeError(f"{window} refutes the makespan {value} of an existing placement")
         scale = scale_for(layer, range(1, max(window.least) + window.spare + 1))
-        model = _JointModel.build(layer, window, scale, lower, value)
+        model = _Model(layer, window)
+        model.bound(scale, lower, value)
         outcome = cp_sat.run(model.model, clock.remaining())
         limit = outcome.limit
         if outcome.value is not None:
-            found = model.slots({key: outcome.value(var) for key, var in model.n.items()})
-            slots = min(slots, found, key=lambda s: exact_makespan(layer, s))
+            slots = min(slots, model.slots(outcome.value), key=lambda s: exact_makespan(layer, s))
             value = exact_makespan(layer, slots)
         if outcome.bound is not None and outcome.bound * scale.unit > lower:
             lower, source = outcome.bound * scale.unit, "cp-sat"
@@ -64,84 +65,81 @@ def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None 
     )
 
 
-@dataclass(frozen=True)
-class _JointModel:
-    layer: Layer
-    model: cp_model.CpModel
-    y: dict[tuple[int, int], cp_model.IntVar]
-    n: dict[tuple[int, int, int], cp_model.IntVar]
+class _Model:
+    """One short method per family of constraints."""
 
-    @classmethod
-    def build(
-        cls, layer: Layer, window: Window, scale: Scale, lower: Fraction, upper: Fraction
-    ) -> _JointModel:
-        """The model with the makespan between ``lower`` and ``upper`` tokens."""
-        model = cp_model.CpModel()
-        size, ranks = layer.topology.slots_per_rank, range(layer.topology.num_ranks)
-        pairs = [
+    def __init__(self, layer: Layer, window: Window) -> None:
+        self.model = cp_model.CpModel()
+        self.layer = layer
+        self.ranks, self.size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
+        self.pairs = [
             (e, k)
             for e, w in enumerate(layer.loads)
-            if w
             for k in range(window.least[e], window.least[e] + window.spare + 1)
+            if w and k <= layer.most_replicas
         ]
-        y = {(e, k): model.new_bool_var(f"y[{e},{k}]") for e, k in pairs}
-        n = {
-            (e, k, g): model.new_int_var(0, min(size, k), f"n[{e},{k},{g}]")
-            for e, k in pairs
-            for g in ranks
+        self.y = {(e, k): self.model.new_bool_var(f"y[{e},{k}]") for e, k in self.pairs}
+        self.n = {
+            (e, k, g): self.model.new_int_var(0, self._most(k), f"n[{e},{k},{g}]")
+            for e, k in self.pairs
+            for g in self.ranks
         }
-        this = cls(layer, model, y, n)
-        this._counts(ranks, size)
-        this._equal_experts()
-        highest = scale.down(upper)
-        this._ranks(ranks, size, scale, (scale.up(lower) if scale.exact else 0, highest))
-        return this
+        self._one_count_for_every_expert()
+        self._every_replica_is_placed()
+        self._equal_experts_are_ordered()
+        self.empty = self._every_rank_is_full()
 
-    def _counts(self, ranks: range, size: int) -> None:
-        for e in {e for e, _ in self.y}:
+    def _most(self, count: int) -> int:
+        """The most replicas of an expert with ``count`` of them on one rank."""
+        return 1 if self.layer.spread_replicas else min(self.size, count)
+
+    def _one_count_for_every_expert(self) -> None:
+        for e in {e for e, _ in self.pairs}:
             self.model.add_exactly_one(y for (f, _), y in self.y.items() if f == e)
-        for (e, k), y in self.y.items():
-            self.model.add(sum(self.n[e, k, g] for g in ranks) == k * y)
-            for g in ranks:
-                self.model.add(self.n[e, k, g] <= min(size, k) * y)
 
-    def _equal_experts(self) -> None:
+    def _every_replica_is_placed(self) -> None:
+        for e, k in self.pairs:
+            self.model.add(sum(self.n[e, k, g] for g in self.ranks) == k * self.y[e, k])
+            for g in self.ranks:
+                self.model.add(self.n[e, k, g] <= self._most(k) * self.y[e, k])
+
+    def _equal_experts_are_ordered(self) -> None:
         loads = self.layer.loads
-        count = {e: sum(k * y for (f, k), y in self.y.items() if f == e) for e, _ in self.y}
-        by_load = sorted(count, key=lambda e: (loads[e], e))
-        for e, f in pairwise(by_load):
+        count = {e: sum(k * y for (f, k), y in self.y.items() if f == e) for e, _ in self.pairs}
+        for e, f in pairwise(sorted(count, key=lambda e: (loads[e], e))):
             if loads[e] == loads[f]:
                 self.model.add(count[e] >= count[f])
 
-    def _ranks(self, ranks: range, size: int, scale: Scale, window: tuple[int, int]) -> None:
-        makespan = self.model.new_int_var(*window, "T")
-        rank_load = [self.model.new_int_var(0, window[1], f"t[{g}]") for g in ranks]
-        without_load = self.layer.loads.count(0)
-        empty = [self.model.new_int_var(0, size if without_load else 0, f"z[{g}]") for g in ranks]
-        self.model.add(sum(empty) >= without_load)
-        value = {(e, k): scale.replica(self.layer, e, k) for e, k in self.y}
-        for g in ranks:
-            self.model.add(sum(self.n[e, k, g] for e, k in self.y) + empty[g] == size)
-            self.model.add(sum(v * self.n[e, k, g] for (e, k), v in value.items()) == rank_load[g])
+    def _every_rank_is_full(self) -> list[cp_model.IntVar]:
+        """The slots of each rank that experts without load fill; these are needed once each."""
+        zeros = self.layer.loads.count(0)
+        most = min(self.size, zeros) if self.layer.spread_replicas or not zeros else self.size
+        empty = [self.model.new_int_var(0, most, f"z[{g}]") for g in self.ranks]
+        self.model.add(sum(empty) >= zeros)
+        for g in self.ranks:
+            placed = sum(self.n[e, k, g] for e, k in self.pairs)
+            self.model.add(placed + empty[g] == self.size)
+        return empty
+
+    def bound(self, scale: Scale, lower: Fraction, upper: Fraction) -> None:
+        """Minimize the makespan, which is between ``lower`` and ``upper`` tokens."""
+        highest = scale.down(upper)
+        makespan = self.model.new_int_var(scale.up(lower) if scale.exact else 0, highest, "T")
+        rank_load = [self.model.new_int_var(0, highest, f"t[{g}]") for g in self.ranks]
+        value = {(e, k): scale.replica(self.layer, e, k) for e, k in self.pairs}
+        for g in self.ranks:
+            load = sum(v * self.n[e, k, g] for (e, k), v in value.items())
+            self.model.add(load == rank_load[g])
             self.model.add(rank_load[g] <= makespan)
-        for g in ranks[1:]:
+        for g in self.ranks[1:]:
             self.model.add(rank_load[g - 1] >= rank_load[g])
         self.model.minimize(makespan)
 
-    def slots(self, n: dict[tuple[int, int, int], int]) -> tuple[int, ...]:
-        """The placement [P] of a solution; experts without load fill what is left, each at least
-        once.
-        """
-        size, zeros = (
-            self.layer.topology.slots_per_rank,
-            [e for e, w in enumerate(self.layer.loads) if not w],
-        )
+    def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
+        """The placement [P] of a solution; experts without load fill the rest in turn."""
+        zeros = cycle(e for e, w in enumerate(self.layer.loads) if not w)
         slots: list[int] = []
-        filler = 0
-        for g in range(self.layer.topology.num_ranks):
-            rank = [e for (e, _, h), copies in n.items() if h == g for _ in range(copies)]
-            while len(rank) < size:
-                rank.append(zeros[filler % len(zeros)])
-                filler += 1
-            slots += rank
+        for g in self.ranks:
+            slots += [e for e, k in self.pairs for _ in range(value(self.n[e, k, g]))]
+            slots += islice(zeros, value(self.empty[g]))
         return tuple(slots)

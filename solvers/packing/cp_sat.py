@@ -9,12 +9,15 @@ r"""Packing in CP-SAT, with identical replicas grouped.
 A class holds all replicas of one load v_i, whichever expert they come from: n_i of them. Experts
 are handed out to the slots of their class afterwards, in any order. x[i,g] is an integer, not one
 variable per replica, so no permutation of identical replicas is searched twice.
+
+With ``spread_replicas`` a class holds the replicas of one expert, and x[i,g] <= 1.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
@@ -25,7 +28,7 @@ from eplb_opt.result import Result
 from solvers import cp_sat
 from solvers.greedy import largest_first
 from solvers.options import Clock, Options
-from solvers.scaling import scale_for
+from solvers.scaling import Scale, scale_for
 
 
 def solve_packing(layer: Layer, counts: Sequence[int], options: Options) -> Result:
@@ -37,15 +40,12 @@ def solve_packing(layer: Layer, counts: Sequence[int], options: Options) -> Resu
     value = exact_makespan(layer, slots)
     if value > lower:
         scale = scale_for(layer, counts)
-        replicas: dict[int, list[int]] = defaultdict(list)
-        for e, count in enumerate(counts):
-            replicas[scale.replica(layer, e, count)] += [e] * count
-        model, x = _model(layer, replicas, scale.up(lower) if scale.exact else 0, scale.down(value))
-        outcome = cp_sat.run(model, clock.remaining())
+        model = _Model(layer, _classes(layer, counts, scale))
+        model.bound(scale.up(lower) if scale.exact else 0, scale.down(value))
+        outcome = cp_sat.run(model.model, clock.remaining())
         limit = outcome.limit
         if outcome.value is not None:
-            found = _slots(layer, replicas, {key: outcome.value(var) for key, var in x.items()})
-            slots = min(slots, found, key=lambda s: exact_makespan(layer, s))
+            slots = min(slots, model.slots(outcome.value), key=lambda s: exact_makespan(layer, s))
             value = exact_makespan(layer, slots)
         if outcome.bound is not None and outcome.bound * scale.unit > lower:
             lower, source = outcome.bound * scale.unit, "cp-sat"
@@ -56,47 +56,73 @@ def solve_packing(layer: Layer, counts: Sequence[int], options: Options) -> Resu
         value,
         slots,
         counts,
-        None,
-        source,
-        limit,
+        bound_source=source,
+        limit=limit,
         runtime=clock.elapsed(),
     )
 
 
-def _model(
-    layer: Layer, replicas: dict[int, list[int]], lowest: int, highest: int
-) -> tuple[cp_model.CpModel, dict[tuple[int, int], cp_model.IntVar]]:
-    """The model for classes ``load -> experts``, with the makespan between ``lowest`` and
-    ``highest``.
-    """
-    ranks, size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
-    model = cp_model.CpModel()
-    x = {
-        (load, g): model.new_int_var(0, min(size, len(experts)), f"x[{load},{g}]")
-        for load, experts in replicas.items()
-        for g in ranks
-    }
-    makespan = model.new_int_var(lowest, highest, "T")
-    rank_load = [model.new_int_var(0, highest, f"t[{g}]") for g in ranks]
-    for load, experts in replicas.items():
-        model.add(sum(x[load, g] for g in ranks) == len(experts))
-    for g in ranks:
-        model.add(sum(x[load, g] for load in replicas) == size)
-        model.add(sum(load * x[load, g] for load in replicas) == rank_load[g])
-        model.add(rank_load[g] <= makespan)
-    for g in ranks[1:]:
-        model.add(rank_load[g - 1] >= rank_load[g])
-    model.minimize(makespan)
-    return model, x
+@dataclass(frozen=True)
+class _Class:
+    """Replicas of one load: the expert of each."""
+
+    load: int
+    experts: tuple[int, ...]
 
 
-def _slots(
-    layer: Layer, replicas: dict[int, list[int]], x: dict[tuple[int, int], int]
-) -> tuple[int, ...]:
-    left = {load: list(experts) for load, experts in replicas.items()}
-    return tuple(
-        left[load].pop()
-        for g in range(layer.topology.num_ranks)
-        for load in replicas
-        for _ in range(x[load, g])
-    )
+def _classes(layer: Layer, counts: Sequence[int], scale: Scale) -> list[_Class]:
+    loads = [scale.replica(layer, e, count) for e, count in enumerate(counts)]
+    if layer.spread_replicas:
+        return [_Class(load, (e,) * counts[e]) for e, load in enumerate(loads)]
+    experts: dict[int, list[int]] = defaultdict(list)
+    for e, load in enumerate(loads):
+        experts[load] += [e] * counts[e]
+    return [_Class(load, tuple(es)) for load, es in experts.items()]
+
+
+class _Model:
+    """One short method per family of constraints."""
+
+    def __init__(self, layer: Layer, classes: list[_Class]) -> None:
+        self.model = cp_model.CpModel()
+        self.classes = classes
+        self.ranks = range(layer.topology.num_ranks)
+        self.size = layer.topology.slots_per_rank
+        most = 1 if layer.spread_replicas else self.size
+        self.x = {
+            (i, g): self.model.new_int_var(0, min(most, len(c.experts)), f"x[{i},{g}]")
+            for i, c in enumerate(classes)
+            for g in self.ranks
+        }
+        self._every_replica_is_placed()
+        self._every_rank_is_full()
+
+    def _every_replica_is_placed(self) -> None:
+        for i, c in enumerate(self.classes):
+            self.model.add(sum(self.x[i, g] for g in self.ranks) == len(c.experts))
+
+    def _every_rank_is_full(self) -> None:
+        for g in self.ranks:
+            self.model.add(sum(self.x[i, g] for i, _ in enumerate(self.classes)) == self.size)
+
+    def bound(self, lowest: int, highest: int) -> None:
+        """Minimize the makespan, which is between ``lowest`` and ``highest``."""
+        makespan = self.model.new_int_var(lowest, highest, "T")
+        rank_load = [self.model.new_int_var(0, highest, f"t[{g}]") for g in self.ranks]
+        for g in self.ranks:
+            load = sum(c.load * self.x[i, g] for i, c in enumerate(self.classes))
+            self.model.add(load == rank_load[g])
+            self.model.add(rank_load[g] <= makespan)
+        for g in self.ranks[1:]:
+            self.model.add(rank_load[g - 1] >= rank_load[g])
+        self.model.minimize(makespan)
+
+    def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
+        """The placement [P] of a solution."""
+        left = [list(c.experts) for c in self.classes]
+        return tuple(
+            left[i].pop()
+            for g in self.ranks
+            for i, _ in enumerate(self.classes)
+            for _ in range(value(self.x[i, g]))
+        )

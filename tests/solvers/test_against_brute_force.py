@@ -1,5 +1,6 @@
 """Brute force, CP-SAT and the closed-form bounds on tiny instances, in exact arithmetic."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -19,7 +20,7 @@ FLOATS = st.one_of(
 
 @st.composite
 def tiny_layers(draw: st.DrawFn, rule: Rule) -> Layer:
-    """E <= 6 and P <= 8; under the hierarchical rule 2 nodes."""
+    """E <= 6 and P <= 8; under the hierarchical rule 2 nodes; some with spread replicas."""
     load = draw(st.sampled_from([INTEGERS, FLOATS]))
     if rule == Rule.GLOBAL:
         ranks, slots = draw(st.sampled_from([(r, p) for p in range(1, 9) for r in range(1, p + 1)
@@ -34,13 +35,16 @@ def tiny_layers(draw: st.DrawFn, rule: Rule) -> Layer:
             slots, ranks = 8, 4
         topology = Topology(slots, ranks, num_nodes=2, num_groups=groups)
     loads = draw(st.lists(load, min_size=experts, max_size=experts))
-    return Instance([loads], topology, rule).layer(0)
+    nodes = topology.num_nodes if rule == Rule.HIERARCHICAL else 1
+    spread = draw(st.booleans()) and experts >= nodes * topology.slots_per_rank
+    return Instance([loads], topology, rule, spread_replicas=spread).layer(0)
 
 
 def assert_consistent(layer: Layer) -> None:
     truth = solve(layer, backend="brute-force")
     exact = solve(layer, backend="cp-sat", time_limit=60)
-    instance = Instance([[float(w * layer.unit) for w in layer.loads]], layer.topology, layer.rule)
+    loads = [[float(w * layer.unit) for w in layer.loads]]
+    instance = Instance(loads, layer.topology, layer.rule, spread_replicas=layer.spread_replicas)
     for result in (truth, exact):
         placement = Placement([result.placement], layer.num_logical_experts)
         assert not find_violations(placement, instance)
@@ -70,6 +74,7 @@ def test_joint_hierarchical(layer: Layer) -> None:
 @settings(max_examples=150, deadline=None)
 @given(tiny_layers(Rule.GLOBAL), st.data())
 def test_packing(layer: Layer, data: st.DataObject) -> None:
+    layer = replace(layer, spread_replicas=False)
     extra = data.draw(st.lists(st.integers(0, layer.num_logical_experts - 1),
                                min_size=layer.num_redundant_experts,
                                max_size=layer.num_redundant_experts))  # fmt: skip
