@@ -67,7 +67,7 @@ def polish(
         worst = np.argmax(loads)
         if loads[worst] <= target:
             break
-        for other in np.argsort(loads):
+        for other in np.argsort(loads, kind="mergesort"):
             if other != worst and resplit(ranks, counts, size, loads, worst, other, spread):
                 improved = True
                 break

@@ -39,7 +39,7 @@ def by_size(sums: Integers, sizes: Integers, n: int) -> tuple[Integers, Integers
     start = np.cumsum(start)
     order = np.zeros(len(sums), np.int64)
     fill = start.copy()
-    for mask in np.argsort(sums):
+    for mask in np.argsort(sums, kind="mergesort"):
         order[fill[sizes[mask]]] = mask
         fill[sizes[mask]] += 1
     return order, start

@@ -20,7 +20,7 @@ from solvers.search.splitting import (
     Tree,
     advance,
     new_tree,
-    reset,
+    restart,
 )
 
 Integers = NDArray[np.int64]
@@ -86,11 +86,15 @@ def pack(
     items, experts = items[order], experts[order]
     bound = max(lower_bound, counting_bound(items, num_ranks))
     bound = residue_bound(items, num_ranks, bound)
-    if len(items) <= 2 * num_ranks and not spread_replicas:
+    if len(items) == num_ranks or (len(items) == 2 * num_ranks and not spread_replicas):
         ranks = fold(experts, num_ranks)
         value = _value(ranks, size)
         return SearchOutcome(value, value, ranks)
-    ranks = first_packing(items, experts, num_ranks, spread_replicas) if incumbent is None else incumbent
+    ranks = (
+        first_packing(items, experts, num_ranks, spread_replicas)
+        if incumbent is None
+        else incumbent
+    )
     ranks = np.array(ranks, np.int64)
     random = np.array([seed % 2147483646 + 1])
     ones = np.ones(len(size), np.int64)
@@ -98,7 +102,15 @@ def pack(
     generator = np.random.default_rng(seed)
     for goal in (bound, (bound + value) // 2, value - 1):
         if value > bound:
-            ranks = repair(ranks, size[:, 1], goal, spread=spread_replicas, tries=TRIES, budget=budget, random=generator)
+            ranks = repair(
+                ranks,
+                size[:, 1],
+                goal,
+                spread=spread_replicas,
+                tries=TRIES,
+                budget=budget,
+                random=generator,
+            )
             value = _value(ranks, size)
     start = SearchOutcome(value, bound, ranks)
     return _search(items, experts, start, spread_replicas, budget)
@@ -143,7 +155,7 @@ def run(
     tree: Tree, kind: Integers, threshold: int, spread: bool, budget: Budget, share: float = 1.0
 ) -> int:
     """Search the whole tree for a packing up to ``threshold``, or until ``share`` of the budget is used."""
-    reset(tree)
+    restart(tree)
     state = PAUSED
     while state == PAUSED and (nodes := budget.chunk(share)):
         before = int(tree.counters[NODES])
@@ -163,4 +175,6 @@ def _check(items: Integers, num_ranks: int, experts: Integers, spread: bool) -> 
         raise ValueError(f"item {int(items.argmin())} has the negative size {int(items.min())}")
     require_64_bits(sum(int(x) for x in items), num_ranks)
     if spread and (most := int(np.bincount(experts).max())) > num_ranks:
-        raise ValueError(f"an expert has {most} items, more than num_ranks={num_ranks}: it cannot be spread")
+        raise ValueError(
+            f"an expert has {most} items, more than num_ranks={num_ranks}: it cannot be spread"
+        )

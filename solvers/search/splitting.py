@@ -65,27 +65,36 @@ def new_tree(items: Integers, num_ranks: int) -> Tree:
         partial=np.zeros((num_ranks, S + 1), np.int64),
         counters=np.zeros(4, np.int64),
     )
-    tree.index[0] = np.arange(P)
-    tree.size[0] = items
-    tree.prefix[0, 1:] = np.cumsum(items)
-    reset(tree)
+    load(tree, items)
     return tree
 
 
-def reset(tree: Tree) -> None:
+@compiled
+def load(tree: Tree, items: Integers) -> None:
+    """Set the tree to the root for ``items`` [P] in descending order."""
+    for p in range(len(items)):
+        tree.index[0, p] = p
+        tree.size[0, p] = items[p]
+        tree.prefix[0, p + 1] = tree.prefix[0, p] + items[p]
+    restart(tree)
+
+
+@compiled
+def restart(tree: Tree) -> None:
     """Back to the root."""
-    tree.counters[:] = (0, 1, 0, NEVER)
+    tree.counters[LEVEL], tree.counters[SLOT] = 0, 1
+    tree.counters[NODES], tree.counters[NEXT_THRESHOLD] = 0, NEVER
     tree.chosen[0, 0] = 0
     tree.chosen[0, 1] = 1
     tree.partial[0, 0] = tree.size[0, 0]
 
 
 @compiled
-def first_not_above(size: Integers, start: int, stop: int, limit: int) -> int:
+def first_not_above(size: Integers, level: int, start: int, stop: int, limit: int) -> int:
     """First position in ``start..stop`` (descending sizes) with ``size <= limit``; ``stop`` if none."""
     while start < stop:
         middle = (start + stop) // 2
-        if size[middle] > limit:
+        if size[level, middle] > limit:
             start = middle + 1
         else:
             stop = middle
@@ -93,105 +102,124 @@ def first_not_above(size: Integers, start: int, stop: int, limit: int) -> int:
 
 
 @compiled
-def dominated(size: Integers, chosen: Integers, S: int, room: int) -> bool:
+def dominated(size: Integers, chosen: Integers, level: int, S: int, room: int) -> bool:
     """Could an item of the rank be exchanged for a larger one outside it within ``room``?"""
     for slot in range(1, S):
         taken = slot
-        p = chosen[slot]
-        x = size[p]
-        while p > chosen[0]:
+        p = chosen[level, slot]
+        x = size[level, p]
+        while p > 0:
             p -= 1
-            if size[p] - x > room:
+            if size[level, p] - x > room:
                 break
-            if taken > 0 and chosen[taken - 1] == p:
+            if chosen[level, taken - 1] == p:
                 taken -= 1
-            elif size[p] > x:
+            elif size[level, p] > x:
                 return True
     return False
 
 
 @compiled
-def descend(tree: Tree, level: int, n: int, S: int) -> None:
-    """The items that the rank at ``level`` leaves become the list of the next level."""
+def open_level(tree: Tree, level: int, kind: Integers, spread: bool) -> None:
+    """List the items that the ranks above leave for ``level``, and give its rank the largest of them."""
+    G, S = tree.chosen.shape[0], tree.chosen.shape[1] - 1
     taken = 0
     kept = 0
-    for p in range(n):
-        if taken < S and tree.chosen[level, taken] == p:
+    for p in range((G - level + 1) * S):
+        if taken < S and tree.chosen[level - 1, taken] == p:
             taken += 1
         else:
-            tree.index[level + 1, kept] = tree.index[level, p]
-            tree.size[level + 1, kept] = tree.size[level, p]
-            tree.prefix[level + 1, kept + 1] = tree.prefix[level + 1, kept] + tree.size[level, p]
+            size = tree.size[level - 1, p]
+            tree.index[level, kept] = tree.index[level - 1, p]
+            tree.size[level, kept] = size
+            tree.prefix[level, kept + 1] = tree.prefix[level, kept] + size
             kept += 1
+    if level < G:
+        tree.chosen[level, 0] = 0
+        tree.partial[level, 0] = tree.size[level, 0]
+        tree.chosen[level, 1] = after(tree.index, kind, level, 0, kept) if spread else 1
+
+
+@compiled
+def after(index: Integers, kind: Integers, level: int, p: int, n: int) -> int:
+    """First position below ``p`` whose item is of another kind; ``n`` if none."""
+    this = kind[index[level, p]]
+    while p < n and kind[index[level, p]] == this:
+        p += 1
+    return p
+
+
+@compiled
+def least_threshold(prefix: Integers, m: int, S: int) -> int:
+    """A bound for the ``m`` ranks that are left, from the prefix sums of their items.
+
+    Of the jm + 1 heaviest items some rank holds j + 1; of the jm + 1 lightest as well, and what that rank
+    cannot take falls on the others.
+    """
+    n = m * S
+    total = prefix[n]
+    bound = np.int64(0)
+    for j in range(S):
+        top, rest = j * m + 1, S - 1 - j
+        bound = max(bound, prefix[top] - prefix[top - j - 1] + total - prefix[n - rest])
+        if m > 1:
+            reach = prefix[n - top + j + 1] - prefix[n - top] + prefix[rest]
+            bound = max(bound, -((reach - total) // (m - 1)))
+    return bound
 
 
 @compiled
 def advance(tree: Tree, kind: Integers, threshold: int, spread: bool, budget: int) -> int:
-    """Search on for at most ``budget`` nodes: FOUND, EXHAUSTED or PAUSED (call again to go on)."""
-    G, S = tree.chosen.shape[0], tree.chosen.shape[1] - 1
-    level, slot, next_threshold = tree.counters[LEVEL], tree.counters[SLOT], tree.counters[NEXT_THRESHOLD]
-    nodes = 0
-    state = PAUSED
-    while nodes < budget:
+    """Search on for at most ``budget`` nodes: FOUND, EXHAUSTED or PAUSED (call again to go on).
+
+    ``kind`` [P] numbers what is interchangeable: items of one size, or with ``spread`` of one expert, of
+    which a rank then takes one only.
+    """
+    index, size, prefix, chosen, partial, counters = tree
+    G, S = chosen.shape[0], chosen.shape[1] - 1
+    level, slot, next_threshold = counters[LEVEL], counters[SLOT], counters[NEXT_THRESHOLD]
+    nodes, state = 0, PAUSED
+    while nodes < budget and state == PAUSED:
         nodes += 1
-        size, prefix, chosen, partial = tree.size[level], tree.prefix[level], tree.chosen[level], tree.partial[level]
-        m = G - level
+        m, q = G - level, S - 1 - slot
         n = m * S
-        q = S - 1 - slot
-        total = partial[slot - 1]
-        need = prefix[n] - (m - 1) * threshold
-        lightest = prefix[n] - prefix[n - q]
-        start = chosen[slot]
-        p = first_not_above(size, start, n - q, threshold - total - lightest)
-        if p > start:
-            next_threshold = min(next_threshold, total + size[p - 1] + lightest)
+        start, before = chosen[level, slot], partial[level, slot - 1]
+        lightest = prefix[level, n] - prefix[level, n - q]
+        p = first_not_above(size, level, start, n - q, threshold - before - lightest)
+        if start < p:
+            next_threshold = min(next_threshold, before + size[level, p - 1] + lightest)
         fits = p < n - q
         if fits:
-            reach = total + prefix[p + 1 + q] - prefix[p]
-            if reach < need:
+            left = prefix[level, n] - before - prefix[level, p + 1 + q] + prefix[level, p]
+            if left > (m - 1) * threshold:
                 fits = False
-                next_threshold = min(next_threshold, -((reach - prefix[n]) // (m - 1)))
+                next_threshold = min(next_threshold, -(-left // (m - 1)))
         if fits:
-            chosen[slot] = p
-            partial[slot] = total + size[p]
-            if q > 0:
+            chosen[level, slot] = p
+            partial[level, slot] = before + size[level, p]
+            if slot < S - 1:
                 slot += 1
-                start = p + 1
-                if spread:
-                    while start < n and kind[tree.index[level, start]] == kind[tree.index[level, p]]:
-                        start += 1
-                chosen[slot] = start
+                chosen[level, slot] = after(index, kind, level, p, n) if spread else p + 1
                 continue
-            if spread or not dominated(size, chosen, S, threshold - partial[slot]):
-                descend(tree, level, n, S)
-                if level == G - 1:
+            if spread or not dominated(size, chosen, level, S, threshold - partial[level, slot]):
+                open_level(tree, level + 1, kind, spread)
+                if m == 1:
                     state = FOUND
-                    break
-                level += 1
-                slot = 1
-                tree.chosen[level, 0] = 0
-                tree.chosen[level, 1] = 1
-                tree.partial[level, 0] = tree.size[level, 0]
-                if spread:
-                    start = 1
-                    while start < n - S and kind[tree.index[level, start]] == kind[tree.index[level, 0]]:
-                        start += 1
-                    tree.chosen[level, 1] = start
-                continue
-            slot += 1
-        slot -= 1
+                    continue
+                bound = least_threshold(prefix[level + 1], m - 1, S)
+                if bound <= threshold:
+                    level, slot = level + 1, 1
+                    continue
+                next_threshold = min(next_threshold, bound)
+        else:
+            slot -= 1
+            if slot == 0 and level > 0:
+                level, slot = level - 1, S - 1
         if slot == 0:
-            if level == 0:
-                state = EXHAUSTED
-                break
-            level -= 1
-            slot = S - 1
-        p = tree.chosen[level, slot]
-        last = kind[tree.index[level, p]]
-        n = (G - level) * S
-        while p < n and kind[tree.index[level, p]] == last:
-            p += 1
-        tree.chosen[level, slot] = p
-    tree.counters[LEVEL], tree.counters[SLOT], tree.counters[NEXT_THRESHOLD] = level, slot, next_threshold
-    tree.counters[NODES] += nodes
+            state = EXHAUSTED
+        else:
+            n = (G - level) * S
+            chosen[level, slot] = after(index, kind, level, chosen[level, slot], n)
+    counters[LEVEL], counters[SLOT], counters[NEXT_THRESHOLD] = level, slot, next_threshold
+    counters[NODES] += nodes
     return state
