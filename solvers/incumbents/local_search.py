@@ -26,7 +26,7 @@ def rank_loads(ranks: Integers, counts: Integers, size: Integers) -> Integers:
 
 @compiled
 def repeats(rank: Integers) -> bool:
-    """Does the rank hold an expert twice?"""
+    """Whether the rank holds an expert twice."""
     for i in range(len(rank)):
         for j in range(i):
             if rank[i] == rank[j]:
@@ -64,7 +64,7 @@ def polish(
     improved = True
     while improved:
         improved = False
-        worst = np.argmax(loads)
+        worst = int(np.argmax(loads))
         if loads[worst] <= target:
             break
         for other in np.argsort(loads, kind="mergesort"):
@@ -78,7 +78,7 @@ def polish(
 def draw(random: Integers, n: int) -> int:
     """An integer in 0..n-1; ``random`` [1] is the state of Park and Miller's generator."""
     random[0] = random[0] * 48271 % 2147483647
-    return random[0] % n
+    return int(random[0] % n)
 
 
 @compiled
@@ -151,7 +151,7 @@ def iterate(
         if makespan <= target:
             break
         new_ranks, new_counts = ranks.copy(), counts.copy()
-        worst = np.argmax(loads)
+        worst = int(np.argmax(loads))
         moved = free_counts and draw(random, 2) == 0
         if moved:
             moved = move_replica(new_ranks, new_counts, size, worst, spread, random)
@@ -161,4 +161,4 @@ def iterate(
         if new_loads.max() <= makespan:
             ranks[:], counts[:] = new_ranks, new_counts
             loads, makespan = new_loads, new_loads.max()
-    return makespan
+    return int(makespan)

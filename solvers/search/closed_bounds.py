@@ -24,4 +24,4 @@ def counting_bound(items: Integers, num_ranks: int) -> int:
     for j in range(S):
         top = j * num_ranks + 1
         bound = max(bound, items[top - j - 1 : top].sum() + items[P - (S - 1 - j) :].sum())
-    return bound
+    return int(bound)

@@ -7,18 +7,17 @@ a hundred times slower.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-try:
-    import numba
-
-    HAVE_NUMBA = True
-except ImportError:
-    HAVE_NUMBA = False
+HAVE_NUMBA = find_spec("numba") is not None
 
 
 def compiled(function: Function) -> Function:
     """Compile ``function`` on its first call and keep the machine code on disk, if numba is there."""
-    return numba.njit(cache=True)(function) if HAVE_NUMBA else function
+    if not HAVE_NUMBA:
+        return function
+    return cast(Function, import_module("numba").njit(cache=True)(function))

@@ -102,7 +102,7 @@ def begin(vectors: Vectors, size: Integers, threshold: int, spread: bool) -> boo
         while b > 0:
             a, b = b, a % b
         common = a
-    threshold -= threshold % max(common, 1)
+    threshold -= threshold % (common if common > 0 else 1)
     if G * threshold < total:
         return False
     p = 0

@@ -72,4 +72,5 @@ def repack(
     tree = new_tree(items, len(ranks))
     kind = experts if spread else np.cumsum(np.r_[0, np.diff(items) != 0])
     state = advance(tree, kind, goal, spread, nodes)
-    return (tree.packed(experts) if state == FOUND else None), int(tree.counters[NODES])
+    packing = tree.packed(experts) if state == FOUND else None
+    return packing, int(tree.counters[NODES])

@@ -33,7 +33,7 @@ class Tree(NamedTuple):
     """Where the search stands. Level ``g`` fills rank ``g`` from the items that ranks ``0..g-1`` left.
 
     Attributes:
-        index: [G + 1, P] the items left at each level, largest first, by their position in the input.
+        item: [G + 1, P] the items left at each level, largest first, by their position in the input.
         size: [G + 1, P] their sizes.
         prefix: [G + 1, P + 1] sums of the largest items left.
         chosen: [G, S + 1] positions taken in the level's list.
@@ -41,7 +41,7 @@ class Tree(NamedTuple):
         counters: level, slot, nodes, and the smallest threshold that would have let more through.
     """
 
-    index: Integers
+    item: Integers
     size: Integers
     prefix: Integers
     chosen: Integers
@@ -50,7 +50,7 @@ class Tree(NamedTuple):
 
     def packed(self, experts: Integers) -> Integers:
         """[G, S] the experts of the packing found; ``experts`` [P] in the order of the items."""
-        return experts[np.take_along_axis(self.index[:-1], self.chosen[:, :-1], axis=1)]
+        return experts[np.take_along_axis(self.item[:-1], self.chosen[:, :-1], axis=1)]
 
 
 def new_tree(items: Integers, num_ranks: int) -> Tree:
@@ -58,7 +58,7 @@ def new_tree(items: Integers, num_ranks: int) -> Tree:
     P = len(items)
     S = P // num_ranks
     tree = Tree(
-        index=np.zeros((num_ranks + 1, P), np.int64),
+        item=np.zeros((num_ranks + 1, P), np.int64),
         size=np.zeros((num_ranks + 1, P), np.int64),
         prefix=np.zeros((num_ranks + 1, P + 1), np.int64),
         chosen=np.zeros((num_ranks, S + 1), np.int64),
@@ -73,7 +73,7 @@ def new_tree(items: Integers, num_ranks: int) -> Tree:
 def load(tree: Tree, items: Integers) -> None:
     """Set the tree to the root for ``items`` [P] in descending order."""
     for p in range(len(items)):
-        tree.index[0, p] = p
+        tree.item[0, p] = p
         tree.size[0, p] = items[p]
         tree.prefix[0, p + 1] = tree.prefix[0, p] + items[p]
     restart(tree)
@@ -91,7 +91,7 @@ def restart(tree: Tree) -> None:
 
 @compiled
 def first_not_above(size: Integers, level: int, start: int, stop: int, limit: int) -> int:
-    """First position in ``start..stop`` (descending sizes) with ``size <= limit``; ``stop`` if none."""
+    """First position from ``start`` on with ``size <= limit``, ``stop`` if none; sizes fall."""
     while start < stop:
         middle = (start + stop) // 2
         if size[level, middle] > limit:
@@ -103,7 +103,7 @@ def first_not_above(size: Integers, level: int, start: int, stop: int, limit: in
 
 @compiled
 def dominated(size: Integers, chosen: Integers, level: int, S: int, room: int) -> bool:
-    """Could an item of the rank be exchanged for a larger one outside it within ``room``?"""
+    """Whether an item of the rank could be exchanged for a larger one outside within ``room``."""
     for slot in range(1, S):
         taken = slot
         p = chosen[level, slot]
@@ -121,7 +121,7 @@ def dominated(size: Integers, chosen: Integers, level: int, S: int, room: int) -
 
 @compiled
 def open_level(tree: Tree, level: int, kind: Integers, spread: bool) -> None:
-    """List the items that the ranks above leave for ``level``, and give its rank the largest of them."""
+    """List the items that the ranks above leave; the rank of ``level`` takes the largest."""
     G, S = tree.chosen.shape[0], tree.chosen.shape[1] - 1
     taken = 0
     kept = 0
@@ -130,21 +130,21 @@ def open_level(tree: Tree, level: int, kind: Integers, spread: bool) -> None:
             taken += 1
         else:
             size = tree.size[level - 1, p]
-            tree.index[level, kept] = tree.index[level - 1, p]
+            tree.item[level, kept] = tree.item[level - 1, p]
             tree.size[level, kept] = size
             tree.prefix[level, kept + 1] = tree.prefix[level, kept] + size
             kept += 1
     if level < G:
         tree.chosen[level, 0] = 0
         tree.partial[level, 0] = tree.size[level, 0]
-        tree.chosen[level, 1] = after(tree.index, kind, level, 0, kept) if spread else 1
+        tree.chosen[level, 1] = after(tree.item, kind, level, 0, kept) if spread else 1
 
 
 @compiled
-def after(index: Integers, kind: Integers, level: int, p: int, n: int) -> int:
+def after(item: Integers, kind: Integers, level: int, p: int, n: int) -> int:
     """First position below ``p`` whose item is of another kind; ``n`` if none."""
-    this = kind[index[level, p]]
-    while p < n and kind[index[level, p]] == this:
+    this = kind[item[level, p]]
+    while p < n and kind[item[level, p]] == this:
         p += 1
     return p
 
@@ -153,8 +153,8 @@ def after(index: Integers, kind: Integers, level: int, p: int, n: int) -> int:
 def least_threshold(prefix: Integers, m: int, S: int) -> int:
     """A bound for the ``m`` ranks that are left, from the prefix sums of their items.
 
-    Of the jm + 1 heaviest items some rank holds j + 1; of the jm + 1 lightest as well, and what that rank
-    cannot take falls on the others.
+    Of the jm + 1 heaviest items some rank holds j + 1; of the jm + 1 lightest as well, and what
+    that rank cannot take falls on the others.
     """
     n = m * S
     total = prefix[n]
@@ -172,10 +172,10 @@ def least_threshold(prefix: Integers, m: int, S: int) -> int:
 def advance(tree: Tree, kind: Integers, threshold: int, spread: bool, budget: int) -> int:
     """Search on for at most ``budget`` nodes: FOUND, EXHAUSTED or PAUSED (call again to go on).
 
-    ``kind`` [P] numbers what is interchangeable: items of one size, or with ``spread`` of one expert, of
-    which a rank then takes one only.
+    ``kind`` [P] numbers what is interchangeable: items of one size, or with ``spread`` of one
+    expert, of which a rank then takes one only.
     """
-    index, size, prefix, chosen, partial, counters = tree
+    item, size, prefix, chosen, partial, counters = tree
     G, S = chosen.shape[0], chosen.shape[1] - 1
     level, slot, next_threshold = counters[LEVEL], counters[SLOT], counters[NEXT_THRESHOLD]
     nodes, state = 0, PAUSED
@@ -199,7 +199,7 @@ def advance(tree: Tree, kind: Integers, threshold: int, spread: bool, budget: in
             partial[level, slot] = before + size[level, p]
             if slot < S - 1:
                 slot += 1
-                chosen[level, slot] = after(index, kind, level, p, n) if spread else p + 1
+                chosen[level, slot] = after(item, kind, level, p, n) if spread else p + 1
                 continue
             if spread or not dominated(size, chosen, level, S, threshold - partial[level, slot]):
                 open_level(tree, level + 1, kind, spread)
@@ -219,7 +219,7 @@ def advance(tree: Tree, kind: Integers, threshold: int, spread: bool, budget: in
             state = EXHAUSTED
         else:
             n = (G - level) * S
-            chosen[level, slot] = after(index, kind, level, chosen[level, slot], n)
+            chosen[level, slot] = after(item, kind, level, chosen[level, slot], n)
     counters[LEVEL], counters[SLOT], counters[NEXT_THRESHOLD] = level, slot, next_threshold
     counters[NODES] += nodes
     return state

@@ -90,7 +90,11 @@ def test_refuses_what_could_overflow():
 
 @pytest.mark.parametrize(
     ("items", "num_ranks", "message"),
-    [([1, 2, 3], 2, "multiple of num_ranks=2"), ([1, -2], 2, "negative size -2"), ([], 1, "multiple")],
+    [
+        ([1, 2, 3], 2, "multiple of num_ranks=2"),
+        ([1, -2], 2, "negative size -2"),
+        ([], 1, "multiple"),
+    ],
 )
 def test_refuses_bad_items(items, num_ranks, message):
     with pytest.raises(ValueError, match=message):
