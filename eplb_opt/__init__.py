@@ -1,7 +1,7 @@
 """Proven optimality gaps for expert-parallel load balancing of Mixture-of-Experts models.
 
-This package exports the problem and what can be said about a placement. Solving is in ``solvers``, the
-production heuristics are in ``heuristics``, measuring is ``eplb_opt.gap``.
+This package exports the problem and what can be said about a placement. Solving is in ``solvers``,
+the production heuristics are in ``heuristics``, measuring is ``eplb_opt.gap``.
 """
 
 from eplb_opt.instance import Instance, Layer, Rule, Topology

@@ -1,4 +1,6 @@
-"""The problem: how many experts, slots, ranks and nodes there are, and how many tokens each expert gets."""
+"""The problem: how many experts, slots, ranks and nodes there are, and how many tokens each expert
+gets.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,9 +27,11 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True)
 class Topology:
-    """The machine: slots, ranks and nodes, and the expert groups that the hierarchical rule keeps together.
+    """The machine: slots, ranks and nodes, and the expert groups that the hierarchical rule keeps
+    together.
 
-    Slot ``p`` belongs to rank ``p // slots_per_rank``; rank ``r`` belongs to node ``r // ranks_per_node``.
+    Slot ``p`` belongs to rank ``p // slots_per_rank``; rank ``r`` belongs to node ``r //
+    ranks_per_node``.
 
     Attributes:
         num_physical_experts: P, slots in total (logical experts plus redundant ones).
@@ -36,7 +40,9 @@ class Topology:
         num_groups: K, equal contiguous groups of logical experts.
 
     Raises:
-        ValueError: a size is not a positive integer, P is no multiple of G, or G is no multiple of N.
+        ValueError: a size is not a positive integer, P is no multiple of G, or G is no multiple of
+            N.
+
     """
 
     num_physical_experts: int
@@ -91,10 +97,12 @@ class Layer:
 
     Attributes:
         loads: E integers; expert ``e`` receives ``loads[e] * unit`` tokens.
-        unit: 1 for integer loads; a power of 1/2 for floats, which are rationals with such denominators.
+        unit: 1 for integer loads; a power of 1/2 for floats, which are rationals with such
+            denominators.
         topology: the machine.
         rule: the resolved rule.
-        index: which layer of its instance this is.
+        index: its number in reports.
+
     """
 
     loads: tuple[int, ...]
@@ -125,7 +133,9 @@ class Layer:
         return [range(k * size, (k + 1) * size) for k in range(self.topology.num_groups)]
 
     def node_problem(self, groups: Sequence[int]) -> Layer:
-        """The global problem inside one node that takes ``groups``; experts in the order of ``groups``."""
+        """The global problem inside one node that takes ``groups``; experts in the order of
+        ``groups``.
+        """
         loads = tuple(self.loads[e] for k in groups for e in self.groups[k])
         return Layer(loads, self.unit, self.topology.node, Rule.GLOBAL, self.index)
 
@@ -135,23 +145,25 @@ class Instance:
     """Recorded or generated loads, the machine that serves them, and the rule for placements.
 
     Attributes:
-        loads: tokens per logical expert, [L, E] int64 or float64 (after construction; a trace [T, L, E] is
-            given in the same argument and summed over time).
+        loads: tokens per logical expert, [L, E] int64 or float64 (after construction; a trace [T,
+            L, E] is given in the same argument and summed over time).
         topology: the machine.
         rule: ``auto``, ``global`` or ``hierarchical``. ``auto`` is what the reference programs do:
             hierarchical if there are several nodes and K is a multiple of N, else global. After
             construction it is the resolved :class:`Rule`.
         source: where the loads came from, for messages and reports.
         trace: the [T, L, E] input if there was a time axis, else None.
+        numbers: what each row is called in reports: 0..L-1, or the layers kept by :meth:`select`.
 
     Raises:
-        ValueError: loads are not numbers, negative, NaN or infinite, of a wrong shape, or do not fit the
-            topology and rule. The message names the value and, for a bad load, its place.
+        ValueError: loads are not numbers, negative, NaN or infinite, of a wrong shape, or do not
+            fit the topology and rule. The message names the value and, for a bad load, its place.
 
     Example:
         >>> instance = Instance([[3, 1, 2]], Topology(num_physical_experts=4, num_ranks=2))
         >>> instance.num_logical_experts, str(instance.rule), instance.layer(0).loads
         (3, 'global', (3, 1, 2))
+
     """
 
     loads: Loads
@@ -159,6 +171,7 @@ class Instance:
     rule: Rule | Literal["auto", "global", "hierarchical"] = "auto"
     source: str = "array"
     trace: Loads | None = field(default=None, init=False)
+    numbers: tuple[int, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         loads = _checked_loads(self.loads)
@@ -166,6 +179,7 @@ class Instance:
             object.__setattr__(self, "trace", loads)
             loads = _sum_over_time(loads)
         object.__setattr__(self, "loads", loads)
+        object.__setattr__(self, "numbers", tuple(range(len(loads))))
         object.__setattr__(self, "rule", _resolved_rule(self.rule, self.topology, loads.shape[1]))
         if loads.shape[1] > self.topology.num_physical_experts:
             raise ValueError(
@@ -184,24 +198,38 @@ class Instance:
         return int(self.loads.shape[1])
 
     def layer(self, index: int) -> Layer:
-        """Layer ``index`` in exact arithmetic.
+        """Row ``index`` in exact arithmetic.
 
         Raises:
             IndexError: there is no such layer.
+
         """
         if not 0 <= index < self.num_layers:
             raise IndexError(f"layer {index} is out of range: the instance has {self.num_layers}")
         loads, unit = exact_integers(self.loads[index])
-        return Layer(loads, unit, self.topology, Rule(self.rule), index)
+        return Layer(loads, unit, self.topology, Rule(self.rule), self.numbers[index])
 
     def layers(self) -> list[Layer]:
         """All layers, in order."""
         return [self.layer(i) for i in range(self.num_layers)]
 
     def select(self, layers: Sequence[int]) -> Instance:
-        """The same machine and rule with these layers only, in this order."""
-        loads = self.loads[list(layers)] if self.trace is None else self.trace[:, list(layers)]
-        return Instance(loads, self.topology, self.rule, self.source)
+        """The same machine and rule with these rows only, in this order, under their old numbers.
+
+        Raises:
+            ValueError: there is no such layer.
+
+        """
+        rows = list(layers)
+        missing = [row for row in rows if not 0 <= row < self.num_layers]
+        if missing or not rows:
+            raise ValueError(
+                f"layers {missing} are not among the {self.num_layers} of the instance"
+            )
+        loads = self.loads[rows] if self.trace is None else self.trace[:, rows]
+        chosen = Instance(loads, self.topology, self.rule, self.source)
+        object.__setattr__(chosen, "numbers", tuple(self.numbers[row] for row in rows))
+        return chosen
 
 
 def exact_integers(values: Loads) -> tuple[tuple[int, ...], Fraction]:
@@ -217,11 +245,14 @@ def _checked_loads(given: ArrayLike) -> Loads:
     try:
         loads = np.asarray(given)
     except ValueError as error:
-        raise ValueError(f"loads are ragged: every layer needs the same number of experts ({error})") from None
+        raise ValueError(f"loads are ragged, layers differ in length ({error})") from None
     if loads.dtype.kind not in "iuf":
         raise ValueError(f"loads must be integers or floats, not {loads.dtype}")
     if loads.ndim not in (2, 3) or 0 in loads.shape:
-        raise ValueError(f"loads of shape {loads.shape} are neither [layers, experts] nor [steps, layers, experts]")
+        raise ValueError(
+            f"loads of shape {loads.shape} are neither [layers, experts] "
+            "nor [steps, layers, experts]"
+        )
     for name, bad in (("not finite", ~np.isfinite(loads)), ("negative", loads < 0)):
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -238,13 +269,14 @@ def _checked_loads(given: ArrayLike) -> Loads:
 def _sum_over_time(trace: Loads) -> Loads:
     if trace.dtype.kind == "i" and int(trace.max()) * trace.shape[0] >= 2**63:
         raise ValueError("the sum of the trace over time exceeds 64-bit signed integers")
-    total = trace.sum(axis=0)
+    with np.errstate(over="ignore"):
+        total = trace.sum(axis=0)
     if not np.isfinite(total).all():
         raise ValueError("the sum of the trace over time is not finite")
     return _frozen(total)
 
 
-def _frozen(array: Any) -> Any:
+def _frozen(array: Loads) -> Loads:
     array.setflags(write=False)
     return array
 
@@ -267,4 +299,3 @@ def _resolved_rule(rule: str, topology: Topology, num_experts: int) -> Rule:
                 "groups have equal size"
             )
     return Rule(rule)
-

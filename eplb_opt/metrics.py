@@ -14,7 +14,8 @@ from eplb_opt.instance import Layer
 
 
 def exact_rank_loads(layer: Layer, slots: Sequence[int]) -> list[Fraction]:
-    """Tokens on each rank, ``sum of loads[e] / c_e`` over its slots, for ``slots`` [P] of one layer.
+    """Tokens on each rank, ``sum of loads[e] / c_e`` over its slots, for ``slots`` [P] of one
+    layer.
 
     Exact: the sums are taken in multiples of ``unit / lcm(counts)``.
     """
@@ -39,8 +40,8 @@ def makespan(rank_loads: ArrayLike) -> NDArray[np.float64]:
 def balancedness(rank_loads: ArrayLike) -> NDArray[np.float64]:
     """Mean rank load over makespan, [L] from [L, G]; in (0, 1], NaN for a layer without load."""
     top = makespan(rank_loads)
-    mean = np.mean(rank_loads, axis=-1)
-    return np.divide(mean, top, out=np.full_like(top, np.nan), where=top > 0)
+    mean = np.asarray(rank_loads, dtype=np.float64).mean(axis=-1)
+    return np.asarray(np.divide(mean, top, out=np.full_like(top, np.nan), where=top > 0))
 
 
 def relative_gap(value: Fraction, lower_bound: Fraction) -> float:
@@ -48,6 +49,7 @@ def relative_gap(value: Fraction, lower_bound: Fraction) -> float:
 
     Raises:
         ValueError: the bound is not positive, as for a layer without load: it has no gap.
+
     """
     if lower_bound <= 0:
         raise ValueError(f"no gap over a lower bound of {lower_bound}")

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 class Placement:
     """Which logical expert each slot holds.
 
-    Only the shape and the range of ids are checked here, so that a placement that breaks the rules can be
-    held and shown; :func:`eplb_opt.validity.find_violations` says what is wrong with it.
+    Only the shape and the range of ids are checked here, so that a placement that breaks the rules
+    can be held and shown; :func:`eplb_opt.validity.find_violations` says what is wrong with it.
 
     Attributes:
         phy2log: [L, P] int64, the logical expert in each slot.
@@ -27,6 +27,7 @@ class Placement:
         >>> placement = Placement([[0, 1, 0, 2]], num_logical_experts=3)
         >>> placement.logcnt.tolist(), placement.log2phy.tolist()
         ([[2, 1, 1]], [[[0, 2], [1, -1], [3, -1]]])
+
     """
 
     phy2log: NDArray[np.int64]
@@ -44,7 +45,9 @@ class Placement:
 
     @cached_property
     def log2phy(self) -> NDArray[np.int64]:
-        """[L, E, X] int64, the slots of each expert in ascending order, padded with -1; X = max(logcnt)."""
+        """[L, E, X] int64, the slots of each expert in ascending order, padded with -1; X =
+        max(logcnt).
+        """
         layers, slots = self.phy2log.shape
         by_expert = np.argsort(self.phy2log, axis=1, kind="stable")
         expert = np.take_along_axis(self.phy2log, by_expert, axis=1)
@@ -58,7 +61,8 @@ class Placement:
         """Tokens on each rank under an even split: [L, G] float64 from loads [L, E]."""
         per_replica = np.asarray(loads, dtype=np.float64) / np.maximum(self.logcnt, 1)
         per_slot = np.take_along_axis(per_replica, self.phy2log, axis=1)
-        return per_slot.reshape(len(per_slot), num_ranks, -1).sum(axis=2)
+        loads_of_ranks: NDArray[np.float64] = per_slot.reshape(len(per_slot), num_ranks, -1).sum(2)
+        return loads_of_ranks
 
 
 def _checked_map(given: ArrayLike, num_experts: int) -> NDArray[np.int64]:
@@ -74,7 +78,8 @@ def _checked_map(given: ArrayLike, num_experts: int) -> NDArray[np.int64]:
     if outside.any():
         layer, slot = (int(i) for i in np.argwhere(outside)[0])
         raise ValueError(
-            f"layer {layer}, slot {slot} holds expert {phy2log[layer, slot]}, which is not in 0..{num_experts - 1}"
+            f"layer {layer}, slot {slot} holds expert {phy2log[layer, slot]}, "
+            f"which is not in 0..{num_experts - 1}"
         )
     phy2log = phy2log.astype(np.int64)
     phy2log.setflags(write=False)

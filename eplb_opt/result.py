@@ -41,6 +41,7 @@ class Result:
         runtime: seconds.
         infeasible: no solution exists (with ``spread_replicas``, for instance).
         certificate: evidence for the lower bound, None if there is none to show.
+
     """
 
     stage: str
@@ -59,7 +60,8 @@ class Result:
     def __post_init__(self) -> None:
         if self.objective is not None and self.objective < self.lower_bound:
             raise ValueError(
-                f"{self.backend} claims the lower bound {self.lower_bound} above the incumbent {self.objective}"
+                f"{self.backend} claims the lower bound {self.lower_bound}, "
+                f"which is above the incumbent {self.objective}"
             )
 
     @property
@@ -73,7 +75,7 @@ class Result:
 
     @property
     def gap(self) -> float | None:
-        """``(objective - lower_bound) / lower_bound``; None without an incumbent; 0 if both are 0."""
+        """``(objective - lower_bound) / lower_bound``, 0 if equal; None without an incumbent."""
         if self.objective is None:
             return None
         if self.objective == self.lower_bound:
@@ -85,3 +87,8 @@ def float_below(value: Fraction) -> float:
     """The largest float that is not above ``value``: how a lower bound is printed."""
     nearest = float(value)
     return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)
+
+
+def exact_text(value: Fraction) -> str:
+    """``num/den``, the exact value in a JSON document; ``num/1`` for an integer."""
+    return f"{value.numerator}/{value.denominator}"

@@ -15,9 +15,11 @@ class Violation:
     """One broken rule.
 
     Attributes:
-        kind: ``shape``, ``missing-expert``, ``group-split``, ``groups-per-node`` or ``shared-rank``.
+        kind: ``shape``, ``missing-expert``, ``group-split``, ``groups-per-node`` or
+            ``shared-rank``.
         message: one line that names layer, slot or expert, and what was expected.
         layer: None where the whole placement is concerned.
+
     """
 
     kind: str
@@ -31,16 +33,16 @@ def find_violations(
     """All broken rules of ``placement``, empty if it is valid.
 
     Checked: the shape [L, P]; at least one replica of every expert; under the hierarchical rule all
-    replicas of a group on one node and K/N groups on each node; with ``spread_replicas`` no rank that holds
-    an expert twice.
+    replicas of a group on one node and K/N groups on each node; with ``spread_replicas`` no rank
+    that holds an expert twice.
     """
     expected = (instance.num_layers, instance.topology.num_physical_experts)
     if placement.phy2log.shape != expected:
         message = f"phy2log has shape {placement.phy2log.shape}, expected {expected}"
         return [Violation("shape", message)]
     if placement.num_logical_experts != instance.num_logical_experts:
-        message = f"{placement.num_logical_experts} logical experts, expected {instance.num_logical_experts}"
-        return [Violation("shape", message)]
+        given, wanted = placement.num_logical_experts, instance.num_logical_experts
+        return [Violation("shape", f"{given} logical experts, expected {wanted}")]
     violations = _missing_experts(placement)
     if instance.rule == Rule.HIERARCHICAL:
         violations += _group_violations(placement, instance)
@@ -51,7 +53,7 @@ def find_violations(
 
 def _missing_experts(placement: Placement) -> list[Violation]:
     return [
-        Violation("missing-expert", f"layer {layer}: expert {expert} has no replica, expected at least 1", layer)
+        Violation("missing-expert", f"layer {layer}: expert {expert} has no replica", layer)
         for layer, expert in np.argwhere(placement.logcnt == 0).tolist()
     ]
 
@@ -66,8 +68,8 @@ def _group_violations(placement: Placement, instance: Instance) -> list[Violatio
     split = [
         Violation(
             "group-split",
-            f"layer {layer}: group {k} has replicas on nodes {np.flatnonzero(on_node[layer, k]).tolist()}, "
-            "expected one node",
+            f"layer {layer}: group {k} has replicas on nodes "
+            f"{np.flatnonzero(on_node[layer, k]).tolist()}, expected one node",
             layer,
         )
         for layer, k in np.argwhere(on_node.sum(axis=2) > 1).tolist()
@@ -76,7 +78,8 @@ def _group_violations(placement: Placement, instance: Instance) -> list[Violatio
     uneven = [
         Violation(
             "groups-per-node",
-            f"layer {layer}: node {n} holds {per_node[layer, n]} groups, expected {topology.groups_per_node}",
+            f"layer {layer}: node {n} holds {per_node[layer, n]} groups, "
+            f"expected {topology.groups_per_node}",
             layer,
         )
         for layer, n in np.argwhere(per_node != topology.groups_per_node).tolist()
@@ -91,7 +94,7 @@ def _shared_ranks(placement: Placement, instance: Instance) -> list[Violation]:
     return [
         Violation(
             "shared-rank",
-            f"layer {layer}: rank {rank} holds expert {ordered[layer, rank, i]} more than once, expected once",
+            f"layer {layer}: rank {rank} holds expert {ordered[layer, rank, i]} more than once",
             layer,
         )
         for layer, rank, i in twice.tolist()

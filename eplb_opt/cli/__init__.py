@@ -1,0 +1,56 @@
+"""The command line: one module per command, imported when that command runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from eplb_opt.cli.errors import InputError
+
+COMMANDS = ("demo", "gap", "solve", "bound", "policies", "generate", "convert", "bench")
+
+
+class _LazyGroup(click.Group):
+    """Each command is ``eplb_opt.cli.NAME:command``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"eplb_opt.cli.{name}").command
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="eplb-opt")
+def cli() -> None:
+    """Proven optimality gaps for expert-parallel load balancing (EPLB).
+
+    Start with 'eplb-opt demo', then 'eplb-opt gap LOADS --redundant 32 --gpus 32'.
+    """
+
+
+def main() -> None:
+    """Run the command line; exit code 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        code = _bad_input(error.format_message())
+    except (InputError, OSError) as error:
+        code = _bad_input(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    sys.exit(code)
+
+
+def _bad_input(message: str) -> int:
+    one_line = " ".join(message.split())
+    click.echo(f"eplb-opt: error: {one_line}", err=True)
+    return 2

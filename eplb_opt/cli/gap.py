@@ -1,0 +1,130 @@
+"""``eplb-opt gap``: the proven optimality gap of policies on one instance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eplb_opt.cli.options import (
+    instance_options,
+    json_option,
+    placements_option,
+    search_options,
+)
+from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
+
+if TYPE_CHECKING:
+    from eplb_opt.gap import GapReport, PolicyGap
+    from eplb_opt.instance import Instance
+
+
+@click.command()
+@instance_options
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    default=("deepseek",),
+    show_default=True,
+    metavar="NAME|FILE.py[:FUNCTION]",
+    help="Policy to measure; may be given several times.",
+)
+@search_options
+@click.option("--fail-above", type=float, help="Exit 1 if a layer's gap exceeds this ratio.")
+@placements_option
+@json_option
+def command(
+    instance: Instance,
+    policies: tuple[str, ...],
+    time_limit: float | None,
+    seed: int,
+    workers: int,
+    fail_above: float | None,
+    placements: str | None,
+    json_target: str | None,
+) -> int:
+    """How far the placements of policies are from the best possible.
+
+    LOADS is a file of recorded loads (json, npy, npz, csv, pt, TensorRT-LLM directory). For each
+    layer a lower bound is proven; small instances are solved to optimality.
+    """
+    from eplb_opt.gap import measure_gap
+
+    with progress_bar() as progress:
+        report = measure_gap(
+            instance,
+            policies,
+            time_limit=time_limit,
+            seed=seed,
+            workers=workers,
+            progress=progress,
+        )
+    if placements is not None:
+        _write_placements(placements, report)
+    if json_target is not None:
+        write_json(json_target, report.to_json())
+    if json_target != "-":
+        show(describe(instance), reference_line(report), policy_table(report))
+    if report.interrupted:
+        return 130
+    return 1 if fail_above is not None and _fails(report, fail_above) else 0
+
+
+def reference_line(report: GapReport) -> str:
+    """One line that says what the gaps are measured against."""
+    statuses = Counter(reference.status for reference in report.reference)
+    words = {
+        "optimal": "proven optimal",
+        "feasible": "bounded after a search",
+        "bound": "bounded",
+        "no-load": "without load (left out)",
+    }
+    parts = [f"{statuses[s]} {word}" for s, word in words.items() if statuses[s]]
+    missing = report.instance.num_layers - len(report.reference)
+    parts += [f"{missing} not reached"] if missing else []
+    loaded = [r for r in report.reference if r.status != "no-load"]
+    if not loaded:
+        return f"reference: {', '.join(parts)}"
+    above = sum(float(r.lower_bound / r.mean_load) - 1 for r in loaded) / len(loaded)
+    return (
+        f"reference: layers {', '.join(parts)}; "
+        f"the lower bound is {percent(above)} above the mean rank load on average"
+    )
+
+
+def policy_table(report: GapReport) -> Any:
+    """Gap by policy, over layers with load."""
+    columns = ("mean gap to bound", "max gap", "in layer", "balance", "optimal", "seconds")
+    result = table("policy", *columns)
+    for policy in report.policies:
+        if policy.status == "ok":
+            result.add_row(policy.policy, *_figures(policy))
+        else:
+            result.add_row(f"{policy.policy}\n  {policy.status}: {policy.message}")
+    return result
+
+
+def _figures(policy: PolicyGap) -> list[str]:
+    worst = max(policy.layers, key=lambda layer: layer.gap, default=None)
+    balancedness = policy.balancedness_mean
+    return [
+        percent(policy.gap_mean),
+        percent(policy.gap_max),
+        "-" if worst is None else str(worst.layer),
+        "-" if balancedness is None else f"{balancedness:.4f}",
+        f"{policy.num_optimal}/{len(policy.layers)}",
+        "-" if policy.runtime is None else f"{policy.runtime:.3f}",
+    ]
+
+
+def _fails(report: GapReport, limit: float) -> bool:
+    return any(policy.status != "ok" or (policy.gap_max or 0) > limit for policy in report.policies)
+
+
+def _write_placements(target: str, report: GapReport) -> None:
+    from eplb_opt.io import write_placements
+
+    found = {p.policy: p.placement for p in report.policies if p.placement is not None}
+    write_placements(target, found)

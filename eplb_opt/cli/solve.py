@@ -1,0 +1,142 @@
+"""``eplb-opt solve``: the exact optimum of one stage or of the whole problem."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.options import (
+    instance_options,
+    json_option,
+    placements_option,
+    search_options,
+)
+from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
+
+if TYPE_CHECKING:
+    from eplb_opt.instance import Instance
+    from eplb_opt.result import Result
+
+
+@click.command()
+@instance_options
+@click.option(
+    "--stage",
+    type=click.Choice(["joint", "packing", "counts", "groups"]),
+    default="joint",
+    show_default=True,
+    help="joint: everything that the rule allows; the others: one stage, earlier ones optimal.",
+)
+@click.option("--backend", default="auto", show_default=True, help="Solver, for instance cp-sat.")
+@search_options
+@placements_option
+@json_option
+def command(
+    instance: Instance,
+    stage: str,
+    backend: str,
+    time_limit: float | None,
+    seed: int,
+    workers: int,
+    placements: str | None,
+    json_target: str | None,
+) -> int:
+    """Solve every layer exactly, or as far as --time-limit (default 60 s a layer) allows."""
+    from solvers import solve
+
+    limit = 60.0 if time_limit is None else time_limit
+    results: list[Result] = []
+    with progress_bar() as progress, bad_input():
+        for layer in instance.layers():
+            progress(f"layer {layer.index}", len(results), instance.num_layers)
+            try:
+                results.append(
+                    solve(
+                        layer,
+                        stage=stage,
+                        backend=backend,
+                        time_limit=limit,
+                        seed=seed,
+                        workers=workers,
+                    )
+                )
+            except KeyboardInterrupt:
+                break
+            if results[-1].limit == "interrupt":
+                break
+    if placements is not None:
+        _write_placements(placements, instance, results)
+    if json_target is not None:
+        write_json(json_target, document(instance, results))
+    if json_target != "-":
+        heading = f"tokens on the fullest rank, stage {stage}"
+        show(describe(instance), heading, _result_table(instance, results))
+    complete = len(results) == instance.num_layers and results[-1].limit != "interrupt"
+    return 0 if complete else 130
+
+
+def document(instance: Instance, results: list[Result]) -> dict[str, Any]:
+    """``eplb-opt/solve/1``."""
+    from eplb_opt.gap import describe_instance
+
+    return {
+        "schema": "eplb-opt/solve/1",
+        "instance": describe_instance(instance),
+        "layers": [_layer_json(*pair) for pair in zip(instance.numbers, results, strict=False)],
+    }
+
+
+def _layer_json(layer: int, result: Result) -> dict[str, Any]:
+    from eplb_opt.result import exact_text, float_below
+
+    value = result.objective
+    return {
+        "layer": layer,
+        "stage": result.stage,
+        "status": str(result.status),
+        "objective": None if value is None else float(value),
+        "objective_exact": None if value is None else exact_text(value),
+        "lower_bound": float_below(result.lower_bound),
+        "lower_bound_exact": exact_text(result.lower_bound),
+        "bound_source": result.bound_source,
+        "gap": result.gap,
+        "phy2log": None if result.placement is None else list(result.placement),
+        "counts": None if result.counts is None else list(result.counts),
+        "node_of_group": None if result.node_of_group is None else list(result.node_of_group),
+        "backend": result.backend,
+        "limit": result.limit,
+        "runtime_s": result.runtime,
+    }
+
+
+def _result_table(instance: Instance, results: list[Result]) -> Any:
+    columns = ("status", "objective", "lower bound", "gap", "proved by", "limit", "seconds")
+    result_table = table("layer", *columns)
+    for layer, result in zip(instance.numbers, results, strict=False):
+        objective = "-" if result.objective is None else f"{float(result.objective):.3f}"
+        result_table.add_row(
+            str(layer),
+            str(result.status),
+            objective,
+            f"{float(result.lower_bound):.3f}",
+            percent(result.gap),
+            result.bound_source,
+            result.limit or "-",
+            f"{result.runtime:.2f}",
+        )
+    return result_table
+
+
+def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:
+    import numpy as np
+
+    from eplb_opt.io import write_placements
+    from eplb_opt.placement import Placement
+
+    rows = [result.placement for result in results]
+    if len(rows) < instance.num_layers or None in rows:
+        raise InputError(f"--placements {target}: not every layer has a placement, see --stage")
+    found = Placement(np.array(rows), instance.num_logical_experts)
+    write_placements(target, {"exact": found})

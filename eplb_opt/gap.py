@@ -1,0 +1,307 @@
+"""The main job: how far the placements of policies are from the best possible, with proof."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from statistics import fmean
+from typing import Any
+
+from eplb_opt.bounds import lower_bound, mean_load
+from eplb_opt.instance import Instance, Layer
+from eplb_opt.metrics import exact_makespan, relative_gap
+from eplb_opt.placement import Placement
+from eplb_opt.registry import InvalidPlacementError, PolicyError, load_policy
+from eplb_opt.result import float_below
+
+SMALL_SLOTS = 24
+"""Layers of at most this many slots are solved to optimality unless a time limit is given."""
+SMALL_TIME_LIMIT = 10.0
+"""Seconds for each such layer."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many steps are done and how many there are."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known about the optimum of one layer.
+
+    Attributes:
+        layer: index.
+        status: ``optimal`` (the bound is attained), ``feasible`` (an exact search ended with an
+            incumbent above the bound), ``bound`` (no search was made), or ``no-load``.
+        lower_bound: proven, in tokens, exact.
+        incumbent: makespan of the best placement known, a policy's or the search's, exact; None if
+            there is none and for ``no-load``.
+        mean_load: mean rank load, exact.
+        bound_source: the argument that proves the bound.
+        runtime: seconds.
+
+    """
+
+    layer: int
+    status: str
+    lower_bound: Fraction
+    incumbent: Fraction | None
+    mean_load: Fraction
+    bound_source: str
+    runtime: float
+
+
+@dataclass(frozen=True)
+class LayerGap:
+    """A policy on one layer with load: ``gap = (makespan - lower_bound) / lower_bound``.
+
+    ``optimal`` is True if the makespan equals the bound, False if a better placement is known or
+    the optimum is, None if nobody knows.
+    """
+
+    layer: int
+    makespan: Fraction
+    gap: float
+    balancedness: float
+    optimal: bool | None
+
+
+@dataclass(frozen=True)
+class PolicyGap:
+    """A policy on all layers that have load; without them unless ``status`` is ``ok``.
+
+    ``status`` is ``ok``, ``invalid`` (no valid placement) or ``error``; ``message`` says why.
+    """
+
+    policy: str
+    status: str
+    message: str = ""
+    runtime: float | None = None
+    layers: tuple[LayerGap, ...] = ()
+    placement: Placement | None = field(default=None, repr=False)
+
+    @property
+    def gap_mean(self) -> float | None:
+        """Mean over layers with load; None if there are none."""
+        return fmean(layer.gap for layer in self.layers) if self.layers else None
+
+    @property
+    def gap_max(self) -> float | None:
+        """Largest gap of a layer; None if there are none."""
+        return max((layer.gap for layer in self.layers), default=None)
+
+    @property
+    def balancedness_mean(self) -> float | None:
+        """Mean over layers of mean rank load over makespan; None if there are none."""
+        return fmean(layer.balancedness for layer in self.layers) if self.layers else None
+
+    @property
+    def num_optimal(self) -> int:
+        """Layers where the placement is proven optimal."""
+        return sum(layer.optimal is True for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class GapReport:
+    """Reference and policies for one instance; ``interrupted`` if Ctrl-C ended it early."""
+
+    instance: Instance
+    reference: tuple[Reference, ...]
+    policies: tuple[PolicyGap, ...]
+    interrupted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The document ``eplb-opt/gap/1``: plain numbers, strings, lists; None where unknown."""
+        return {
+            "schema": "eplb-opt/gap/1",
+            "instance": describe_instance(self.instance),
+            "reference": [_reference_json(reference) for reference in self.reference],
+            "policies": [_policy_json(policy) for policy in self.policies],
+        }
+
+
+def measure_gap(
+    instance: Instance,
+    policies: Sequence[str] = ("deepseek",),
+    *,
+    time_limit: float | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> GapReport:
+    """Place ``instance`` with every policy and compare with proven lower bounds.
+
+    Args:
+        instance: loads, machine and rule.
+        policies: names or ``FILE.py[:FUNCTION]``, see :func:`eplb_opt.registry.load_policy`.
+        time_limit: seconds of exact search for each layer where the closed-form bound and the best
+            policy do not meet. None: small layers (up to 24 slots) get 10 s, others no search.
+        seed: of the exact search.
+        workers: threads of the exact search.
+        progress: called as the work goes on.
+
+    Returns:
+        A report with one reference a layer and one entry a policy, in the order given. A policy
+        that fails has a status and a message; the others are measured all the same.
+
+    Example:
+        >>> from eplb_opt import Topology
+        >>> loads = [[600, 560, 120, 120, 20, 10, 10, 10]]
+        >>> instance = Instance(loads, Topology(num_physical_experts=16, num_ranks=8))
+        >>> report = measure_gap(instance, ["deepseek"])
+        >>> str(report.reference[0].lower_bound), str(report.policies[0].layers[0].makespan)
+        ('590/3', '232')
+
+    """
+    layers = instance.layers()
+    interrupted = False
+    measured: list[_Measured] = []
+    for name in policies:
+        progress(name, len(measured), len(policies))
+        try:
+            measured.append(_run_policy(name, instance, layers))
+        except KeyboardInterrupt:
+            interrupted = True
+            measured.append(_Measured(PolicyGap(name, "error", "interrupted")))
+    if time_limit is None:
+        small = instance.topology.num_physical_experts <= SMALL_SLOTS
+        time_limit = SMALL_TIME_LIMIT if small else 0.0
+    references: list[Reference] = []
+    try:
+        for i, layer in enumerate(layers):
+            progress("reference", i, len(layers))
+            known = [policy.makespans[i] for policy in measured if policy.makespans]
+            limit = 0.0 if interrupted else time_limit
+            reference, stopped = _refer(layer, known, limit, seed, workers)
+            interrupted = interrupted or stopped
+            references.append(reference)
+        progress("reference", len(layers), len(layers))
+    except KeyboardInterrupt:  # between two searches: the layers done so far are the report
+        interrupted = True
+    gaps = tuple(_policy_gap(policy, references) for policy in measured)
+    return GapReport(instance, tuple(references), gaps, interrupted)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A policy's outcome before the reference is known; no makespans if it failed."""
+
+    outcome: PolicyGap
+    makespans: tuple[Fraction, ...] = ()
+
+
+def _run_policy(name: str, instance: Instance, layers: Sequence[Layer]) -> _Measured:
+    try:
+        run = load_policy(name).run(instance)
+    except InvalidPlacementError as error:
+        return _Measured(PolicyGap(name, "invalid", str(error)))
+    except PolicyError as error:
+        return _Measured(PolicyGap(name, "error", str(error)))
+    rows = run.placement.phy2log.tolist()
+    makespans = tuple(exact_makespan(*pair) for pair in zip(layers, rows, strict=True))
+    outcome = PolicyGap(name, "ok", runtime=run.runtime, placement=run.placement)
+    return _Measured(outcome, makespans)
+
+
+def _refer(
+    layer: Layer, known: Sequence[Fraction], time_limit: float, seed: int, workers: int
+) -> tuple[Reference, bool]:
+    """The reference for one layer, and whether Ctrl-C ended the search for it."""
+    start = time.perf_counter()
+    mean = mean_load(layer)
+    if not layer.has_load:
+        return Reference(layer.index, "no-load", mean, None, mean, "no-load", 0.0), False
+    bound = lower_bound(layer)
+    best, value, source, limit = min(known, default=None), bound.value, bound.source, None
+    searched = best != value and time_limit > 0
+    if searched:
+        from solvers import solve
+
+        result = solve(layer, time_limit=time_limit, seed=seed, workers=workers)
+        value, source, limit = result.lower_bound, result.bound_source, result.limit
+        best = min((v for v in (best, result.objective) if v is not None), default=None)
+    status = "optimal" if best == value else "feasible" if searched else "bound"
+    runtime = time.perf_counter() - start
+    reference = Reference(layer.index, status, value, best, mean, source, runtime)
+    return reference, limit == "interrupt"
+
+
+def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyGap:
+    outcome = measured.outcome
+    layers = tuple(
+        _layer_gap(makespan, reference)
+        for makespan, reference in zip(measured.makespans, references, strict=False)
+        if reference.status != "no-load"
+    )
+    return PolicyGap(
+        outcome.policy,
+        outcome.status,
+        outcome.message,
+        outcome.runtime,
+        layers,
+        outcome.placement,
+    )
+
+
+def _layer_gap(makespan: Fraction, reference: Reference) -> LayerGap:
+    optimal: bool | None = None
+    if makespan == reference.lower_bound:
+        optimal = True
+    elif reference.incumbent is not None and reference.incumbent < makespan:
+        optimal = False
+    return LayerGap(
+        reference.layer,
+        makespan,
+        relative_gap(makespan, reference.lower_bound),
+        float(reference.mean_load / makespan),
+        optimal,
+    )
+
+
+def describe_instance(instance: Instance) -> dict[str, Any]:
+    """The ``instance`` object of every JSON document."""
+    topology = instance.topology
+    return {
+        "source": instance.source,
+        "num_layers": instance.num_layers,
+        "num_logical_experts": instance.num_logical_experts,
+        "num_physical_experts": topology.num_physical_experts,
+        "num_ranks": topology.num_ranks,
+        "num_nodes": topology.num_nodes,
+        "num_groups": topology.num_groups,
+        "rule": str(instance.rule),
+    }
+
+
+def _reference_json(reference: Reference) -> dict[str, Any]:
+    return {
+        "layer": reference.layer,
+        "status": reference.status,
+        "lower_bound": float_below(reference.lower_bound),
+        "incumbent": None if reference.incumbent is None else float(reference.incumbent),
+        "mean_load": float(reference.mean_load),
+        "bound_source": reference.bound_source,
+        "runtime_s": reference.runtime,
+    }
+
+
+def _policy_json(policy: PolicyGap) -> dict[str, Any]:
+    return {
+        "policy": policy.policy,
+        "status": policy.status,
+        "message": policy.message,
+        "runtime_s": policy.runtime,
+        "layers": [
+            {
+                "layer": layer.layer,
+                "makespan": float(layer.makespan),
+                "gap": layer.gap,
+                "optimal": layer.optimal,
+            }
+            for layer in policy.layers
+        ],
+        "gap_mean": policy.gap_mean,
+        "gap_max": policy.gap_max,
+        "balancedness_mean": policy.balancedness_mean,
+        "num_optimal": policy.num_optimal,
+    }

@@ -1,0 +1,196 @@
+"""Policies by name: the built-in ones, and a user's own program."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from eplb_opt.instance import Instance, Rule
+from eplb_opt.placement import Placement
+from eplb_opt.validity import find_violations
+
+BUILT_IN = {"deepseek": "heuristics.policies:deepseek"}
+"""Policy name -> ``module:function``, imported when first used."""
+
+DEFAULT_FUNCTION = "rebalance_experts"
+
+
+class PolicyError(Exception):
+    """A policy could not be loaded or run; the message is one line."""
+
+
+class InvalidPlacementError(PolicyError):
+    """A policy ran, but what it returned is no valid placement; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A placement and the seconds that the policy took for all layers."""
+
+    placement: Placement
+    runtime: float
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A named way to make a placement.
+
+    Attributes:
+        name: as the user gave it.
+        function: ``(weight, num_replicas, num_groups, num_nodes, num_gpus)``, in DeepSeek EPLB's
+            meaning; a sixth argument without default, vLLM's old placement, is given as None.
+
+    """
+
+    name: str
+    function: Callable[..., Any]
+
+    def run(self, instance: Instance) -> Run:
+        """Place all layers of ``instance`` and check the answer.
+
+        The policy gets the loads [L, E] as a float32 tensor of its own on the CPU, as serving
+        engines give them. Under the global rule it gets one group and one node. What it prints
+        goes to stderr.
+
+        Raises:
+            InvalidPlacementError: the answer is no placement, or breaks a rule of the instance.
+            PolicyError: the policy raised an exception.
+
+        """
+        import torch
+
+        topology = instance.topology
+        hierarchical = instance.rule == Rule.HIERARCHICAL
+        arguments: list[Any] = [
+            torch.tensor(instance.loads, dtype=torch.float32),
+            topology.num_physical_experts,
+            topology.num_groups if hierarchical else 1,
+            topology.num_nodes if hierarchical else 1,
+            topology.num_ranks,
+        ]
+        if _required_arguments(self.function) > len(arguments):
+            arguments.append(None)
+        start = time.perf_counter()
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                answer = self.function(*arguments)
+        except (Exception, SystemExit) as error:
+            raise PolicyError(_one_line(error)) from error
+        runtime = time.perf_counter() - start
+        return Run(_checked_placement(answer, instance), runtime)
+
+
+def load_policy(name: str) -> Policy:
+    """A built-in policy, or ``path/to/file.py[:function]`` (default ``rebalance_experts``).
+
+    The function may be an attribute of a class (``file.py:Class.function``).
+
+    Raises:
+        PolicyError: there is no such policy, file or function, or importing it failed.
+
+    """
+    if name in BUILT_IN:
+        module, _, function = BUILT_IN[name].partition(":")
+        return Policy(name, getattr(importlib.import_module(module), function))
+    path, _, function = name.partition(":")
+    if not path.endswith(".py"):
+        known = ", ".join(BUILT_IN)
+        raise PolicyError(f"unknown policy {name!r}: give one of {known}, or FILE.py[:FUNCTION]")
+    target: Any = _imported(Path(path))
+    for part in (function or DEFAULT_FUNCTION).split("."):
+        if not hasattr(target, part):
+            raise PolicyError(f"{path} has no {function or DEFAULT_FUNCTION!r}")
+        target = getattr(target, part)
+    if not callable(target):
+        raise PolicyError(f"{function or DEFAULT_FUNCTION!r} of {path} is not a function")
+    return Policy(name, target)
+
+
+def _imported(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise PolicyError(f"no such file: {path}")
+    # Every file is a module of its own, whatever its name; dataclasses need it in sys.modules.
+    name = f"eplb_opt_policy_{abs(hash(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PolicyError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PolicyError(f"importing {path} failed: {_one_line(error)}") from error
+    return module
+
+
+def _required_arguments(function: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins have no signature
+        return 0
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)
+
+
+def _checked_placement(answer: Any, instance: Instance) -> Placement:
+    """The placement in ``phy2log`` or ``(phy2log, log2phy, logcnt)``, if all of it is right."""
+    maps = answer if isinstance(answer, tuple) else (answer,)
+    if not maps:
+        raise InvalidPlacementError("the policy returned nothing")
+    try:
+        placement = Placement(_array(maps[0], "phy2log"), instance.num_logical_experts)
+    except ValueError as error:
+        raise InvalidPlacementError(str(error)) from None
+    violations = find_violations(placement, instance)
+    if violations:
+        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        raise InvalidPlacementError(violations[0].message + more)
+    if len(maps) == 3:
+        _check_maps(placement, _array(maps[1], "log2phy"), _array(maps[2], "logcnt"))
+    return placement
+
+
+def _check_maps(placement: Placement, log2phy: Any, logcnt: Any) -> None:
+    """An engine routes by the other two maps, so they must say the same as phy2log."""
+    if logcnt.shape != placement.logcnt.shape or (logcnt != placement.logcnt).any():
+        raise InvalidPlacementError("logcnt is not the number of replicas in phy2log")
+    expected = placement.log2phy
+    if log2phy.ndim != 3 or log2phy.shape[:2] != expected.shape[:2]:
+        raise InvalidPlacementError(f"log2phy has shape {log2phy.shape}, expected [L, E, X]")
+    width = max(log2phy.shape[2], expected.shape[2])
+    given, wanted = (
+        np.sort(np.pad(m, ((0, 0), (0, 0), (0, width - m.shape[2])), constant_values=-1), axis=2)
+        for m in (log2phy, expected)
+    )
+    if (given != wanted).any():
+        layer, expert = (int(i) for i in np.argwhere((given != wanted).any(axis=2))[0])
+        raise InvalidPlacementError(
+            f"layer {layer}: log2phy of expert {expert} is not the slots that hold it in phy2log"
+        )
+
+
+def _array(value: Any, name: str) -> Any:
+    """A numpy array from a tensor on any device, or from anything that looks like an array."""
+    try:
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except Exception as error:
+        kind = type(value).__name__
+        raise InvalidPlacementError(f"{name} is a {kind}: {_one_line(error)}") from None
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,127 @@
+"""The pipeline of expert-parallel load balancing, written once: groups to nodes, counts, packing.
+
+With one node and one group it is the global rule. The stages are passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heuristics.replication import count_replicas
+
+Maps = tuple[Tensor, Tensor, Tensor]
+"""``phy2log [L, P]``, ``log2phy [L, E, X]`` padded with -1, ``logcnt [L, E]``; all int64."""
+
+GroupPacking = Callable[[Tensor, int], Tensor]
+"""(group loads [L, K], number of nodes) -> the group in each place [L, K], K/N places a node."""
+
+Placing = Callable[[Tensor, int, int], Tensor]
+"""(loads [B, E], number of slots P, number of ranks G) -> the expert in each slot [B, P]."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the machine, checked; nodes and groups are 1 under the global rule.
+
+    Raises:
+        ValueError: a size is not positive, or one that must divide another does not.
+
+    """
+
+    num_slots: int
+    num_groups: int
+    num_nodes: int
+    num_ranks: int
+
+    @staticmethod
+    def resolve(
+        weight: Tensor, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int
+    ) -> Shape:
+        """Check the arguments of ``rebalance_experts``; hierarchical if ``num_groups % num_nodes
+        == 0``.
+        """
+        sizes = {
+            "num_replicas": num_replicas,
+            "num_groups": num_groups,
+            "num_nodes": num_nodes,
+            "num_gpus": num_gpus,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name}={size} must be positive")
+        _check_weight(weight)
+        experts = weight.shape[1]
+        if num_replicas < experts:
+            raise ValueError(
+                f"num_replicas={num_replicas} is less than {experts} experts: all need a slot"
+            )
+        _check_multiple("num_replicas", num_replicas, "num_gpus", num_gpus)
+        if num_groups % num_nodes:
+            return Shape(num_replicas, 1, 1, num_gpus)
+        _check_multiple("num_gpus", num_gpus, "num_nodes", num_nodes)
+        _check_multiple("the number of experts", experts, "num_groups", num_groups)
+        return Shape(num_replicas, num_groups, num_nodes, num_gpus)
+
+
+def _check_weight(weight: Tensor) -> None:
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise ValueError(f"weight of shape {tuple(weight.shape)} is not [layers, experts]")
+    if weight.is_complex() or weight.dtype == torch.bool:
+        raise ValueError(f"weight must hold real numbers, not {weight.dtype}")
+    # Elsewhere this test would make the host wait for the device; loads there are the caller's
+    # word.
+    if weight.device.type == "cpu" and not bool((torch.isfinite(weight) & (weight >= 0)).all()):
+        raise ValueError(
+            "weight holds a load that is negative, NaN or infinite: clean the recording"
+        )
+
+
+def _check_multiple(name: str, value: int, by_name: str, by: int) -> None:
+    if value % by:
+        raise ValueError(f"{name}={value} is not a multiple of {by_name}={by}")
+
+
+def place_hierarchically(
+    loads: Tensor, shape: Shape, pack_groups: GroupPacking, place: Placing
+) -> Maps:
+    """Pack groups to nodes, then place the experts of every node on its ranks, all nodes as one
+    batch.
+
+    Args:
+        loads: [L, E] floating point.
+        shape: the machine.
+        pack_groups: stage 1, from the groups' total loads.
+        place: stages 2 and 3, from the loads of each node's experts.
+
+    Returns:
+        The three maps, on the device of ``loads``.
+
+    """
+    layers, experts = loads.shape
+    nodes, size = shape.num_nodes, experts // shape.num_groups
+    group_in_place = pack_groups(loads.view(layers, shape.num_groups, size).sum(2), nodes)
+    within = torch.arange(size, device=loads.device)
+    expert_in_place = (group_in_place[:, :, None] * size + within).view(layers * nodes, -1)
+    node_loads = loads.gather(1, expert_in_place.view(layers, -1)).view(layers * nodes, -1)
+    local = place(node_loads, shape.num_slots // nodes, shape.num_ranks // nodes)
+    phy2log = expert_in_place.gather(1, local).view(layers, shape.num_slots)
+    return (phy2log, *inverse_maps(phy2log, experts))
+
+
+def inverse_maps(phy2log: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """``log2phy [L, E, P - E + 1]``, slots in ascending order, padded with -1, and ``logcnt [L,
+    E]``.
+    """
+    layers, num_slots = phy2log.shape
+    width = num_slots - num_experts + 1
+    logcnt = count_replicas(phy2log, num_experts)
+    expert, slot = torch.sort(phy2log, dim=1, stable=True)
+    first = logcnt.cumsum(1) - logcnt
+    replica_index = torch.arange(num_slots, device=phy2log.device) - first.gather(1, expert)
+    log2phy = phy2log.new_full((layers, num_experts * width), -1)
+    log2phy.scatter_(1, expert * width + replica_index, slot)
+    return log2phy.view(layers, num_experts, width), logcnt

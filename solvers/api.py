@@ -1,0 +1,135 @@
+"""The one entry point of the exact side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from eplb_opt.instance import Layer, Rule
+from eplb_opt.result import Result
+from solvers import hierarchical
+from solvers.counts import solve_counts
+from solvers.groups import solve_groups
+from solvers.options import Options
+
+BACKENDS: dict[str, dict[str, str]] = {
+    "groups": {"enumeration": "solvers.groups:solve_groups"},
+    "counts": {"greedy": "solvers.counts:solve_counts"},
+    "packing": {
+        "cp-sat": "solvers.packing.cp_sat:solve_packing",
+        "brute-force": "solvers.brute_force:solve_packing",
+    },
+    "joint": {
+        "cp-sat": "solvers.joint.cp_sat:solve_joint",
+        "brute-force": "solvers.brute_force:solve_joint",
+    },
+}
+"""The backends of each stage, imported when first used; ``auto`` is the first one. A packing
+backend takes ``(layer, counts, options)``, a joint one ``(layer, options, initial)``, both for a
+layer under the global rule."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What earlier stages decided.
+
+    Attributes:
+        node_of_group: [K], None to take the optimum of the stage ``groups`` (hierarchical rule
+            only).
+        counts: [E], None to take the optimum of the stage ``counts``.
+
+    """
+
+    node_of_group: Sequence[int] | None = None
+    counts: Sequence[int] | None = None
+
+
+def solve(
+    problem: Layer,
+    *,
+    stage: str = "joint",
+    backend: str = "auto",
+    time_limit: float | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    initial: Sequence[int] | None = None,
+    given: Stages | None = None,
+) -> Result:
+    """Solve one stage of one layer exactly, or as far as the time limit allows.
+
+    Args:
+        problem: ``instance.layer(i)``.
+        stage: ``groups`` (largest node load, hierarchical rule only), ``counts`` (heaviest
+            replica), ``packing`` (makespan with the counts given), or ``joint`` (makespan over
+            everything that the rule allows).
+        backend: one of ``BACKENDS[stage]``, or ``auto``.
+        time_limit: seconds, None for none. Reaching it is a result, not an exception.
+        seed: for backends with randomness.
+        workers: threads; 1 is repeatable.
+        initial: slots [P] of a placement to start the joint search from (global rule).
+        given: decisions of earlier stages for ``counts`` and ``packing``; what is None is solved
+            first, to optimality.
+
+    Returns:
+        A result whose lower bound is valid and whose objective is recomputed from the placement,
+        both exact.
+
+    Raises:
+        ValueError: unknown stage or backend, or a stage that the rule does not have.
+
+    Example:
+        >>> from eplb_opt import Instance, Topology
+        >>> loads = [[600, 560, 120, 120, 20, 10, 10, 10]]
+        >>> layer = Instance(loads, Topology(num_physical_experts=16, num_ranks=8)).layer(0)
+        >>> result = solve(layer, stage="joint")
+        >>> str(result.status), str(result.objective)
+        ('optimal', '590/3')
+
+    """
+    solver = _backend(stage, backend)
+    options = Options(time_limit, seed, workers)
+    given = given or Stages()
+    if stage == "joint":
+        return _solve_joint(problem, solver, options, initial)
+    if problem.rule == Rule.GLOBAL:
+        return _solve_global_stage(problem, stage, solver, options, given)
+    if stage == "groups":
+        return solve_groups(problem)
+    nodes = given.node_of_group or solve_groups(problem).node_of_group or ()
+    counts = given.counts or hierarchical.solve_counts(problem, nodes).counts or ()
+    if stage == "counts":
+        return hierarchical.solve_counts(problem, nodes)
+    return hierarchical.solve_packing(problem, counts, nodes, solver, options)
+
+
+def _solve_joint(
+    problem: Layer, solver: Callable[..., Result], options: Options, initial: Sequence[int] | None
+) -> Result:
+    if problem.rule == Rule.HIERARCHICAL:
+        return hierarchical.solve_joint(problem, solver, options)
+    return solver(problem, options, None if initial is None else tuple(initial))
+
+
+def _solve_global_stage(
+    problem: Layer, stage: str, solver: Callable[..., Result], options: Options, given: Stages
+) -> Result:
+    if stage == "groups":
+        raise ValueError("stage='groups' needs rule='hierarchical': the global rule has no groups")
+    if stage == "counts":
+        return solve_counts(problem)
+    return solver(problem, given.counts or solve_counts(problem).counts, options)
+
+
+def _backend(stage: str, name: str) -> Callable[..., Any]:
+    if stage not in BACKENDS:
+        raise ValueError(f"stage={stage!r} is not one of {', '.join(BACKENDS)}")
+    table = BACKENDS[stage]
+    if name != "auto" and name not in table:
+        raise ValueError(
+            f"backend={name!r} is not one of auto, {', '.join(table)} (for stage={stage!r})"
+        )
+    module, function = table[next(iter(table)) if name == "auto" else name].split(":")
+    solver: Callable[..., Any] = getattr(import_module(module), function)
+    return solver

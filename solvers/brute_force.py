@@ -1,0 +1,93 @@
+"""Every placement of a tiny layer, looked at one by one: the oracle of the tests.
+
+It shares no formula with the bounds and solvers it checks: replica counts by composition, ranks by
+enumeration, groups by permutation, values by :func:`eplb_opt.metrics.exact_makespan` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, permutations, product
+
+from eplb_opt.instance import Layer, Rule
+from eplb_opt.metrics import exact_makespan
+from eplb_opt.result import Result
+
+LARGEST = 12
+"""Slots beyond which there are too many placements."""
+
+
+def solve_joint(layer: Layer, _options: object = None, _initial: object = None) -> Result:
+    """The optimal placement of a layer under its rule, by enumeration.
+
+    Raises:
+        ValueError: the layer has more than 12 slots.
+
+    """
+    return _best("joint", layer, _placements(layer))
+
+
+def solve_packing(layer: Layer, counts: Sequence[int], _options: object = None) -> Result:
+    """The optimal packing of given ``counts`` [E] under the global rule, by enumeration."""
+    return _best("packing", layer, _packings(layer, counts))
+
+
+def _best(stage: str, layer: Layer, placements: Iterator[tuple[int, ...]]) -> Result:
+    if layer.topology.num_physical_experts > LARGEST:
+        size = layer.topology.num_physical_experts
+        raise ValueError(
+            f"num_physical_experts={size} is too many for brute force (at most {LARGEST})"
+        )
+    slots = min(placements, key=lambda s: exact_makespan(layer, s))
+    value = exact_makespan(layer, slots)
+    counts = tuple(slots.count(e) for e in range(layer.num_logical_experts))
+    return Result(stage, "brute-force", value, value, slots, counts, bound_source="enumeration")
+
+
+def _placements(layer: Layer) -> Iterator[tuple[int, ...]]:
+    if layer.rule == Rule.GLOBAL:
+        for counts in _compositions(layer.topology.num_physical_experts, layer.num_logical_experts):
+            yield from _packings(layer, counts)
+        return
+    per_node = layer.topology.groups_per_node
+    for order in permutations(range(layer.topology.num_groups)):
+        blocks = [order[i : i + per_node] for i in range(0, len(order), per_node)]
+        if any(list(block) != sorted(block) for block in blocks):
+            continue
+        nodes = [_node_placements(layer, block) for block in blocks]
+        for choice in product(*nodes):
+            yield tuple(e for slots in choice for e in slots)
+
+
+def _node_placements(layer: Layer, block: Sequence[int]) -> list[tuple[int, ...]]:
+    """The best placement inside a node, as experts of the whole layer: nodes do not influence each
+    other.
+    """
+    experts = [e for k in block for e in layer.groups[k]]
+    result = solve_joint(layer.node_problem(block))
+    return [tuple(experts[i] for i in result.placement or ())]
+
+
+def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    for cuts in combinations(range(1, total), parts - 1):
+        yield tuple(b - a for a, b in zip((0, *cuts), (*cuts, total), strict=True))
+
+
+def _packings(layer: Layer, counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    items = [e for e, count in enumerate(counts) for _ in range(count)]
+    yield from _fill(items, layer.topology.slots_per_rank)
+
+
+def _fill(items: list[int], size: int) -> Iterator[tuple[int, ...]]:
+    """All ways to split ``items`` into ranks of ``size``; the first item always opens the next
+    rank.
+    """
+    if not items:
+        yield ()
+        return
+    for others in {tuple(sorted(c)) for c in combinations(items[1:], size - 1)}:
+        rest = list(items[1:])
+        for e in others:
+            rest.remove(e)
+        for tail in _fill(rest, size):
+            yield (items[0], *others, *tail)

@@ -1,0 +1,94 @@
+"""Running a CP-SAT model: limits, Ctrl-C, and only those of its numbers that mean something."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ortools.sat.python import cp_model
+
+from solvers.options import Options
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What CP-SAT found.
+
+    Attributes:
+        value: reads a variable in the best solution; None if no solution was found.
+        bound: proven lower bound on the objective; None if nothing was proven. CP-SAT reports an
+            objective and a bound of no meaning when its status is UNKNOWN or the model is
+            infeasible: they are dropped here.
+        infeasible: proven that the model has no solution.
+        limit: ``time`` or ``interrupt`` if that ended the search.
+
+    """
+
+    value: Callable[[cp_model.IntVar], int] | None
+    bound: int | None
+    infeasible: bool
+    limit: str | None
+
+
+def run(model: cp_model.CpModel, options: Options) -> Outcome:
+    """Solve a minimization model. Ctrl-C stops the search and keeps what it found."""
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = options.workers
+    solver.parameters.random_seed = options.seed
+    solver.parameters.catch_sigint_signal = False
+    if options.time_limit is not None:
+        solver.parameters.max_time_in_seconds = options.time_limit
+    status, interrupted = _solve_interruptibly(solver, model)
+    if status == cp_model.MODEL_INVALID:
+        raise ValueError(f"CP-SAT refuses the model: {model.validate()}")
+    found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+    ended = status in (cp_model.OPTIMAL, cp_model.INFEASIBLE)
+    return Outcome(
+        value=solver.value if found else None,
+        bound=math.ceil(solver.best_objective_bound - 1e-6) if found else None,
+        infeasible=status == cp_model.INFEASIBLE,
+        limit=None if ended else "interrupt" if interrupted else "time",
+    )
+
+
+def _solve_interruptibly(
+    solver: cp_model.CpSolver, model: cp_model.CpModel
+) -> tuple[cp_model.CpSolverStatus, bool]:
+    """Solve in a thread, so that the main thread is free to receive Ctrl-C."""
+    done, box = threading.Event(), []
+
+    def work() -> None:
+        try:
+            box.append(solver.solve(model))
+        finally:
+            done.set()
+
+    with _stop_on_interrupt(solver) as interrupted:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        # Waiting in slices lets Python run the signal handler; Thread.join() would not.
+        while not done.wait(0.1):
+            pass
+    return box[0], interrupted.is_set()
+
+
+@contextmanager
+def _stop_on_interrupt(solver: cp_model.CpSolver) -> Iterator[threading.Event]:
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def stop(*_: object) -> None:
+        interrupted.set()
+        solver.stop_search()
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,56 @@
+"""Which node takes which groups: minimize the load of the fullest node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from eplb_opt.instance import Layer
+from eplb_opt.partitions import Block, all_blocks, bottleneck_partition, can_enumerate
+from eplb_opt.result import Result
+
+
+def solve_groups(layer: Layer) -> Result:
+    """A partition of the groups that minimizes the largest node load (in tokens per node).
+
+    Optimal by bisection over all blocks where these can be enumerated (16 groups at least). Else a
+    feasible one, largest group first into the lightest node with room, and the bound ``max(sum(w)
+    / N, heaviest group)``.
+    """
+    topology = layer.topology
+    totals = [sum(layer.loads[e] for e in group) * layer.unit for group in layer.groups]
+    if can_enumerate(topology.num_groups, topology.num_nodes):
+        cost = {
+            block: sum((totals[k] for k in block), Fraction(0))
+            for block in all_blocks(topology.num_groups, topology.num_nodes)
+        }
+        blocks = bottleneck_partition(cost, topology.num_groups)
+        bound, backend = max(cost[block] for block in blocks), "enumeration"
+    else:
+        blocks = _largest_first(totals, topology.num_nodes)
+        companions = sorted(totals)[: topology.groups_per_node - 1]
+        bound = max(sum(totals, Fraction(0)) / topology.num_nodes, max(totals) + sum(companions))
+        backend = "largest-first"
+    value = max(sum((totals[k] for k in block), Fraction(0)) for block in blocks)
+    return Result(
+        "groups", backend, bound, value, node_of_group=node_of_group(blocks), bound_source=backend
+    )
+
+
+def node_of_group(blocks: Sequence[Block]) -> tuple[int, ...]:
+    """[K] the node of each group, when node n takes ``blocks[n]``."""
+    return tuple(n for _, n in sorted((k, n) for n, block in enumerate(blocks) for k in block))
+
+
+def blocks_of(nodes: Sequence[int]) -> list[Block]:
+    """The groups of each node, ascending; the inverse of :func:`node_of_group`."""
+    return [tuple(k for k, n in enumerate(nodes) if n == node) for node in range(max(nodes) + 1)]
+
+
+def _largest_first(totals: Sequence[Fraction], num_nodes: int) -> list[Block]:
+    room = len(totals) // num_nodes
+    blocks: list[list[int]] = [[] for _ in range(num_nodes)]
+    for k in sorted(range(len(totals)), key=lambda k: -totals[k]):
+        open_blocks = [block for block in blocks if len(block) < room]
+        min(open_blocks, key=lambda block: sum((totals[j] for j in block), Fraction(0))).append(k)
+    return [tuple(sorted(block)) for block in blocks]

@@ -1,0 +1,129 @@
+"""The hierarchical rule: nodes are global problems of their own once the groups are dealt out.
+
+The makespan is the worst node's, so the best partition of the groups is a bottleneck partition,
+and only nodes that can decide it need to be solved (:func:`eplb_opt.partitions.lazy_bottleneck`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from eplb_opt.bounds import global_bound, lower_bound
+from eplb_opt.instance import Layer
+from eplb_opt.partitions import (
+    Block,
+    all_blocks,
+    bottleneck_partition,
+    can_enumerate,
+    lazy_bottleneck,
+)
+from eplb_opt.result import Result
+from solvers import counts
+from solvers.groups import blocks_of, node_of_group, solve_groups
+from solvers.options import Clock, Options
+
+NodeSolver = Callable[[Layer, Options], Result]
+CountedSolver = Callable[[Layer, Sequence[int], Options], Result]
+
+
+def solve_counts(layer: Layer, nodes: Sequence[int]) -> Result:
+    """Counts that minimize the heaviest replica, each node on its own, when group k is on node
+    ``nodes[k]``; optimal.
+    """
+    blocks = blocks_of(nodes)
+    results = [counts.solve_counts(layer.node_problem(block)) for block in blocks]
+    return _combined(layer, blocks, results, max(result.lower_bound for result in results))
+
+
+def solve_packing(
+    layer: Layer,
+    given: Sequence[int],
+    nodes: Sequence[int],
+    solve_node: CountedSolver,
+    options: Options,
+) -> Result:
+    """Packing inside every node when counts [E] and node of each group [K] are given."""
+    clock = Clock(options)
+    blocks = blocks_of(nodes)
+    results: list[Result] = []
+    for block in blocks:
+        inside = [given[e] for k in block for e in layer.groups[k]]
+        results.append(solve_node(layer.node_problem(block), inside, _left(clock, results)))
+    bound = max(result.lower_bound for result in results)
+    return replace(_combined(layer, blocks, results, bound), runtime=clock.elapsed())
+
+
+def solve_joint(layer: Layer, solve_node: NodeSolver, options: Options) -> Result:
+    """Groups, counts and packing together: optimal if every node that decides is solved to
+    optimality.
+    """
+    clock, topology = Clock(options), layer.topology
+    solved: dict[Block, Result] = {}
+
+    def solve_block(block: Block) -> Fraction:
+        solved[block] = solve_node(layer.node_problem(block), _left(clock, solved.values()))
+        return solved[block].lower_bound
+
+    bound = lower_bound(layer)
+    if can_enumerate(topology.num_groups, topology.num_nodes):
+        cost = {
+            block: global_bound(layer.node_problem(block)).value
+            for block in all_blocks(topology.num_groups, topology.num_nodes)
+        }
+        value, _ = lazy_bottleneck(cost, solve_block, topology.num_groups)
+        found = {
+            block: result.objective
+            for block, result in solved.items()
+            if result.objective is not None
+        }
+        blocks = bottleneck_partition(found, topology.num_groups)
+    else:
+        value, blocks = bound.value, blocks_of(solve_groups(layer).node_of_group or ())
+        for block in blocks:
+            solve_block(block)
+    result = _combined(layer, blocks, [solved[block] for block in blocks], max(value, bound.value))
+    source = bound.source if bound.value >= value else f"groups:{result.bound_source}"
+    return replace(
+        result, bound_source=source, limit=_limit(solved.values()), runtime=clock.elapsed()
+    )
+
+
+def _combined(
+    layer: Layer, blocks: Sequence[Block], results: Sequence[Result], bound: Fraction
+) -> Result:
+    """The result for the whole layer from those of its nodes."""
+    experts = [[e for k in block for e in layer.groups[k]] for block in blocks]
+    pairs = list(zip(experts, results, strict=True))
+    counts = {
+        e: c for inside, result in pairs for e, c in zip(inside, result.counts or (), strict=True)
+    }
+    placed = all(result.placement is not None for result in results)
+    worst = max(results, key=lambda result: result.lower_bound)
+    return Result(
+        stage=worst.stage,
+        backend=worst.backend,
+        lower_bound=bound,
+        objective=max(result.objective for result in results if result.objective is not None),
+        placement=tuple(inside[i] for inside, result in pairs for i in result.placement or ())
+        if placed
+        else None,
+        counts=tuple(counts[e] for e in sorted(counts)),
+        node_of_group=node_of_group(blocks),
+        bound_source=worst.bound_source,
+        limit=_limit(results),
+    )
+
+
+def _limit(results: Iterable[Result]) -> str | None:
+    limits = {result.limit for result in results}
+    return next((name for name in ("interrupt", "time") if name in limits), None)
+
+
+def _left(clock: Clock, results: Iterable[Result]) -> Options:
+    """The time that is left; none after an interrupt, so that every node still gets its quick
+    placement.
+    """
+    left = clock.remaining()
+    return replace(left, time_limit=0.0) if _limit(results) == "interrupt" else left

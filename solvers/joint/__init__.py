@@ -1,0 +1,1 @@
+"""Counts and packing together under the global rule."""

@@ -1,0 +1,1 @@
+"""Packing with the counts given: P||Cmax with identical items and exactly S items on each rank."""

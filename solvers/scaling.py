@@ -1,0 +1,58 @@
+"""Integer loads for solvers that know only 64-bit integers.
+
+A replica of e weighs ``w_e / k``, a rational. In multiples of ``layer.unit * gcd(w) /
+lcm(counts)`` all of them are integers, and nothing is lost. Where these integers would be too
+large, a coarser unit is taken and every replica is rounded *down*: a makespan that no placement of
+the lighter replicas reaches, no placement of the true ones reaches, so a lower bound proven on the
+integers is a lower bound of the real problem. The value of a placement is never read off the
+integers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from eplb_opt.instance import Layer
+
+LARGEST_SUM = 2**50
+"""All replicas of a placement together weigh at most this much in scaled units: room for a
+solver's own sums.
+"""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Integers that stand for multiples of ``unit`` tokens.
+
+    Attributes:
+        unit: tokens per integer step.
+        exact: True if every replica load is a multiple of ``unit``.
+
+    """
+
+    unit: Fraction
+    exact: bool
+
+    def down(self, tokens: Fraction) -> int:
+        """The largest integer whose value is at most ``tokens``."""
+        return math.floor(tokens / self.unit)
+
+    def up(self, tokens: Fraction) -> int:
+        """The smallest integer whose value is at least ``tokens``."""
+        return math.ceil(tokens / self.unit)
+
+    def replica(self, layer: Layer, expert: int, count: int) -> int:
+        """The load of one of ``count`` replicas, rounded down."""
+        return self.down(Fraction(layer.loads[expert], count) * layer.unit)
+
+
+def scale_for(layer: Layer, counts: Iterable[int]) -> Scale:
+    """The scale for a layer whose experts may have any of ``counts`` replicas."""
+    exact = layer.unit * max(1, math.gcd(*layer.loads)) / math.lcm(*set(counts))
+    total = sum(layer.loads) * layer.unit
+    if total <= LARGEST_SUM * exact:
+        return Scale(exact, exact=True)
+    return Scale(total / LARGEST_SUM, exact=False)

@@ -1,0 +1,25 @@
+"""Fixtures for all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from eplb_opt import Instance, Layer, Topology
+
+
+@pytest.fixture
+def published_layer() -> Layer:
+    """The field's small published example: 8 experts, 16 slots, 8 ranks."""
+    loads = [[600, 560, 120, 120, 20, 10, 10, 10]]
+    return Instance(loads, Topology(num_physical_experts=16, num_ranks=8)).layer(0)
+
+
+@pytest.fixture(scope="session")
+def recorded() -> Path:
+    """The folder of recorded loads; tests that use it are skipped where it is absent."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("EPLB_RECORDED_LOADS", default))
+    if not folder.is_dir():
+        pytest.skip(f"no recorded loads in {folder}: set EPLB_RECORDED_LOADS")
+    return folder

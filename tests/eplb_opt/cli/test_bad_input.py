@@ -1,0 +1,125 @@
+"""Bad input: exit code 2 and one line on stderr that names what is wrong; never a traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
+MACHINE = ["--redundant", "2", "--gpus", "3"]
+GAP = ["gap", "good.json"]
+
+BAD = {
+    "no such command": (["gapp"], "No such command 'gapp'"),
+    "no such option": ([*GAP, *MACHINE, "--plicy", "deepseek"], "No such option '--plicy'"),
+    "no loads": (["gap", *MACHINE], "Missing argument 'LOADS'"),
+    "no ranks": ([*GAP, "--redundant", "2"], "Missing option '--gpus'"),
+    "no slots": ([*GAP, "--gpus", "3"], "--redundant and --physical"),
+    "slots twice": ([*GAP, *MACHINE, "--physical", "6"], "--redundant and --physical"),
+    "ranks no number": ([*GAP, "--redundant", "2", "--gpus", "x"], "'x' is not a valid integer"),
+    "no ranks at all": (
+        [*GAP, "--redundant", "2", "--gpus", "0"],
+        "num_ranks=0 must be a positive",
+    ),
+    "too few slots": ([*GAP, "--physical", "3", "--gpus", "3"], "num_physical_experts=3 is less"),
+    "negative redundancy": ([*GAP, "--redundant", "-1", "--gpus", "3"], "num_physical_experts=3"),
+    "P over G": ([*GAP, "--redundant", "3", "--gpus", "3"], "7 is not a multiple of num_ranks=3"),
+    "G over N": ([*GAP, *MACHINE, "--nodes", "2"], "num_ranks=3 is not a multiple of num_nodes=2"),
+    "K over N": (
+        [*GAP, *MACHINE, "--nodes", "3", "--groups", "4", "--rule", "hierarchical"],
+        "num_groups=4 is not a multiple of num_nodes=3",
+    ),
+    "E over K": (
+        [*GAP, *MACHINE, "--nodes", "3", "--groups", "3"],
+        "num_logical_experts=4 is not a multiple of num_groups=3",
+    ),
+    "unknown rule": ([*GAP, *MACHINE, "--rule", "best"], "'best' is not one of"),
+    "missing file": (["gap", "none.json", *MACHINE], "none.json"),
+    "directory": (["gap", ".", *MACHINE], "."),
+    "empty file": (["gap", "empty.json", *MACHINE], "empty.json: the file is empty"),
+    "broken json": (["gap", "broken.json", *MACHINE], "broken.json"),
+    "ragged": (["gap", "ragged.json", *MACHINE], "ragged.json"),
+    "negative load": (["gap", "negative.json", *MACHINE], "layer 0, expert 1 is -1: negative"),
+    "NaN load": (["gap", "nan.npy", *MACHINE], "layer 0, expert 0 is nan: not finite"),
+    "words": (["gap", "words.csv", *MACHINE], "words.csv"),
+    "objects": (["gap", "objects.npy", *MACHINE], "objects.npy"),
+    "wrong axes": (["gap", "flat.npy", *MACHINE], "flat.npy"),
+    "wrong format": ([*GAP, *MACHINE, "--format", "npy"], "good.json"),
+    "unknown format": ([*GAP, *MACHINE, "--format", "xls"], "'xls' is not one of"),
+    "two arrays": (["gap", "two.npz", *MACHINE], "two.npz"),
+    "huge header": (["gap", "huge.npy", *MACHINE], "huge.npy"),
+    "no time axis": ([*GAP, *MACHINE, "--window", "0:1"], "needs a time axis"),
+    "bad window": ([*GAP, *MACHINE, "--window", "3"], "'3' is not of the form a:b"),
+    "window beyond": (["gap", "trace.npy", *MACHINE, "--window", "0:9"], "reaches beyond the 2"),
+    "bad layers": ([*GAP, *MACHINE, "--layers", "a-b"], "'a-b' is not of the form 0-9,12"),
+    "no such layer": ([*GAP, *MACHINE, "--layers", "0-3"], "layers [1, 2, 3] are not among the 1"),
+    "negative limit": ([*GAP, *MACHINE, "--time-limit", "-1"], "--time-limit -1.0 must not be neg"),
+    "NaN limit": ([*GAP, *MACHINE, "--time-limit", "nan"], "--time-limit nan must not be negative"),
+    "no workers": ([*GAP, *MACHINE, "--workers", "0"], "--workers 0 must be at least 1"),
+    "placements suffix": ([*GAP, *MACHINE, "--placements", "p.txt"], "suffix '.txt'"),
+    "target folder": ([*GAP, *MACHINE, "--json", "none/out.json"], "none"),
+    "unknown backend": (["solve", "good.json", *MACHINE, "--backend", "gurobi"], "'gurobi'"),
+    "stage of rule": (
+        ["solve", "good.json", *MACHINE, "--stage", "groups"],
+        "stage='groups' needs",
+    ),
+    "no placement": (
+        ["solve", "good.json", *MACHINE, "--stage", "counts", "--placements", "p.npz"],
+        "--placements p.npz: not every layer has a placement",
+    ),
+    "unknown family": (["generate", "normal", "-o", "x.npy"], "family='normal' is not one of"),
+    "no tokens": (["generate", "zipf", "-o", "x.npy", "--tokens", "0"], "tokens=0 must be a pos"),
+    "drift of nothing": (["generate", "zipf", "-o", "x.npy", "--phi", "0.5"], "needs steps"),
+    "bad drift": (["generate", "zipf", "-o", "x.npy", "--phi", "2", "--steps", "2"], "phi=2.0"),
+    "unknown suffix": (["convert", "good.json", "x.xls"], "suffix '.xls' is not one of"),
+    "no placements": (
+        ["convert", "good.json", "x.json", "--to", "sglang"],
+        "no file of placements",
+    ),
+    "no repeats": (
+        ["bench", "good.json", *MACHINE, "--repeat", "0"],
+        "--repeat 0 must be at least",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bad")
+    texts = {
+        "good.json": json.dumps([[4, 3, 2, 1]]),
+        "empty.json": "",
+        "broken.json": "[[1, 2",
+        "ragged.json": "[[1, 2], [3]]",
+        "negative.json": "[[1, -1, 2, 3]]",
+        "words.csv": "1,2,3\n4,five,6\n",
+    }
+    for name, text in texts.items():
+        (path / name).write_text(text)
+    np.save(path / "nan.npy", [[np.nan, 1.0, 2.0, 3.0]])
+    np.save(path / "flat.npy", [1, 2, 3])
+    np.save(path / "trace.npy", np.ones((2, 1, 4)))
+    np.save(path / "objects.npy", np.array([[{}, []]], dtype=object))
+    np.savez(path / "two.npz", a=np.ones((1, 4)), b=np.ones((1, 4)))
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+    padded = header.ljust(117) + b"\n"
+    (path / "huge.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(folder: Path, name: str) -> None:
+    arguments, message = BAD[name]
+    result = subprocess.run(
+        [*PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("eplb-opt: error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""

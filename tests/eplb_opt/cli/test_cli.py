@@ -1,0 +1,179 @@
+"""The command line in real processes, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
+POLICIES = Path(__file__).parents[1] / "policies.py"
+LOADS = [[600, 560, 120, 120, 20, 10, 10, 10]]
+
+
+def eplb_opt(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture
+def loads(tmp_path: Path) -> Path:
+    path = tmp_path / "loads.json"
+    path.write_text(json.dumps(LOADS))
+    return path
+
+
+MACHINE = ("--redundant", 8, "--gpus", 8)
+
+
+def test_help_names_every_command() -> None:
+    result = eplb_opt("--help")
+    assert result.returncode == 0
+    for name in ("demo", "gap", "solve", "bound", "policies", "generate", "convert", "bench"):
+        assert name in result.stdout
+        assert eplb_opt(name, "--help").returncode == 0
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['eplb-opt', 'gap', '--help']\n"
+        "from eplb_opt.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'ortools', 'scipy', 'rich', 'pulp'} & set(sys.modules), file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stderr == "set()\n"
+
+
+def test_gap_on_the_published_example(loads: Path) -> None:
+    result = eplb_opt("gap", loads, *MACHINE)
+    assert result.returncode == 0
+    assert "1 proven optimal" in result.stdout
+    assert "17.966 %" in result.stdout
+    assert result.stderr == ""
+
+
+def test_gap_json_and_placements(loads: Path, tmp_path: Path) -> None:
+    target = tmp_path / "placements.npz"
+    result = eplb_opt("gap", loads, *MACHINE, "--json", "-", "--placements", target)
+    document = json.loads(result.stdout)
+    assert document["policies"][0]["layers"][0]["makespan"] == 232.0
+    assert np.load(target)["deepseek"].shape == (1, 16)
+
+
+def test_fail_above_is_the_exit_code(loads: Path) -> None:
+    gap = ("gap", loads, *MACHINE, "--time-limit", 0)
+    assert eplb_opt(*gap, "--fail-above", 0.3).returncode == 0
+    assert eplb_opt(*gap, "--fail-above", 0.2).returncode == 1
+    broken = ("--policy", f"{POLICIES}:raises")
+    assert eplb_opt(*gap, *broken).returncode == 0
+    assert eplb_opt(*gap, *broken, "--fail-above", 9).returncode == 1
+
+
+def test_user_policies_in_one_table(loads: Path) -> None:
+    names = (f"{POLICIES}:noisy", f"{POLICIES}:raises", f"{POLICIES}:wrong_counts")
+    options = [word for name in names for word in ("--policy", name)]
+    result = eplb_opt("gap", loads, *MACHINE, *options, "--json", "-")
+    statuses = [policy["status"] for policy in json.loads(result.stdout)["policies"]]
+    assert statuses == ["ok", "error", "invalid"]
+    assert result.stderr == "progress: 100 %\n"
+
+
+def test_solve_every_stage(loads: Path, tmp_path: Path) -> None:
+    target = tmp_path / "exact.json"
+    result = eplb_opt("solve", loads, *MACHINE, "--json", "-", "--placements", target)
+    (layer,) = json.loads(result.stdout)["layers"]
+    assert (layer["status"], layer["objective_exact"]) == ("optimal", "590/3")
+    assert layer["lower_bound_exact"] == "590/3"
+    assert Fraction(layer["lower_bound"]) <= Fraction(590, 3) < Fraction(layer["objective"]) + 1
+    assert json.loads(target.read_text())["phy2log"]["exact"] == [layer["phy2log"]]
+    nodes = ("--nodes", 2, "--groups", 4)
+    for stage in ("groups", "counts", "packing", "joint"):
+        result = eplb_opt("solve", loads, *MACHINE, *nodes, "--stage", stage, "--json", "-")
+        document = json.loads(result.stdout)
+        assert document["instance"]["rule"] == "hierarchical"
+        assert document["layers"][0]["status"] == "optimal", stage
+        assert (document["layers"][0]["phy2log"] is None) == (stage in ("groups", "counts"))
+
+
+def test_bound_is_a_solve_document_without_objective(loads: Path) -> None:
+    document = json.loads(eplb_opt("bound", loads, *MACHINE, "--json", "-").stdout)
+    (layer,) = document["layers"]
+    assert layer["objective"] is None
+    assert Fraction(layer["lower_bound_exact"]) <= Fraction(590, 3)
+    assert "tokens on the fullest rank" in eplb_opt("bound", loads, *MACHINE).stdout
+
+
+def test_generate_convert_and_serve(tmp_path: Path) -> None:
+    sizes = ("--layers", 3, "--experts", 16, "--tokens", 1000, "--steps", 4)
+    assert eplb_opt("generate", "lognormal", "-o", "t.npy", *sizes, cwd=tmp_path).returncode == 0
+    assert np.load(tmp_path / "t.npy").shape == (4, 3, 16)
+    steps = ("--window", "1:3")
+    eplb_opt("convert", "t.npy", "t.json", *steps, "--sum", cwd=tmp_path)
+    summed = json.loads((tmp_path / "t.json").read_text())["logical_count"]
+    assert np.array_equal(summed, np.load(tmp_path / "t.npy")[1:3].sum(axis=0))
+    machine = ("--redundant", 4, "--gpus", 5, "--time-limit", 0, *steps)
+    eplb_opt("gap", "t.npy", *machine, "--placements", "p.npz", cwd=tmp_path)
+    assert eplb_opt("convert", "p.npz", "s.json", "--to", "sglang", cwd=tmp_path).returncode == 0
+    served = json.loads((tmp_path / "s.json").read_text())
+    assert np.shape(served["physical_to_logical_map"]) == (3, 20)
+    assert eplb_opt("convert", "p.npz", "t.yaml", "--to", "trtllm", cwd=tmp_path).returncode == 0
+    assert "num_slots: 20" in (tmp_path / "t.yaml").read_text()
+
+
+def test_layers_are_selected(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("1,2\n3,4\n0,0\n5,6\n")
+    result = eplb_opt("gap", "l.csv", "--physical", 4, "--gpus", 2, "--layers", "1-2,0", "--json",
+                      "-", cwd=tmp_path)  # fmt: skip
+    reference = json.loads(result.stdout)["reference"]
+    assert [(r["layer"], r["mean_load"]) for r in reference] == [(1, 3.5), (2, 0.0), (0, 1.5)]
+
+
+def test_policies_and_bench(loads: Path) -> None:
+    assert "deepseek" in eplb_opt("policies").stdout
+    result = eplb_opt("bench", loads, *MACHINE, "--repeat", 2, "--policy", "deepseek", "--policy",
+                      f"{POLICIES}:raises")  # fmt: skip
+    assert result.returncode == 0
+    assert "1.00" in result.stdout
+    assert "error: RuntimeError" in result.stdout
+
+
+def test_demo() -> None:
+    result = eplb_opt("demo")
+    assert result.returncode == 0
+    for figure in ("232.000", "196.667 = 590/3", "hierarchical rule", "global rule"):
+        assert figure in result.stdout
+
+
+def test_interrupted_solve_keeps_what_is_done(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "l.npy", rng.lognormal(0, 1, (3, 40)))
+    command = ["solve", "l.npy", "--redundant", "8", "--gpus", "8", "--json", "out.json"]
+    process = subprocess.Popen(
+        [*PROGRAM, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert b"Traceback" not in errors
+    layers = json.loads((tmp_path / "out.json").read_text())["layers"]
+    assert layers[0]["limit"] == "interrupt"
+    assert layers[0]["objective"] >= layers[0]["lower_bound"] > 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_closed_pipe_is_no_traceback(loads: Path) -> None:
+    arguments = " ".join(map(str, ("gap", loads, *MACHINE, "--json", "-")))
+    line = f"{sys.executable} -c 'from eplb_opt.cli import main; main()' {arguments} | true"
+    result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert "Traceback" not in result.stderr

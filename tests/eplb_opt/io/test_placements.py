@@ -1,0 +1,122 @@
+"""Placements written, read back, and in the form that serving engines take."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from eplb_opt import Placement
+from eplb_opt.io import (
+    FormatError,
+    read_placements,
+    write_placements,
+    write_sglang_placement,
+    write_trtllm_placement,
+)
+from eplb_opt.io.atomic import replace_file
+
+PLACEMENT = Placement([[0, 1, 0, 2], [2, 1, 1, 0]], num_logical_experts=3)
+OTHER = Placement([[2, 1, 0, 2], [2, 1, 0, 0]], num_logical_experts=3)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_placements_of_all_policies_are_read_back(suffix, tmp_path):
+    path = tmp_path / f"placements{suffix}"
+    given = {"refined": PLACEMENT, "folder/my.py:file": OTHER, "file": OTHER}
+    write_placements(path, given)
+    back = read_placements(path)
+    assert list(back) == list(given)
+    for policy, phy2log in back.items():
+        assert phy2log.dtype == np.int64
+        np.testing.assert_array_equal(phy2log, given[policy].phy2log)
+
+
+def test_numpy_reads_the_npz_too(tmp_path):
+    write_placements(tmp_path / "a.npz", {"refined": PLACEMENT})
+    with np.load(tmp_path / "a.npz") as archive:
+        np.testing.assert_array_equal(archive["refined"], PLACEMENT.phy2log)
+
+
+def test_sglang_takes_the_one_key_and_no_other(tmp_path):
+    path = tmp_path / "placement.json"
+    write_sglang_placement(path, PLACEMENT)
+    assert json.loads(path.read_text()) == {"physical_to_logical_map": [[0, 1, 0, 2], [2, 1, 1, 0]]}
+    with pytest.raises(ValueError, match=r"reads placements from .json only, not '.pt'"):
+        write_sglang_placement(tmp_path / "placement.pt", PLACEMENT)
+
+
+@pytest.mark.parametrize(("layers", "keys"), [(None, [0, 1]), ((3, 4), [3, 4])])
+def test_tensorrt_llm_takes_slots_by_layer_number(layers, keys, tmp_path):
+    path = tmp_path / "moe_load_balancer.yaml"
+    write_trtllm_placement(path, PLACEMENT, layers=layers)
+    config = yaml.safe_load(path.read_text())
+    assert config == {
+        "num_slots": 4,
+        "initial_global_assignments": dict(zip(keys, [[0, 1, 0, 2], [2, 1, 1, 0]], strict=True)),
+        "layer_updates_per_iter": 0,
+    }
+    assert len(path.read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("layers", [(3,), (3, 3), (3, 4, 5)])
+def test_layer_numbers_must_match_the_rows(layers, tmp_path):
+    with pytest.raises(ValueError, match="must be 2 different layer numbers, one per row"):
+        write_trtllm_placement(tmp_path / "a.yaml", PLACEMENT, layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.json",
+            b'{"physical_to_logical_map": [[0]]}',
+            "expected schema 'eplb-opt/placements/1'",
+        ),
+        ("a.json", b'{"schema": "eplb-opt/placements/1", "phy2log": 3}', "is not a mapping"),
+        (
+            "a.json",
+            b'{"schema": "eplb-opt/placements/1", "phy2log": {"x": [[0.5]]}}',
+            r"phy2log of 'x' is float64 \(1, 1\), expected integers",
+        ),
+        (
+            "a.json",
+            b'{"schema": "eplb-opt/placements/1", "phy2log": {"x": [[0], [1, 2]]}}',
+            "phy2log of 'x' is ragged",
+        ),
+        ("a.npz", b"PK\x03\x04", "not a readable .npz"),
+        ("a.npz", b"", "not a readable JSON"),
+    ],
+)
+def test_what_holds_no_placements_is_refused(name, content, message, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=message):
+        read_placements(path)
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"suffix '.yaml' is not one of .json, .npz"):
+        write_placements(tmp_path / "a.yaml", {"refined": PLACEMENT})
+
+
+def test_an_interrupt_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(path, b"new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    replace_file(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"

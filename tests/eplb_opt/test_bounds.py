@@ -1,0 +1,134 @@
+"""Closed-form bounds; their validity against brute force is in tests/solvers."""
+
+from fractions import Fraction
+from itertools import combinations, permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt import Instance, Layer, Topology
+from eplb_opt.bounds import (
+    groups_bound,
+    lower_bound,
+    mean_load,
+    packing_bound,
+    refute,
+    threshold,
+    threshold_counts,
+)
+from eplb_opt.partitions import all_blocks, bottleneck_partition, can_enumerate, lazy_bottleneck
+
+
+def layer_of(loads: list[float], *sizes: int) -> Layer:
+    return Instance([loads], Topology(*sizes)).layer(0)
+
+
+def all_counts(total: int, parts: int) -> list[tuple[int, ...]]:
+    cuts = combinations(range(1, total), parts - 1)
+    return [tuple(b - a for a, b in zip((0, *c), (*c, total), strict=True)) for c in cuts]
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=5), st.integers(0, 6))
+def test_threshold_counts_are_optimal(loads: list[int], redundant: int) -> None:
+    slots = len(loads) + redundant
+    layer = layer_of(loads, slots, 1)
+    counts = threshold_counts(layer)
+    assert sum(counts) == slots
+    assert min(counts) >= 1
+    best = min(max(Fraction(w, c) for w, c in zip(loads, cs, strict=True))
+               for cs in all_counts(slots, len(loads)))  # fmt: skip
+    assert (
+        threshold(layer) == best == max(Fraction(w, c) for w, c in zip(loads, counts, strict=True))
+    )
+
+
+def test_ties_go_to_the_smallest_index() -> None:
+    assert threshold_counts(layer_of([4, 4, 4], 5, 1)) == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("loads", "sizes", "value", "source"),
+    [
+        ([5, 5, 5, 5], (4, 2), 10, "mean"),
+        ([90, 1, 1], (4, 4), 45, "threshold"),
+        # The 7 has no twin, so it shares its rank with at least a 3.
+        ([7, 3, 3, 3], (4, 2), 10, "heaviest-with-lightest"),
+        # Three items of 6 on two ranks of two: one rank has two of them.
+        ([6, 6, 6, 1], (4, 2), 12, "pigeonhole"),
+        ([0, 0, 0, 0], (4, 2), 0, "no-load"),
+    ],
+)
+def test_each_argument_wins_where_it_should(
+    loads: list[float], sizes: tuple[int, ...], value: int, source: str
+) -> None:
+    bound = lower_bound(layer_of(loads, *sizes))
+    assert (bound.value, bound.source) == (value, source)
+
+
+def test_refutation_names_its_argument() -> None:
+    layer = layer_of([6, 6, 6, 1], 4, 2)
+    assert refute(layer, Fraction(9)) == "mean"
+    assert refute(layer, Fraction(11)) == "pigeonhole"
+    assert refute(layer, Fraction(12)) is None
+    assert refute(layer, Fraction(-1)) == "mean"
+
+
+def test_given_counts_are_bounded_on_their_own() -> None:
+    layer = layer_of([6, 1, 1], 4, 2)
+    assert packing_bound(layer, (1, 2, 1)).value == Fraction(13, 2)
+    assert packing_bound(layer, (2, 1, 1)).value == 4
+
+
+def test_hierarchical_bound_enumerates_partitions() -> None:
+    loads = [10, 10, 0, 1, 9, 9, 2, 1, 8, 8, 8, 9, 5, 5, 5, 5]
+    layer = layer_of([float(w) for w in loads], 32, 8, 4, 8)
+    totals = [sum(loads[2 * k : 2 * k + 2]) for k in range(8)]
+    best = min(
+        max(sum(totals[k] for k in order[i : i + 2]) for i in range(0, 8, 2))
+        for order in permutations(range(8))
+    )
+    assert groups_bound(layer).value >= Fraction(best, 2)
+    assert lower_bound(layer).value >= groups_bound(layer).value
+    assert lower_bound(layer).value == Fraction(best, 2)
+    assert lower_bound(layer).source == "groups:mean"
+
+
+def test_many_groups_fall_back_to_the_heaviest_group() -> None:
+    loads = [1.0] * 64
+    loads[0] = 1000
+    layer = layer_of(loads, 64, 8, 8, 64)
+    assert not can_enumerate(64, 8)
+    bound = groups_bound(layer)
+    assert (bound.value, bound.source) == (1007, "heaviest-group")
+    assert lower_bound(layer).value >= mean_load(layer)
+
+
+COSTS = st.lists(st.integers(0, 20), min_size=15, max_size=15)
+
+
+@settings(max_examples=50)
+@given(COSTS)
+def test_bottleneck_partition_is_optimal(costs: list[int]) -> None:
+    cost = {b: Fraction(c) for b, c in zip(all_blocks(6, 3), costs, strict=True)}
+    best = min(
+        max(cost[tuple(sorted(p[i : i + 2]))] for i in (0, 2, 4)) for p in permutations(range(6))
+    )
+    found = bottleneck_partition(cost, 6)
+    assert sorted(k for block in found for k in block) == list(range(6))
+    assert max(cost[block] for block in found) == best
+
+
+@settings(max_examples=50)
+@given(COSTS, COSTS)
+def test_lazy_refinement_finds_the_optimum(costs: list[int], discounts: list[int]) -> None:
+    exact = {b: Fraction(c) for b, c in zip(all_blocks(6, 3), costs, strict=True)}
+    cheap = {b: c - d for (b, c), d in zip(exact.items(), discounts, strict=True)}
+    value, blocks = lazy_bottleneck(dict(cheap), exact.__getitem__, 6)
+    best = bottleneck_partition(exact, 6)
+    assert value == max(exact[b] for b in best) == max(exact[b] for b in blocks)
+
+
+def test_blocks_that_do_not_cover() -> None:
+    with pytest.raises(ValueError, match="do not cover 4 groups"):
+        bottleneck_partition({(0, 1): Fraction(1)}, 4)

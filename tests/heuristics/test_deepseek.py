@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt import Instance, Placement, Topology
+from eplb_opt.validity import find_violations
+from heuristics import POLICIES, rebalance_experts
+from tests.heuristics.reference import baseline
+
+README_LOADS = [
+    [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],
+    [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27],
+]
+README_PLACEMENT = [
+    [5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1],
+    [7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1],
+]
+
+# (experts, slots, groups, nodes, ranks)
+SHAPES = [
+    (6, 8, 1, 1, 4),
+    (6, 9, 1, 1, 3),
+    (8, 8, 4, 2, 4),
+    (8, 16, 4, 4, 8),
+    (8, 12, 8, 2, 4),
+    (12, 16, 4, 2, 8),
+    (5, 20, 1, 1, 2),
+]
+
+
+def test_published_example():
+    phy2log, _, _ = rebalance_experts(torch.tensor(README_LOADS), 16, 4, 2, 8, policy="deepseek")
+    assert phy2log.tolist() == README_PLACEMENT
+
+
+@given(shape=st.sampled_from(SHAPES), data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_same_slots_as_item_by_item(shape, data):
+    experts, slots, groups, nodes, ranks = shape
+    row = st.lists(st.integers(0, 12), min_size=experts, max_size=experts)  # few values: many ties
+    loads = np.array(data.draw(st.lists(row, min_size=1, max_size=4)), dtype=np.float32)
+    phy2log, _, _ = rebalance_experts(
+        torch.from_numpy(loads), slots, groups, nodes, ranks, policy="deepseek"
+    )
+    assert phy2log.tolist() == [baseline(row, slots, groups, nodes, ranks) for row in loads]
+
+
+def test_groups_that_do_not_divide_fall_back_to_the_global_rule():
+    loads = torch.rand(3, 12, generator=torch.Generator().manual_seed(0))
+    fallback = rebalance_experts(loads, 16, 3, 2, 8, policy="deepseek")
+    expected = rebalance_experts(loads, 16, 1, 1, 8, policy="deepseek")
+    assert all(torch.equal(a, b) for a, b in zip(fallback, expected, strict=True))
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_policy_returns_a_valid_placement_and_consistent_maps(policy, shape):
+    experts, slots, groups, nodes, ranks = shape
+    loads = torch.rand(5, experts, generator=torch.Generator().manual_seed(1)).exp().pow(3)
+    loads[1] = 0
+    loads[2, 1:] = 0
+    given_loads = loads.clone()
+    phy2log, log2phy, logcnt = rebalance_experts(loads, slots, groups, nodes, ranks, policy=policy)
+    placement = Placement(phy2log.numpy(), experts)
+    rule = "hierarchical" if groups % nodes == 0 else "global"
+    instance = Instance(loads.numpy(), Topology(slots, ranks, nodes, groups), rule)
+    assert find_violations(placement, instance) == []
+    assert phy2log.dtype == log2phy.dtype == logcnt.dtype == torch.int64
+    assert np.array_equal(logcnt.numpy(), placement.logcnt)
+    assert log2phy.shape == (5, experts, slots - experts + 1)
+    widest = placement.log2phy.shape[2]
+    assert np.array_equal(log2phy[:, :, :widest].numpy(), placement.log2phy)
+    assert bool((log2phy[:, :, widest:] == -1).all())
+    assert torch.equal(loads, given_loads)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((10, 1, 1, 4), "num_replicas=10 is not a multiple of num_gpus=4"),
+        ((4, 1, 1, 2), "num_replicas=4 is less than 6 experts"),
+        ((8, 4, 4, 4), "the number of experts=6 is not a multiple of num_groups=4"),
+        ((9, 2, 2, 3), "num_gpus=3 is not a multiple of num_nodes=2"),
+        ((8, 0, 1, 4), "num_groups=0 must be positive"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        rebalance_experts(torch.ones(2, 6), *arguments)
+
+
+def test_bad_loads_are_refused():
+    with pytest.raises(ValueError, match="negative, NaN or infinite"):
+        rebalance_experts(torch.tensor([[1.0, float("nan")]]), 2, 1, 1, 1)
+    with pytest.raises(ValueError, match=r"\(2,\) is not \[layers, experts\]"):
+        rebalance_experts(torch.ones(2), 2, 1, 1, 1)
+
+
+def test_unknown_policy_is_named():
+    with pytest.raises(ValueError, match="policy='best' is not one of deepseek"):
+        rebalance_experts(torch.ones(1, 2), 2, 1, 1, 1, policy="best")
