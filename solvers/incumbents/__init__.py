@@ -1,1 +1,1 @@
-"""Good placements fast: heuristics with no guarantee, for use as incumbents of the exact methods."""
+"""Good placements fast: heuristics without guarantee, incumbents of the exact methods."""

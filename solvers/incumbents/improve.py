@@ -14,7 +14,8 @@ from eplb_opt.instance import Layer
 from eplb_opt.metrics import exact_makespan
 from solvers.incumbents.local_search import iterate
 from solvers.incumbents.start import first_packing, greedy_counts
-from solvers.search.grid import make_grid
+from solvers.scaling import scale_for
+from solvers.search.sizes import most_replicas, replica_sizes
 
 Integers = NDArray[np.int64]
 
@@ -32,50 +33,62 @@ def improve(
     target: Fraction | None = None,
     spread_replicas: bool = False,
 ) -> tuple[int, ...]:
-    """Slots [P] of a good placement (the layer's rule is taken as global). A heuristic, no guarantee.
+    """Slots [P] of a good placement under the global rule. A heuristic: no guarantee.
 
-    From ``start`` (by default greedy counts and longest processing time first): re-splits of the heaviest
-    rank with others, then kicks by a moved replica or a few exchanges, each followed by re-splits and kept
-    if the makespan does not rise. Never worse than ``start``. Runs for ``time_limit`` seconds or ``rounds``
-    kicks, whichever ends first (one of them is needed), or until the makespan is ``target`` tokens.
-    Deterministic without a time limit.
+    From ``start`` (by default greedy counts and longest processing time first): re-splits of the
+    heaviest rank with others, then kicks, each followed by re-splits and kept if the makespan does
+    not rise. A kick moves a replica from one expert to another or exchanges a few items. Never
+    worse than ``start``. Deterministic without a time limit. After Ctrl-C it returns what it has.
+
+    Args:
+        layer: the problem; its rule is taken as global.
+        start: [P] slots of a placement to begin with.
+        time_limit: seconds.
+        rounds: kicks; the limit that is reached first ends the search, one of them is needed.
+        seed: of the kicks.
+        target: tokens; the search ends when the makespan is no larger.
+        spread_replicas: no rank may hold an expert twice; ``start`` must comply.
 
     Raises:
-        ValueError: neither limit is given, or the experts cannot be spread over the ranks.
+        ValueError: no limit is given, or the slots cannot be filled with spread replicas.
+
     """
     if time_limit is None and rounds is None:
         raise ValueError("time_limit and rounds are both None: give one of them")
-    started = time.perf_counter()
-    G, P, E = layer.topology.num_ranks, layer.topology.num_physical_experts, len(layer.loads)
-    most = min(P - E + 1, G) if spread_replicas else P - E + 1
-    if P > most * E:
-        raise ValueError(
-            f"{P} slots cannot be filled with {E} experts of at most {most} replicas each"
-        )
-    grid = make_grid(layer, range(1, most + 1))
-    ranks, counts = _start(layer, grid.size, most, start, spread_replicas)
-    goal = 0 if target is None else math.floor(target / layer.unit * grid.scale)
+    started, most = time.perf_counter(), most_replicas(layer, spread_replicas)
+    P, E = layer.topology.num_physical_experts, len(layer.loads)
+    if most * E < P:
+        raise ValueError(f"{E} experts with at most {most} replicas each cannot fill {P} slots")
+    scale = scale_for(layer, range(1, most + 1))
+    size = replica_sizes(layer, scale, most)
+    ranks, counts = _start(layer, size, start, spread_replicas)
+    first = tuple(int(e) for e in ranks.ravel())
+    goal = 0 if target is None else scale.down(target)
     random = np.array([seed % 2147483646 + 1])
-    best = tuple(int(e) for e in ranks.ravel())
     left = math.inf if rounds is None else rounds
-    while left > 0:
-        kicks = int(min(CHUNK, left))
-        makespan = iterate(ranks, counts, grid.size, goal, spread_replicas, most > 1, kicks, random)
-        left -= kicks
-        if makespan <= goal or (time_limit and time.perf_counter() - started >= time_limit):
-            break
+    try:
+        while left > 0:
+            kicks = int(min(CHUNK, left))
+            left -= kicks
+            free = most > 1
+            value = iterate(ranks, counts, size, goal, spread_replicas, free, kicks, random)
+            late = time_limit is not None and time.perf_counter() - started >= time_limit
+            if value <= goal or late:
+                break
+    except KeyboardInterrupt:
+        pass
     found = tuple(int(e) for e in ranks.ravel())
-    return min(best, found, key=lambda slots: exact_makespan(layer, slots))
+    return min(first, found, key=lambda slots: exact_makespan(layer, slots))
 
 
 def _start(
-    layer: Layer, size: Integers, most: int, start: Sequence[int] | None, spread: bool
+    layer: Layer, size: Integers, start: Sequence[int] | None, spread: bool
 ) -> tuple[Integers, Integers]:
     """Ranks [G, S] and counts [E] to begin with."""
-    G, P, E = layer.topology.num_ranks, layer.topology.num_physical_experts, len(layer.loads)
+    G, E = layer.topology.num_ranks, len(layer.loads)
     if start is not None:
-        ranks = np.array(start, np.int64).reshape(G, P // G)
+        ranks = np.array(start, np.int64).reshape(G, -1)
         return ranks, np.bincount(ranks.ravel(), minlength=E)
-    counts = greedy_counts(layer.loads, P, most)
+    counts = greedy_counts(layer, size.shape[1] - 1)
     experts = np.repeat(np.arange(E), counts)
     return first_packing(size[experts, counts[experts]], experts, G, spread), counts

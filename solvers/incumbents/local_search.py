@@ -1,4 +1,4 @@
-"""Iterated local search over placements: re-splits of two ranks, moves of one replica between experts.
+"""Iterated local search: re-splits of two ranks, moves of one replica between experts.
 
 All in integers: ``size[e, k]`` is the load of one of ``k`` replicas of expert ``e``, scaled.
 """
@@ -59,7 +59,7 @@ def resplit(
 def polish(
     ranks: Integers, counts: Integers, size: Integers, target: int, spread: bool
 ) -> Integers:
-    """Re-split the heaviest rank with the lightest that helps, until none does; returns the rank loads."""
+    """Re-split the heaviest rank with the lightest that helps, until none does; rank loads."""
     loads = rank_loads(ranks, counts, size)
     improved = True
     while improved:
@@ -85,7 +85,7 @@ def draw(random: Integers, n: int) -> int:
 def move_replica(
     ranks: Integers, counts: Integers, size: Integers, worst: int, spread: bool, random: Integers
 ) -> bool:
-    """Relieve rank ``worst``: one of its experts takes over a slot of an expert that has several replicas.
+    """Relieve rank ``worst``: one of its experts takes over a slot of an expert with several.
 
     Of a random sample of such moves the one with the least makespan is made.
     """
@@ -95,7 +95,7 @@ def move_replica(
     for _ in range(4 * S + 16):
         g, s, f = draw(random, G), draw(random, S), ranks[worst, draw(random, S)]
         e = ranks[g, s]
-        if e == f or counts[e] < 2 or counts[f] + 1 >= size.shape[1]:
+        if e == f or counts[e] < 2 or counts[f] + 1 == size.shape[1]:
             continue
         if spread and np.any(ranks[g] == f):
             continue
@@ -141,7 +141,7 @@ def iterate(
     rounds: int,
     random: Integers,
 ) -> int:
-    """Improve ``ranks`` and ``counts`` in place by ``rounds`` kicks, each polished; returns the makespan.
+    """Improve ``ranks`` and ``counts`` in place by ``rounds`` kicks; returns the makespan.
 
     A kick is kept if the makespan does not rise. Stops at ``target``.
     """

@@ -1,7 +1,10 @@
-"""Two ranks, best re-split: which S of their 2S replicas go to the first, so that the larger sum is least.
+"""Two ranks, best re-split: which S of their 2S replicas go to the first.
 
-Meet in the middle (Horowitz, Sahni, J. ACM 21 (1974)) for each number of items taken from either half:
-2^S subsets a half, so S up to about 12 is quick. Beyond, the best exchange of at most one pair is taken.
+The larger of the two sums is minimized.
+
+Meet in the middle (Horowitz, Sahni, J. ACM 21 (1974)) for each number of items taken from either
+half: 2^S subsets a half, so S up to about 12 is quick. Beyond, the best exchange of at most one
+pair is taken.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ def by_size(sums: Integers, sizes: Integers, n: int) -> tuple[Integers, Integers
 
 @compiled
 def best_split(items: Integers) -> Integers:
-    """[2S] 0 or 1: the half of ``items`` with S members whose sum is nearest to half of the total."""
+    """[2S] 0 or 1: the S of ``items`` whose sum is nearest to half of the total."""
     n = len(items)
     S = n // 2
     total = items.sum()
@@ -98,7 +101,7 @@ def best_swap(items: Integers) -> Integers:
 
 @compiled
 def split_in_two(items: Integers) -> Integers:
-    """The best re-split known for this size: exact up to ``LARGEST_EXACT`` slots, else one exchange."""
+    """The best re-split for this size: exact up to ``LARGEST_EXACT`` slots, else one exchange."""
     if len(items) <= 2 * LARGEST_EXACT:
         return best_split(items)
     return best_swap(items)

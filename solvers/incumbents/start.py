@@ -1,37 +1,42 @@
-"""A first placement: replicas to the largest load per replica, then the largest item to the least loaded rank."""
+"""A first placement: replicas to the heaviest replica, largest item to the lightest rank."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eplb_opt.instance import Layer
+
 Integers = NDArray[np.int64]
 
 
-def greedy_counts(loads: Sequence[int], num_slots: int, most: int) -> Integers:
-    """[E] replicas: the next one goes to the largest load per replica (least expert on ties), ``most`` at most.
+def greedy_counts(layer: Layer, most: int) -> Integers:
+    """[E] counts of at most ``most`` that minimize ``max loads[e] / c[e]``, exactly.
 
-    Minimizes ``max(loads[e] / c[e])`` exactly for ``most >= num_slots``.
+    The next replica goes to the largest load per replica, the least expert on ties. The exchange
+    argument of :func:`eplb_opt.bounds.threshold_counts` holds with the cap as well: an expert at
+    the cap cannot have more in a better solution. O(P log E) exact comparisons.
     """
+    loads = layer.loads
     counts = np.ones(len(loads), np.int64)
-    queue = [(-float(w), e) for e, w in enumerate(loads)] if most > 1 else []
+    queue = [(-Fraction(w), e) for e, w in enumerate(loads)] if most > 1 else []
     heapq.heapify(queue)
-    for _ in range(num_slots - len(loads)):
+    for _ in range(layer.num_redundant_experts):
         _, e = heapq.heappop(queue)
         counts[e] += 1
         if counts[e] < most:
-            heapq.heappush(queue, (-loads[e] / int(counts[e]), e))
+            heapq.heappush(queue, (-Fraction(loads[e], int(counts[e])), e))
     return counts
 
 
 def first_packing(items: Integers, experts: Integers, num_ranks: int, spread: bool) -> Integers:
     """[G, S] experts: longest processing time first with S slots a rank, O(P log G).
 
-    With ``spread`` the items, ordered by size with replicas side by side, are dealt in turn: an expert
-    with at most G replicas then never meets a rank twice.
+    With ``spread`` the items, ordered by size with replicas side by side, are dealt in turn: an
+    expert with at most G replicas then never meets a rank twice.
     """
     order = np.lexsort((experts, -items))
     slots = len(items) // num_ranks

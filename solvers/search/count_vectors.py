@@ -1,8 +1,8 @@
-"""All replica counts that could beat an incumbent, one after another, each packed by the tree search.
+"""All replica counts that could beat an incumbent, each packed by the tree search.
 
-A vector is passed over without a search if its replicas cannot go below the threshold: all rank sums are
-multiples of the greatest common divisor ``g`` of its sizes, so the threshold falls to a multiple of ``g``,
-and then the mean or one of the counting bounds may already be above it.
+A vector is passed over without a search if its replicas cannot go below the threshold: all rank
+sums are multiples of the greatest common divisor ``g`` of its sizes, so the threshold falls to a
+multiple of ``g``, and then the mean or one of the counting bounds may already be above it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class Vectors(NamedTuple):
     Attributes:
         counts: [E] the vector in hand.
         least, most: [E] limits of the counts.
-        experts, kind: [P] expert and kind of each item of the vector in hand, items by falling size.
-        threshold: [1] the threshold for this vector, [0] if it was not begun.
-        tree: the search of this vector.
+        experts, kind: [P] expert and kind of each item of the vector in hand, items by falling
+        size. threshold: [1] the threshold for this vector, [0] if it was not begun. tree: the
+        search of this vector.
+
     """
 
     counts: Integers
@@ -52,7 +53,7 @@ class Vectors(NamedTuple):
 
 
 def new_vectors(least: Integers, most: Integers, num_slots: int, num_ranks: int) -> Vectors | None:
-    """The first vector in lexicographic order; None if no counts within the limits fill the slots."""
+    """The first vector in lexicographic order; None if no counts in the limits fill the slots."""
     if least.sum() > num_slots or most.sum() < num_slots or np.any(least > most):
         return None
     counts = least.copy()
@@ -64,7 +65,7 @@ def new_vectors(least: Integers, most: Integers, num_slots: int, num_ranks: int)
 
 @compiled
 def fill(counts: Integers, most: Integers, start: int, extra: int) -> None:
-    """Give ``extra`` replicas to the last experts from ``start`` on: the lexicographically least way."""
+    """Give ``extra`` replicas to the last experts, not before ``start``: the least vector."""
     e = len(counts) - 1
     while extra > 0 and e >= start:
         more = min(extra, most[e] - counts[e])
@@ -102,7 +103,8 @@ def begin(vectors: Vectors, size: Integers, threshold: int, spread: bool) -> boo
         while b > 0:
             a, b = b, a % b
         common = a
-    threshold -= threshold % (common if common > 0 else 1)
+    if common > 0:
+        threshold -= threshold % int(common)
     if G * threshold < total:
         return False
     p = 0
@@ -126,8 +128,8 @@ def search(
 ) -> tuple[int, int]:
     """Search on for about ``budget`` nodes; returns the state and the nodes used.
 
-    FOUND: the tree holds a packing up to ``threshold``; calling again goes on with the same vector and the
-    new threshold. EXHAUSTED: no vector is left. PAUSED: call again.
+    FOUND: the tree holds a packing up to ``threshold``; calling again goes on with the same vector
+    and the new threshold. EXHAUSTED: no vector is left. PAUSED: call again.
     """
     nodes = 0
     while nodes < budget:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Integers = NDArray[np.int64]
 
 CHUNK = 1 << 20
-"""Nodes between two looks at the clock (and at Ctrl-C): some 50 ms compiled."""
+"""Nodes between two looks at the clock, and at Ctrl-C: some 50 ms when compiled."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,17 @@ class SearchOutcome:
     """Result of a search in scaled integers.
 
     Attributes:
-        value: makespan of the best packing known, None if none was found.
+        value: makespan of the best packing known.
         lower_bound: proven, valid for whatever reason the search stopped.
-        ranks: [G, S] expert in each slot of the best packing, None without one.
+        ranks: [G, S] expert in each slot of the best packing.
         nodes: nodes searched.
-        limit: ``time`` or ``nodes`` if that stopped the search, else None.
+        limit: ``time``, ``nodes`` or ``interrupt`` if that stopped the search, else None.
+
     """
 
-    value: int | None
+    value: int
     lower_bound: int
-    ranks: Integers | None
+    ranks: Integers
     nodes: int = 0
     limit: str | None = None
 
@@ -40,7 +41,7 @@ class SearchOutcome:
 
 @dataclass
 class Budget:
-    """Seconds and nodes that a search may use; ``limit`` says which ran out first."""
+    """Seconds and nodes that a search may use; ``limit`` says what ended it."""
 
     seconds: float | None = None
     nodes: int | None = None
@@ -55,6 +56,8 @@ class Budget:
 
     def chunk(self, share: float = 1.0) -> int:
         """Nodes that may be searched next; 0 once ``share`` of a limit is used up."""
+        if self.limit == "interrupt":
+            return 0
         if self.seconds is not None and self.elapsed >= share * self.seconds:
             self.limit = "time"
             return 0

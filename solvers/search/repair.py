@@ -1,7 +1,7 @@
 """Large neighbourhoods: re-pack a few ranks exactly so that none of them is above a goal.
 
-A rank above the goal is joined by ranks whose room makes up for its excess; the tree search splits their
-items anew. Each success leaves fewer ranks above the goal, none above if the goal is met.
+A rank above the goal is joined by ranks whose room makes up for its excess; the tree search splits
+their items anew. Each success leaves fewer ranks above the goal, none above if the goal is met.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def repair(
     budget: Budget,
     random: np.random.Generator,
 ) -> Integers:
-    """``ranks`` [G, S] with fewer ranks above ``goal`` if ``tries`` re-packings can do it; ``size`` [E]."""
+    """``ranks`` [G, S] with fewer above ``goal`` if ``tries`` re-packings do it; ``size`` [E]."""
     ranks = ranks.copy()
     loads = size[ranks].sum(axis=1)
     for _ in range(tries):
@@ -51,20 +51,20 @@ def repair(
 def choose_ranks(
     loads: Integers, worst: int, goal: int, slots: int, random: np.random.Generator
 ) -> Integers | None:
-    """Rank ``worst`` and random others that together have room under ``goal``; None if none are seen."""
+    """Rank ``worst`` and random others that together fit under ``goal``; None if none are seen."""
     number = min(len(loads), max(3, ITEMS // slots))
     for _ in range(10):
         others = random.permutation(np.delete(np.arange(len(loads)), worst))[: number - 1]
         few = np.r_[worst, others]
         if loads[few].sum() <= len(few) * goal:
-            return few
+            return np.asarray(few)
     return None
 
 
 def repack(
     ranks: Integers, size: Integers, goal: int, spread: bool, nodes: int
 ) -> tuple[Integers | None, int]:
-    """The items of these ranks packed anew with none above ``goal`` (None if not found), and nodes used."""
+    """These ranks packed anew with none above ``goal``, None if not found; and nodes used."""
     experts = ranks.ravel()
     order = np.lexsort((experts, -size[experts]))
     experts = experts[order]
@@ -72,5 +72,5 @@ def repack(
     tree = new_tree(items, len(ranks))
     kind = experts if spread else np.cumsum(np.r_[0, np.diff(items) != 0])
     state = advance(tree, kind, goal, spread, nodes)
-    packing = tree.packed(experts) if state == FOUND else None
+    packing: Integers | None = tree.packed(experts) if state == FOUND else None
     return packing, int(tree.counters[NODES])

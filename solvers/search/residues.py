@@ -1,9 +1,9 @@
 """A bound from residues: rank sums that the items can reach modulo d.
 
-Most experts have one replica; scaled by the common multiple M of the counts their sizes are 0 modulo M.
-Only the few other items decide the rank sums modulo a divisor of M. If no assignment of those items alone
-gives residues close enough below T, then T is impossible however the sizes fit: three thirds cannot give
-four ranks the same residue.
+Most experts have one replica; scaled by the common multiple M of the counts their sizes are 0
+modulo M. Only the few other items decide the rank sums modulo a divisor of M. If no assignment of
+those items alone gives residues close enough below T, then T is impossible however the sizes fit:
+three thirds cannot give four ranks the same residue.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def residue_bound(items: Integers, num_ranks: int, bound: int) -> int:
 
 
 def _moduli(items: Integers) -> list[int]:
-    """Divisors above 1 of the greatest common divisor of the sizes that occur once, up to MAX_MODULUS."""
+    """Divisors, from 2 to MAX_MODULUS, of the greatest common one of the sizes that occur once."""
     sizes, frequency = np.unique(items, return_counts=True)
     common = int(np.gcd.reduce(sizes[frequency == 1], initial=0))
     return [d for d in range(2, min(common, MAX_MODULUS) + 1) if common % d == 0]
 
 
 def _reachable(items: Integers, num_ranks: int, d: int) -> set[tuple[int, ...]] | None:
-    """Sorted rank residues that some assignment of the items gives, None if they are too many to list.
+    """Sorted rank residues that assignments of the items give, None if they are too many.
 
     How many items a rank takes is left aside.
     """
@@ -66,5 +66,5 @@ def _distinct(state: tuple[int, ...]) -> list[int]:
 
 
 def _allows(states: set[tuple[int, ...]], d: int, threshold: int, slack: int) -> bool:
-    """Is there a state whose distances below ``threshold``, modulo ``d``, fit into the total slack?"""
+    """Whether some state's distances below ``threshold``, modulo ``d``, fit into the slack."""
     return any(sum((threshold - r) % d for r in state) <= slack for state in states)

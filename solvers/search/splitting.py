@@ -1,15 +1,17 @@
-"""Rank by rank: is there a packing of items on ranks of ``S`` slots with no rank above ``T``?
+"""Rank by rank, the search for a packing on ranks of ``S`` slots with none above ``T``.
 
-The rank in hand takes the largest item that is left. Its sum must lie in ``[R - (m - 1) T, T]``, with
-``R`` the sum of the items left and ``m`` the ranks left: what it leaves must fit on the others. Items of
-one kind are interchangeable, so after a failure the next kind is tried. A rank is skipped if one of its
-items could be exchanged for a larger one that is left without passing ``T``: the rank that would get the
-smaller item only gains.
+The rank in hand takes the largest item that is left. Its sum must lie in ``[R - (m - 1) T, T]``,
+with ``R`` the sum of the items left and ``m`` the ranks left: what it leaves must fit on the
+others. Items of one kind are interchangeable, so after a failure the next kind is tried. A rank is
+skipped if one of its items could be exchanged for a larger one that is left without passing ``T``:
+the rank that would get the smaller item only gains.
 
-A failure also says how far ``T`` has to be raised to change anything, which gives the next ``T`` to try.
+A failure also says how far ``T`` has to be raised to change anything, which gives the next ``T`` to
+try.
 
 Schreiber, Korf, Moffitt: Optimal multi-way number partitioning, J. ACM 65 (2018);
-Dell'Amico, Martello: Bounds for the cardinality constrained P||Cmax problem, J. Scheduling 4 (2001).
+Dell'Amico, Martello: Bounds for the cardinality constrained P||Cmax problem, J. Scheduling 4
+(2001).
 """
 
 from __future__ import annotations
@@ -30,15 +32,15 @@ LEVEL, SLOT, NODES, NEXT_THRESHOLD = 0, 1, 2, 3
 
 
 class Tree(NamedTuple):
-    """Where the search stands. Level ``g`` fills rank ``g`` from the items that ranks ``0..g-1`` left.
+    """Where the search stands: level ``g`` fills rank ``g`` from what ranks ``0..g-1`` left.
 
     Attributes:
-        item: [G + 1, P] the items left at each level, largest first, by their position in the input.
-        size: [G + 1, P] their sizes.
-        prefix: [G + 1, P + 1] sums of the largest items left.
-        chosen: [G, S + 1] positions taken in the level's list.
-        partial: [G, S + 1] sums of the rank in hand.
-        counters: level, slot, nodes, and the smallest threshold that would have let more through.
+        item: [G + 1, P] the items left at each level, largest first, by their position in the
+        input. size: [G + 1, P] their sizes. prefix: [G + 1, P + 1] sums of the largest items left.
+        chosen: [G, S + 1] positions taken in the level's list. partial: [G, S + 1] sums of the rank
+        in hand. counters: level, slot, nodes, and the smallest threshold that would have let more
+        through.
+
     """
 
     item: Integers
@@ -165,7 +167,7 @@ def least_threshold(prefix: Integers, m: int, S: int) -> int:
         if m > 1:
             reach = prefix[n - top + j + 1] - prefix[n - top] + prefix[rest]
             bound = max(bound, -((reach - total) // (m - 1)))
-    return bound
+    return int(bound)
 
 
 @compiled

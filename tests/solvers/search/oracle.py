@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, pairwise
 
 
 def best_packing(items, num_ranks, experts=None, spread=False):
-    """Least largest rank sum over all packings of ``items`` on equal ranks; None if there is none."""
+    """Least largest rank sum over all packings on equal ranks; None if there is none."""
     experts = range(len(items)) if experts is None else experts
     return _pack(tuple(zip(items, experts, strict=True)), len(items) // num_ranks, spread)
 
@@ -32,7 +32,7 @@ def count_vectors(num_experts, num_slots) -> Iterator[tuple[int, ...]]:
     """All counts of at least one that fill the slots."""
     for cuts in combinations(range(1, num_slots), num_experts - 1):
         bounds = (0, *cuts, num_slots)
-        yield tuple(b - a for a, b in zip(bounds, bounds[1:], strict=False))
+        yield tuple(b - a for a, b in pairwise(bounds))
 
 
 def best_joint(loads, num_slots, num_ranks, spread=False):

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.search.closed_bounds import counting_bound
-from solvers.search.packing import pack
+from solvers.search.outcome import Budget
+from solvers.search.packing import counting_bound, pack
 from solvers.search.residues import residue_bound
 from tests.solvers.search.oracle import best_packing
 
@@ -49,7 +49,7 @@ def test_matches_brute_force(problem, spread, seed):
 @settings(max_examples=150, deadline=None)
 @given(packings())
 def test_bounds_hold(problem):
-    items, experts, num_ranks = problem
+    items, _, num_ranks = problem
     best = best_packing(items.tolist(), num_ranks)
     ordered = np.sort(items)[::-1].copy()
     bound = int(counting_bound(ordered, num_ranks))
@@ -61,7 +61,7 @@ def test_bounds_hold(problem):
 def test_bound_is_valid_when_nodes_run_out(problem, nodes):
     items, experts, num_ranks = problem
     best = best_packing(items.tolist(), num_ranks)
-    outcome = pack(items, num_ranks, experts=experts, node_limit=nodes)
+    outcome = pack(items, num_ranks, experts=experts, budget=Budget(nodes=nodes))
     assert outcome.lower_bound <= best <= outcome.value
     assert (outcome.limit == "nodes") == (not outcome.optimal)
 
@@ -77,7 +77,7 @@ def test_residues_prove_what_the_mean_cannot():
 
 def test_is_repeatable_under_a_node_limit():
     items = np.random.default_rng(0).integers(1, 10_000, 40)
-    first, second = (pack(items, 8, node_limit=30_000, seed=3) for _ in range(2))
+    first, second = (pack(items, 8, budget=Budget(nodes=30_000), seed=3) for _ in range(2))
     assert first.nodes == second.nodes
     assert first.lower_bound == second.lower_bound
     assert np.array_equal(first.ranks, second.ranks)
