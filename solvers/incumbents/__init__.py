@@ -1,0 +1,1 @@
+"""Good placements fast: heuristics without guarantee, incumbents of the exact methods."""

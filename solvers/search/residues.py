@@ -1,0 +1,70 @@
+"""A bound from residues: rank sums that the items can reach modulo d.
+
+Most experts have one replica; scaled by the common multiple M of the counts their sizes are 0
+modulo M. Only the few other items decide the rank sums modulo a divisor of M. If no assignment of
+those items alone gives residues close enough below T, then T is impossible however the sizes fit:
+three thirds cannot give four ranks the same residue.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+MAX_STATES = 4000
+MAX_MODULUS = 10_000
+
+
+def residue_bound(items: Integers, num_ranks: int, bound: int) -> int:
+    """The least threshold from ``bound`` on that no modulus excludes; ``items`` [P].
+
+    The moduli are the divisors of what all sizes that occur once have in common.
+    """
+    total = int(items.sum())
+    reachable = []
+    for d in _moduli(items):
+        states = _reachable(items, num_ranks, d) if d > num_ranks * bound - total else None
+        if states is not None:
+            reachable.append((d, states))
+    while any(not _allows(states, d, bound, num_ranks * bound - total) for d, states in reachable):
+        bound += 1
+    return bound
+
+
+def _moduli(items: Integers) -> list[int]:
+    """Divisors, from 2 to MAX_MODULUS, of the greatest common one of the sizes that occur once."""
+    sizes, frequency = np.unique(items, return_counts=True)
+    common = int(np.gcd.reduce(sizes[frequency == 1], initial=0))
+    return [d for d in range(2, min(common, MAX_MODULUS) + 1) if common % d == 0]
+
+
+def _reachable(items: Integers, num_ranks: int, d: int) -> set[tuple[int, ...]] | None:
+    """Sorted rank residues that assignments of the items give, None if they are too many.
+
+    How many items a rank takes is left aside.
+    """
+    states = {(0,) * num_ranks}
+    for residue in (items % d).tolist():
+        if residue:
+            states = {
+                tuple(sorted((*s[:g], (s[g] + residue) % d, *s[g + 1 :])))
+                for s in states
+                for g in _distinct(s)
+            }
+        if len(states) > MAX_STATES:
+            return None
+    return states
+
+
+def _distinct(state: tuple[int, ...]) -> list[int]:
+    """Where a new value starts in a sorted tuple: ranks of equal residue are interchangeable."""
+    return [0, *(g + 1 for g, (a, b) in enumerate(pairwise(state)) if a != b)]
+
+
+def _allows(states: set[tuple[int, ...]], d: int, threshold: int, slack: int) -> bool:
+    """Whether some state's distances below ``threshold``, modulo ``d``, fit into the slack."""
+    return any(sum((threshold - r) % d for r in state) <= slack for state in states)
