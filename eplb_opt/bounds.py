@@ -99,7 +99,6 @@ def threshold_counts(
 
     Raises:
         ValueError: the limits cannot be met: they sum to more, or less, than P.
-
     """
     experts = range(layer.num_logical_experts)
     counts = list(least) if least is not None else [1] * len(experts)

@@ -39,7 +39,6 @@ class Reference:
         mean_load: mean rank load, exact.
         bound_source: the argument that proves the bound.
         runtime: seconds.
-
     """
 
     layer: int
@@ -151,7 +150,6 @@ def measure_gap(
         >>> report = measure_gap(instance, ["deepseek"])
         >>> str(report.reference[0].lower_bound), str(report.policies[0].layers[0].makespan)
         ('590/3', '232')
-
     """
     layers = instance.layers()
     interrupted = False

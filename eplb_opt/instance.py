@@ -42,7 +42,6 @@ class Topology:
     Raises:
         ValueError: a size is not a positive integer, P is no multiple of G, or G is no multiple of
             N.
-
     """
 
     num_physical_experts: int
@@ -103,7 +102,6 @@ class Layer:
         rule: the resolved rule.
         index: its number in reports.
         spread_replicas: no rank may hold two replicas of one expert.
-
     """
 
     loads: tuple[int, ...]
@@ -177,7 +175,6 @@ class Instance:
         >>> instance = Instance([[3, 1, 2]], Topology(num_physical_experts=4, num_ranks=2))
         >>> instance.num_logical_experts, str(instance.rule), instance.layer(0).loads
         (3, 'global', (3, 1, 2))
-
     """
 
     loads: Loads
@@ -223,7 +220,6 @@ class Instance:
 
         Raises:
             IndexError: there is no such layer.
-
         """
         if not 0 <= index < self.num_layers:
             raise IndexError(f"layer {index} is out of range: the instance has {self.num_layers}")
@@ -240,7 +236,6 @@ class Instance:
 
         Raises:
             ValueError: there is no such layer.
-
         """
         rows = list(layers)
         missing = [row for row in rows if not 0 <= row < self.num_layers]

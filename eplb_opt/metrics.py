@@ -49,7 +49,6 @@ def relative_gap(value: Fraction, lower_bound: Fraction) -> float:
 
     Raises:
         ValueError: the bound is not positive, as for a layer without load: it has no gap.
-
     """
     if lower_bound <= 0:
         raise ValueError(f"no gap over a lower bound of {lower_bound}")

@@ -27,7 +27,6 @@ class Placement:
         >>> placement = Placement([[0, 1, 0, 2]], num_logical_experts=3)
         >>> placement.logcnt.tolist(), placement.log2phy.tolist()
         ([[2, 1, 1]], [[[0, 2], [1, -1], [3, -1]]])
-
     """
 
     phy2log: NDArray[np.int64]

@@ -50,7 +50,6 @@ class Policy:
         name: as the user gave it.
         function: ``(weight, num_replicas, num_groups, num_nodes, num_gpus)``, in DeepSeek EPLB's
             meaning; a sixth argument without default, vLLM's old placement, is given as None.
-
     """
 
     name: str
@@ -66,7 +65,6 @@ class Policy:
         Raises:
             InvalidPlacementError: the answer is no placement, or breaks a rule of the instance.
             PolicyError: the policy raised an exception.
-
         """
         import torch
 
@@ -98,7 +96,6 @@ def load_policy(name: str) -> Policy:
 
     Raises:
         PolicyError: there is no such policy, file or function, or importing it failed.
-
     """
     if name in BUILT_IN:
         module, _, function = BUILT_IN[name].partition(":")

@@ -41,7 +41,6 @@ class Result:
         runtime: seconds.
         infeasible: no solution exists (with ``spread_replicas``, for instance).
         certificate: evidence for the lower bound, None if there is none to show.
-
     """
 
     stage: str

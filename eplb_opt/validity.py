@@ -19,7 +19,6 @@ class Violation:
             ``shared-rank``.
         message: one line that names layer, slot or expert, and what was expected.
         layer: None where the whole placement is concerned.
-
     """
 
     kind: str

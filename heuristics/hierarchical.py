@@ -29,7 +29,6 @@ class Shape:
 
     Raises:
         ValueError: a size is not positive, or one that must divide another does not.
-
     """
 
     num_slots: int
@@ -99,7 +98,6 @@ def place_hierarchically(
 
     Returns:
         The three maps, on the device of ``loads``.
-
     """
     layers, experts = loads.shape
     nodes, size = shape.num_nodes, experts // shape.num_groups

@@ -71,7 +71,6 @@ def rebalance_experts(
         >>> phy2log, log2phy, logcnt = rebalance_experts(torch.tensor([[30.0, 10, 20]]), 4, 1, 1, 2)
         >>> phy2log.tolist(), logcnt.tolist()
         ([[2, 1, 0, 0]], [[2, 1, 1]])
-
     """
     if policy not in POLICIES:
         raise ValueError(f"policy={policy!r} is not one of {', '.join(POLICIES)}")

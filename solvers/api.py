@@ -39,7 +39,6 @@ class Stages:
         node_of_group: [K], None to take the optimum of the stage ``groups`` (hierarchical rule
             only).
         counts: [E], None to take the optimum of the stage ``counts``.
-
     """
 
     node_of_group: Sequence[int] | None = None
@@ -86,7 +85,6 @@ def solve(
         >>> result = solve(layer, stage="joint")
         >>> str(result.status), str(result.objective)
         ('optimal', '590/3')
-
     """
     solver = _backend(stage, backend)
     options = Options(time_limit, seed, workers)

@@ -22,7 +22,6 @@ def solve_joint(layer: Layer, _options: object = None, _initial: object = None) 
 
     Raises:
         ValueError: the layer has more than 12 slots.
-
     """
     return _best("joint", layer, _placements(layer))
 

@@ -25,7 +25,6 @@ class Outcome:
             infeasible: they are dropped here.
         infeasible: proven that the model has no solution.
         limit: ``time`` or ``interrupt`` if that ended the search.
-
     """
 
     value: Callable[[cp_model.IntVar], int] | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,20 @@ class Options:
         time_limit: seconds, None for none.
         seed: of the solver's randomness.
         workers: threads; 1 is repeatable.
-
+        tolerance: stop at this relative distance of value and bound; 0 asks for the optimum.
+        target: tokens; a placement with at most this makespan is good enough.
     """
 
     time_limit: float | None = None
     seed: int = 0
     workers: int = 1
+    tolerance: Fraction = Fraction(0)
+    target: Fraction | None = None
+
+    def satisfied(self, value: Fraction, lower_bound: Fraction) -> bool:
+        """Whether a placement of this ``value`` ends the search."""
+        enough = lower_bound * (1 + self.tolerance)
+        return value <= (enough if self.target is None else max(enough, self.target))
 
 
 class Clock:
@@ -33,14 +42,12 @@ class Clock:
         """Seconds since the start."""
         return time.perf_counter() - self._start
 
-    def remaining(self) -> Options:
-        """The same options with only the time that is left."""
+    def remaining(self, share: float = 1.0) -> Options:
+        """The same options with ``share`` of the time that is left."""
         limit = self._options.time_limit
-        return (
-            self._options
-            if limit is None
-            else replace(self._options, time_limit=max(0.0, limit - self.elapsed()))
-        )
+        if limit is None:
+            return self._options
+        return replace(self._options, time_limit=share * max(0.0, limit - self.elapsed()))
 
     def expired(self) -> bool:
         """Whether the time limit has passed."""

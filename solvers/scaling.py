@@ -30,7 +30,6 @@ class Scale:
     Attributes:
         unit: tokens per integer step.
         exact: True if every replica load is a multiple of ``unit``.
-
     """
 
     unit: Fraction

@@ -35,7 +35,6 @@ class UnevenSplit:
         makespan: in tokens; equals the load of ``critical`` over the number of ranks that hold it.
         critical: experts F whose ratio is the makespan.
         tokens: tokens[e][r] of expert e that rank r serves, without zeros; sums to the load of e.
-
     """
 
     makespan: Fraction
@@ -51,7 +50,6 @@ def best_split(layer: Layer, slots: Sequence[int]) -> UnevenSplit:
 
     Raises:
         ValueError: ``slots`` has not P entries, or an expert with load has no slot.
-
     """
     ranks = _ranks_of(layer, slots)
     critical = frozenset(range(len(ranks)))
@@ -171,7 +169,6 @@ def solve_uneven(
 
     Raises:
         ValueError: the rule is not global, or the integers would be too large.
-
     """
     start = time.monotonic()
     scale = math.lcm(*range(1, layer.topology.num_ranks + 1))

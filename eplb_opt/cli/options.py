@@ -67,7 +67,6 @@ class TopologyOptions:
 
         Raises:
             InputError: loads, machine and rule do not fit together.
-
         """
         from eplb_opt.instance import Instance, Topology
 

@@ -11,7 +11,6 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Raises:
         OSError: the folder is missing or not writable.
-
     """
     target = path.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

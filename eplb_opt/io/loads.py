@@ -47,7 +47,6 @@ class RecordedLoads:
         source: the path that was read.
         format: one of :data:`FORMATS`.
         layers: the model's layer number of each row, None where the format does not record it.
-
     """
 
     loads: Loads
@@ -84,7 +83,6 @@ def read_loads(
         ...     write_loads(Path(folder) / "loads.csv", [[3, 1, 2]])
         ...     read_loads(Path(folder) / "loads.csv").loads.tolist()
         [[3, 1, 2]]
-
     """
     path = Path(path)
     if format is None:
@@ -106,7 +104,6 @@ def write_loads(path: str | Path, loads: ArrayLike) -> None:
     Raises:
         ValueError: an unknown suffix, loads that are not numbers, or a trace as ``.csv``.
         OSError: the file cannot be written.
-
     """
     path = Path(path)
     if path.suffix not in _ENCODERS:
@@ -120,7 +117,6 @@ def detect_format(path: Path) -> str:
     Raises:
         FormatError: none of them.
         OSError: the file is missing or cannot be read.
-
     """
     if path.is_dir():
         found = _format_of_directory(path)

@@ -35,7 +35,6 @@ def write_placements(path: str | Path, placements: Mapping[str, Placement]) -> N
         ...     write_placements(f"{folder}/p.npz", {"trivial": Placement([[0, 1, 0]], 2)})
         ...     read_placements(f"{folder}/p.npz")["trivial"].tolist()
         [[0, 1, 0]]
-
     """
     path = Path(path)
     maps = {policy: placement.phy2log for policy, placement in placements.items()}
@@ -57,7 +56,6 @@ def read_placements(path: str | Path) -> dict[str, NDArray[np.int64]]:
     Raises:
         FormatError: the content is not what it should be.
         OSError: the file is missing or cannot be read.
-
     """
     path = Path(path)
     with path.open("rb") as stream:
@@ -74,7 +72,6 @@ def write_sglang_placement(path: str | Path, placement: Placement) -> None:
     Raises:
         ValueError: the suffix is not ``.json``, by which SGLang knows the format.
         OSError: the file cannot be written.
-
     """
     path = Path(path)
     if path.suffix != ".json":
@@ -96,7 +93,6 @@ def write_trtllm_placement(
     Raises:
         ValueError: ``layers`` are not L different numbers.
         OSError: the file cannot be written.
-
     """
     import yaml
 

@@ -19,7 +19,6 @@ class RawLoads:
         values: an array, or nested lists that may still turn out to be ragged.
         field: the key it stood under, for messages; empty if the format has none.
         layers: the model's layer number of each row, None where the format does not record it.
-
     """
 
     values: NDArray[Any] | list[Any]
@@ -32,7 +31,6 @@ def numeric(values: object, name: str) -> Loads:
 
     Raises:
         ValueError: ragged, not numbers, or integers beyond 64 bits.
-
     """
     try:
         array = np.asarray(values)

@@ -45,7 +45,6 @@ class Drift:
     Attributes:
         phi: correlation of one step with the next, in [0, 1); 0 makes steps independent.
         sd: standard deviation of ``z_t`` at every step, in natural logarithms; 0 is no drift.
-
     """
 
     phi: float = 0.92
@@ -92,7 +91,6 @@ def generate(
     Example:
         >>> generate("zipf", num_layers=2, num_experts=4, tokens=100, seed=0).sum(axis=1).tolist()
         [100, 100]
-
     """
     _check_sizes(
         num_layers=num_layers, num_experts=num_experts, tokens=tokens, num_groups=num_groups

@@ -51,7 +51,6 @@ def improve(
 
     Raises:
         ValueError: no limit is given, or the slots cannot be filled with spread replicas.
-
     """
     if time_limit is None and rounds is None:
         raise ValueError("time_limit and rounds are both None: give one of them")

@@ -83,7 +83,6 @@ def solve_pairs(
 
     Raises:
         ValueError: the topology has not two slots a rank, or the rule is not global.
-
     """
     P, G = layer.topology.num_physical_experts, layer.topology.num_ranks
     if layer.topology.slots_per_rank != 2 or layer.rule != Rule.GLOBAL:

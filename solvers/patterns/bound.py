@@ -70,7 +70,6 @@ class PatternBound:
         trials: makespans tried.
         pricings: knapsacks solved.
         runtime: seconds.
-
     """
 
     value: Fraction
@@ -158,7 +157,6 @@ def pattern_bound(
     The search doubles its step until a trial is not refuted, then bisects; first with coarse bins
     of replica loads, then with fine ones. Bound, exact integer arithmetic for everything claimed;
     deterministic unless the limit is reached.
-
     """
     start = time.monotonic()
     proven = Fraction(sum(layer.loads), layer.topology.num_ranks)

@@ -36,7 +36,6 @@ def certified_pattern_bound(layer: Layer, certificate: dict[str, Any]) -> Fracti
 
     Raises:
         ValueError: the evidence is malformed, too large to check, or does not prove its bound.
-
     """
     bound, grid, count_price, levels = _read(certificate)
     P, G = layer.topology.num_physical_experts, layer.topology.num_ranks

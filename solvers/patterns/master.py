@@ -26,7 +26,6 @@ class Prices:
         count: what every replica is worth besides, of either sign.
         rank: what a rank is worth.
         uncovered: the optimum, replicas without a slot; 0 means that the trial cannot be refuted.
-
     """
 
     replica: Floats

@@ -23,7 +23,6 @@ class Pricing:
     Attributes:
         best: the largest value of such a pattern, exact; -1 if there is none.
         patterns: [n, S], for each item the most valuable pattern that contains it, as item indices.
-
     """
 
     best: int

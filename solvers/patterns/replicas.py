@@ -26,7 +26,6 @@ class ReplicaWindow:
         spare: ``P - sum(fewest)``; negative proves that no makespan is below T.
         weights: [E, spare + 1], ``floor(GRID * w_e / (k * T))`` for ``k = fewest_e .. fewest_e +
             spare``.
-
     """
 
     fewest: Ints
@@ -44,7 +43,6 @@ def replica_window(loads: Sequence[int], num_slots: int, makespan: Fraction) -> 
 
     Raises:
         ValueError: the window has too many kinds of replicas.
-
     """
     num, den = makespan.numerator, makespan.denominator
     fewest = [load * den // num + 1 for load in loads]
@@ -68,7 +66,6 @@ class Bins:
     Attributes:
         of: [E, spare + 1], the bin of each replica; bins ascend with the load.
         lightest: [B], the weight of the lightest replica of each bin, which stands for the bin.
-
     """
 
     of: Ints

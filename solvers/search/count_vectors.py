@@ -40,7 +40,6 @@ class Vectors(NamedTuple):
         experts, kind: [P] expert and kind of each item of the vector in hand, items by falling
         size. threshold: [1] the threshold for this vector, [0] if it was not begun. tree: the
         search of this vector.
-
     """
 
     counts: Integers

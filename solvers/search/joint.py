@@ -57,7 +57,6 @@ def solve_joint(
         initial: [P] slots of a known placement.
         spread_replicas: no rank may hold an expert twice.
         node_limit: nodes of the tree search; a vector passed over counts as some.
-
     """
     budget = Budget(options.time_limit, node_limit)
     P, most = layer.topology.num_physical_experts, most_replicas(layer, spread_replicas)

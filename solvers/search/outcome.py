@@ -24,7 +24,6 @@ class SearchOutcome:
         ranks: [G, S] expert in each slot of the best packing.
         nodes: nodes searched.
         limit: ``time``, ``nodes`` or ``interrupt`` if that stopped the search, else None.
-
     """
 
     value: int

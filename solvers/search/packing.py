@@ -58,7 +58,6 @@ class Items:
         expert: [P] the expert of each item.
         of_expert: size of the items of each expert.
         spread: no rank may hold an expert twice.
-
     """
 
     size: Integers
@@ -90,7 +89,6 @@ def solve_packing(
 
     Raises:
         ValueError: with ``spread_replicas``, an expert has more replicas than there are ranks.
-
     """
     counts = tuple(counts)
     bound, scale = packing_bound(layer, counts), scale_for(layer, counts)
@@ -154,7 +152,6 @@ def pack(
         ValueError: P is no multiple of G, a size is negative, or an expert has more items than
             there are ranks with ``spread_replicas``.
         OverflowError: the sums could exceed 64 bits.
-
     """
     budget = budget or Budget()
     experts = np.arange(len(sizes)) if experts is None else experts

@@ -40,7 +40,6 @@ class Tree(NamedTuple):
         chosen: [G, S + 1] positions taken in the level's list. partial: [G, S + 1] sums of the rank
         in hand. counters: level, slot, nodes, and the smallest threshold that would have let more
         through.
-
     """
 
     item: Integers

@@ -1,0 +1,155 @@
+"""The strongest combination of this package's methods for one layer under the global rule.
+
+Each step takes what is known, a placement and a lower bound, and brings the two closer. Which steps
+there are depends on the slots per rank and on the number of experts; they end when value and bound
+meet (or are as close as asked), or when the time is up.
+
+- S = 1: the counts decide everything, and the greedy ones are optimal.
+- S = 2: bisection on the makespan with Hall's condition (:mod:`solvers.joint.pairs`).
+- few experts: all count vectors that could beat the incumbent (:mod:`solvers.search.joint`).
+- else local search for the placement and rank patterns for the bound, twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from eplb_opt.bounds import global_bound, threshold_counts
+from eplb_opt.instance import Layer
+from eplb_opt.metrics import exact_makespan
+from eplb_opt.result import Result
+from solvers.greedy import largest_first
+from solvers.incumbents.improve import improve
+from solvers.joint.pairs import solve_pairs
+from solvers.options import Clock, Options
+from solvers.patterns import pattern_bound
+from solvers.search.joint import solve_joint as search_counts
+
+FEW_EXPERTS = 40
+"""Up to so many experts the count vectors are searched."""
+REDO_EXPERTS = 16
+"""Up to so many experts the checker of certificates can redo an exhaustive search."""
+ROUNDS = 2_000
+"""Rounds of local search where no time limit is given."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A placement and a lower bound of its layer, with what proves the bound."""
+
+    layer: Layer
+    slots: tuple[int, ...]
+    value: Fraction
+    bound: Fraction
+    source: str
+    evidence: dict[str, Any]
+    limit: str | None = None
+
+    def with_placement(self, slots: tuple[int, ...]) -> Known:
+        """With ``slots`` if they are better."""
+        value = exact_makespan(self.layer, slots)
+        return replace(self, slots=slots, value=value) if value < self.value else self
+
+    def with_bound(self, bound: Fraction, source: str, evidence: dict[str, Any]) -> Known:
+        """With ``bound`` if it is better."""
+        if bound <= self.bound:
+            return self
+        return replace(self, bound=bound, source=source, evidence=evidence)
+
+
+Step = Callable[[Known, Options], Known]
+
+
+def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None = None) -> Result:
+    """Best placement and best bound of one layer under the global rule.
+
+    ``initial`` [P] is a placement to start from. Without a time limit the search for count vectors
+    and pairs runs to the end, local search for a fixed number of rounds, patterns as far as they
+    go.
+    """
+    clock = Clock(options)
+    bound = global_bound(layer)
+    slots = largest_first(layer, threshold_counts(layer))
+    value = exact_makespan(layer, slots)
+    known = Known(layer, slots, value, bound.value, bound.source, {"kind": "closed-form"})
+    if initial is not None:
+        known = known.with_placement(initial)
+    for step, share in _plan(layer):
+        if options.satisfied(known.value, known.bound) or known.limit == "interrupt":
+            break
+        known = step(known, clock.remaining(share))
+    return _result(known, clock)
+
+
+def _plan(layer: Layer) -> list[tuple[Step, float]]:
+    """The steps for a layer, each with its share of the time that is left."""
+    if layer.topology.slots_per_rank == 2:
+        return [(_improved, 0.05), (_paired, 1.0)]
+    if layer.num_logical_experts <= FEW_EXPERTS:
+        return [(_improved, 0.02), (_bounded, 0.1), (_searched, 0.9), (_improved, 1.0)]
+    return [(_improved, 0.1), (_bounded, 0.7), (_improved, 1.0)]
+
+
+def _improved(known: Known, options: Options) -> Known:
+    target = known.bound * (1 + options.tolerance)
+    slots = improve(
+        known.layer,
+        start=known.slots,
+        time_limit=options.time_limit,
+        rounds=ROUNDS if options.time_limit is None else None,
+        seed=options.seed,
+        target=target if options.target is None else max(target, options.target),
+    )
+    return known.with_placement(slots)
+
+
+def _bounded(known: Known, options: Options) -> Known:
+    found = pattern_bound(
+        known.layer,
+        lower=known.bound,
+        upper=known.value,
+        time_limit=60.0 if options.time_limit is None else options.time_limit,
+    )
+    if found.certificate is None:
+        return known
+    return known.with_bound(found.value, "patterns", found.certificate)
+
+
+def _searched(known: Known, options: Options) -> Known:
+    result = search_counts(known.layer, options, known.slots)
+    return _taken(known, result)
+
+
+def _paired(known: Known, options: Options) -> Known:
+    return _taken(known, solve_pairs(known.layer, options))
+
+
+def _taken(known: Known, result: Result) -> Known:
+    """What a solver found; its bound rests on its search."""
+    few = known.layer.num_logical_experts <= REDO_EXPERTS
+    evidence = {"kind": "exhaustive"} if few else {"kind": "trusted", "solver": result.backend}
+    known = replace(known, limit=result.limit)
+    if result.placement is not None:
+        known = known.with_placement(result.placement)
+    return known.with_bound(result.lower_bound, result.backend, evidence)
+
+
+def _result(known: Known, clock: Clock) -> Result:
+    limit = known.limit
+    if limit is None and known.value > known.bound:
+        limit = "time" if clock.expired() else "tolerance"
+    return Result(
+        "joint",
+        "portfolio",
+        known.bound,
+        known.value,
+        known.slots,
+        tuple(known.slots.count(e) for e in range(known.layer.num_logical_experts)),
+        bound_source=known.source,
+        limit=None if known.value == known.bound else limit,
+        runtime=clock.elapsed(),
+        certificate=known.evidence,
+    )
