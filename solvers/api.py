@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib import import_module
 from typing import Any
 
@@ -18,10 +19,14 @@ BACKENDS: dict[str, dict[str, str]] = {
     "groups": {"enumeration": "solvers.groups:solve_groups"},
     "counts": {"greedy": "solvers.counts:solve_counts"},
     "packing": {
+        "search": "solvers.search.packing:solve_packing",
         "cp-sat": "solvers.packing.cp_sat:solve_packing",
         "brute-force": "solvers.brute_force:solve_packing",
     },
     "joint": {
+        "portfolio": "solvers.joint.portfolio:solve_joint",
+        "search": "solvers.search.joint:solve_joint",
+        "pairs": "solvers.joint.pairs:solve_joint",
         "cp-sat": "solvers.joint.cp_sat:solve_joint",
         "brute-force": "solvers.brute_force:solve_joint",
     },
@@ -55,6 +60,7 @@ def solve(
     workers: int = 1,
     initial: Sequence[int] | None = None,
     given: Stages | None = None,
+    tolerance: float = 0.0,
 ) -> Result:
     """Solve one stage of one layer exactly, or as far as the time limit allows.
 
@@ -68,6 +74,7 @@ def solve(
         seed: for backends with randomness.
         workers: threads; 1 is repeatable.
         initial: slots [P] of a placement to start the joint search from (global rule).
+        tolerance: the joint search may stop at this relative distance of value and bound.
         given: decisions of earlier stages for ``counts`` and ``packing``; what is None is solved
             first, to optimality.
 
@@ -87,7 +94,7 @@ def solve(
         ('optimal', '590/3')
     """
     solver = _backend(stage, backend)
-    options = Options(time_limit, seed, workers)
+    options = Options(time_limit, seed, workers, Fraction(tolerance))
     given = given or Stages()
     if stage == "joint":
         return _solve_joint(problem, solver, options, initial)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
-from eplb_opt.bounds import global_bound, lower_bound
+from eplb_opt.bounds import Bound, global_bound, lower_bound
 from eplb_opt.instance import Layer
 from eplb_opt.partitions import (
     Block,
@@ -19,7 +20,7 @@ from eplb_opt.partitions import (
     can_enumerate,
     lazy_bottleneck,
 )
-from eplb_opt.result import Result
+from eplb_opt.result import Result, exact_text
 from solvers import counts
 from solvers.groups import blocks_of, node_of_group, solve_groups
 from solvers.options import Clock, Options
@@ -56,38 +57,65 @@ def solve_packing(
 
 
 def solve_joint(layer: Layer, solve_node: NodeSolver, options: Options) -> Result:
-    """Groups, counts and packing together: optimal if every node that decides is solved to
-    optimality.
+    """Groups, counts and packing together: optimal if every node that decides is solved.
+
+    A node needs to be solved only as well as the worst node of the best partition: what is proven
+    of that one is the target of the others.
     """
     clock, topology = Clock(options), layer.topology
     solved: dict[Block, Result] = {}
+    bound = lower_bound(layer)
+    cost = _block_bounds(layer)
 
     def solve_block(block: Block) -> Fraction:
-        solved[block] = solve_node(layer.node_problem(block), _left(clock, solved.values()))
+        target = max(cost[other] for other in bottleneck_partition(cost, topology.num_groups))
+        left = replace(_left(clock, solved.values(), 1 / topology.num_nodes), target=target)
+        solved[block] = solve_node(layer.node_problem(block), left)
         return solved[block].lower_bound
 
-    bound = lower_bound(layer)
     if can_enumerate(topology.num_groups, topology.num_nodes):
-        cost = {
-            block: global_bound(layer.node_problem(block)).value
-            for block in all_blocks(topology.num_groups, topology.num_nodes)
-        }
         value, _ = lazy_bottleneck(cost, solve_block, topology.num_groups)
-        found = {
-            block: result.objective
-            for block, result in solved.items()
-            if result.objective is not None
-        }
+        found = {block: result.objective for block, result in solved.items() if result.objective is not None}
         blocks = bottleneck_partition(found, topology.num_groups)
     else:
-        value, blocks = bound.value, blocks_of(solve_groups(layer).node_of_group or ())
+        value, blocks = bound.value, list(cost)
         for block in blocks:
             solve_block(block)
     result = _combined(layer, blocks, [solved[block] for block in blocks], max(value, bound.value))
     source = bound.source if bound.value >= value else f"groups:{result.bound_source}"
+    limit = _limit(solved.values()) if result.gap else None
     return replace(
-        result, bound_source=source, limit=_limit(solved.values()), runtime=clock.elapsed()
+        result,
+        bound_source=source,
+        limit=limit,
+        runtime=clock.elapsed(),
+        certificate=_evidence(value, bound, solved),
     )
+
+
+def _block_bounds(layer: Layer) -> dict[Block, Fraction]:
+    """Closed-form bounds of all blocks, or of one good partition where there are too many."""
+    groups, nodes = layer.topology.num_groups, layer.topology.num_nodes
+    if can_enumerate(groups, nodes):
+        blocks = all_blocks(groups, nodes)
+    else:
+        blocks = blocks_of(solve_groups(layer).node_of_group or ())
+    return {block: global_bound(layer.node_problem(block)).value for block in blocks}
+
+
+def _evidence(value: Fraction, bound: Bound, solved: dict[Block, Result]) -> dict[str, Any]:
+    """What :func:`eplb_opt.certificate` needs to check that no partition beats ``value``."""
+    if bound.value >= value:
+        return {"kind": "closed-form"}
+    blocks = [
+        {
+            "groups": list(block),
+            "bound": exact_text(result.lower_bound),
+            "evidence": result.certificate or {"kind": "trusted", "solver": result.backend},
+        }
+        for block, result in solved.items()
+    ]
+    return {"kind": "groups", "value": exact_text(value), "blocks": blocks}
 
 
 def _combined(
@@ -118,12 +146,10 @@ def _combined(
 
 def _limit(results: Iterable[Result]) -> str | None:
     limits = {result.limit for result in results}
-    return next((name for name in ("interrupt", "time") if name in limits), None)
+    return next((name for name in ("interrupt", "time", "tolerance") if name in limits), None)
 
 
-def _left(clock: Clock, results: Iterable[Result]) -> Options:
-    """The time that is left; none after an interrupt, so that every node still gets its quick
-    placement.
-    """
-    left = clock.remaining()
+def _left(clock: Clock, results: Iterable[Result], share: float = 1.0) -> Options:
+    """A share of the time left; none after an interrupt: every node still gets a placement."""
+    left = clock.remaining(share)
     return replace(left, time_limit=0.0) if _limit(results) == "interrupt" else left
