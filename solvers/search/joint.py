@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,17 @@ from solvers.options import Options
 from solvers.scaling import scale_for
 from solvers.search.count_vectors import Vectors, new_vectors, search
 from solvers.search.outcome import Budget
+from solvers.search.sampling import neighbour, try_vector
 from solvers.search.sizes import most_replicas, replica_sizes
 from solvers.search.splitting import EXHAUSTED, FOUND, PAUSED
 
 Integers = NDArray[np.int64]
 
-KICKS = 500
+KICKS = 100
 """Rounds of local search for the incumbent."""
+SAMPLES = 20_000
+SAMPLING = 0.3
+"""Share of the budget after which sampling gives way to the enumeration."""
 
 
 @dataclass(frozen=True)
@@ -79,49 +84,108 @@ def solve_joint(
     )
     known = Known(slots, exact_makespan(layer, slots), bound)
     if known.value > bound.value:
-        known = _search_counts(layer, known, most, spread_replicas, budget)
+        known = _search_counts(layer, known, most, spread_replicas, options, budget)
     return _result(layer, known, budget)
 
 
-def _search_counts(layer: Layer, known: Known, most: int, spread: bool, budget: Budget) -> Known:
-    """Go through the window of count vectors below the incumbent, which shrinks with it."""
-    slots, value, bound = known.slots, known.value, known.bound
+@dataclass(eq=False)
+class CountSearch:
+    """The search over counts of one layer; row ``i`` of ``size`` is expert ``order[i]``.
+
+    It holds the best placement so far, so that an interrupt loses nothing. Only makespans up to
+    ``threshold`` steps are of interest still, and none below ``goal``.
+    """
+
+    layer: Layer
+    order: Integers
+    size: Integers
+    spread: bool
+    budget: Budget
+    goal: int
+    threshold: int
+    slots: tuple[int, ...]
+    value: Fraction
+
+    def sample(self, seed: int) -> None:
+        """Try random vectors near the best: one for every hundred there are, SAMPLES at most."""
+        vectors = self.window()
+        if vectors is None:
+            return
+        random = np.random.default_rng(seed)
+        spare = int((vectors.counts - vectors.least).sum())
+        number = min(SAMPLES, comb(spare + len(self.order) - 1, spare) // 100)
+        best = np.bincount(self.slots, minlength=len(self.order))[self.order]
+        for _ in range(number):
+            if self.threshold < self.goal or not self.budget.chunk(SAMPLING):
+                return
+            counts = neighbour(best, vectors.least, vectors.most, random)
+            success, used = try_vector(vectors, counts, self.size, self.threshold, self.spread)
+            self.budget.used += used
+            if success:
+                best = counts
+                self.accept(vectors)
+
+    def enumerate(self) -> bool:
+        """Go through all vectors; True once nothing up to the threshold is left."""
+        vectors = self.window()
+        state = EXHAUSTED if vectors is None else PAUSED
+        while vectors is not None and state != EXHAUSTED and self.threshold >= self.goal:
+            nodes = self.budget.chunk()
+            if not nodes:
+                return False
+            state, used = search(vectors, self.size, self.threshold, self.spread, nodes)
+            self.budget.used += used
+            if state == FOUND:
+                self.accept(vectors)
+        return True
+
+    def accept(self, vectors: Vectors) -> None:
+        """Take over the packing that the tree holds; rounding may hide that it is no better."""
+        ranks = self.order[vectors.tree.packed(vectors.experts)]
+        found = tuple(int(e) for e in ranks.ravel())
+        self.slots = min(self.slots, found, key=lambda s: exact_makespan(self.layer, s))
+        self.value = exact_makespan(self.layer, self.slots)
+        self.threshold = int(vectors.tree.partial[:, -2].max()) - 1
+
+    def window(self) -> Vectors | None:
+        """The count vectors whose replicas are all within the threshold; None if there are none."""
+        if np.any(self.size[:, -1] > self.threshold):
+            return None
+        topology, sizes = self.layer.topology, self.size[:, 1:]
+        least = 1 + (sizes > self.threshold).sum(axis=1)
+        spare = max(0, topology.num_physical_experts - int(least.sum()))
+        most = np.minimum(sizes.shape[1], least + spare)
+        return new_vectors(least, most, topology.num_physical_experts, topology.num_ranks)
+
+
+def _search_counts(
+    layer: Layer, known: Known, most: int, spread: bool, options: Options, budget: Budget
+) -> Known:
+    """Sample, then enumerate the window of count vectors below the incumbent."""
     order = np.array(sorted(range(len(layer.loads)), key=lambda e: -layer.loads[e]))
     scale = scale_for(layer, range(1, most + 1))
-    size = replica_sizes(layer, scale, most)[order]
-    threshold = scale.up(value) - 1
-    vectors = _window(layer, size, threshold)
-    state = EXHAUSTED if vectors is None else PAUSED
+    counts = CountSearch(
+        layer,
+        order,
+        replica_sizes(layer, scale, most)[order],
+        spread,
+        budget,
+        goal=scale.up(known.bound.value) if scale.exact else 0,
+        threshold=scale.up(known.value) - 1,
+        slots=known.slots,
+        value=known.value,
+    )
+    complete = False
     try:
-        while vectors is not None and state != EXHAUSTED and value > bound.value:
-            nodes = budget.chunk()
-            if not nodes:
-                return Known(slots, value, bound)
-            state, used = search(vectors, size, threshold, spread, nodes)
-            budget.used += used
-            if state == FOUND:
-                found = order[vectors.tree.packed(vectors.experts)]
-                threshold = int(vectors.tree.partial[:, -2].max()) - 1
-                better = tuple(int(e) for e in found.ravel())
-                slots = min(slots, better, key=lambda s: exact_makespan(layer, s))
-                value = exact_makespan(layer, slots)
+        counts.sample(options.seed)
+        complete = counts.enumerate()
     except KeyboardInterrupt:
         budget.limit = "interrupt"
-        return Known(slots, value, bound)
-    proven = min(value, (threshold + 1) * scale.unit)
-    return Known(slots, value, max(bound, Bound(proven, "search"), key=lambda b: b.value))
-
-
-def _window(layer: Layer, size: Integers, threshold: int) -> Vectors | None:
-    """The count vectors whose replicas are all within ``threshold``; None if there are none."""
-    if np.any(size[:, -1] > threshold):
-        return None
-    P, sizes = layer.topology.num_physical_experts, size[:, 1:]
-    least = 1 + (sizes > threshold).sum(axis=1)
-    spare = max(0, P - int(least.sum()))
-    return new_vectors(
-        least, np.minimum(sizes.shape[1], least + spare), P, layer.topology.num_ranks
-    )
+    bound = known.bound
+    if complete:
+        proven = min(counts.value, (counts.threshold + 1) * scale.unit)
+        bound = max(bound, Bound(proven, "search"), key=lambda b: b.value)
+    return Known(counts.slots, counts.value, bound)
 
 
 def _result(layer: Layer, known: Known, budget: Budget) -> Result:

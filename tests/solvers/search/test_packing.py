@@ -67,12 +67,12 @@ def test_bound_is_valid_when_nodes_run_out(problem, nodes):
 
 
 def test_residues_prove_what_the_mean_cannot():
-    """Three thirds cannot give four ranks the same residue modulo three."""
-    items = np.array([90, 90, 90, 90, 60, 60, 60, 31, 31, 31, 30, 33])
-    bound = int(counting_bound(np.sort(items)[::-1].copy(), 4))
-    assert residue_bound(items, 4, bound) >= bound
-    outcome = pack(items, 4)
-    assert outcome.value == best_packing(items.tolist(), 4)
+    """Two odd items cannot make four ranks odd, and the mean 89 is odd."""
+    items = np.array([31, 31, *(2 * k for k in (10, 11, 12, 13, 14, 15, 16, 17, 19, 20))])
+    ordered = np.sort(items)[::-1].copy()
+    assert counting_bound(ordered, 4) == 89
+    assert residue_bound(ordered, 4, 89) == 90
+    assert pack(items, 4).value == best_packing(items.tolist(), 4) == 90
 
 
 def test_is_repeatable_under_a_node_limit():
