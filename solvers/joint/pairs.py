@@ -228,6 +228,10 @@ def _counts_within(search: _Search, makespan: Fraction) -> tuple[tuple[int, ...]
     solver.parameters.max_time_in_seconds = left
     solver.parameters.random_seed = search.seed
     solver.parameters.num_workers = search.workers
+    # the relaxation decides most trials; probing and symmetry took longer than the search
+    solver.parameters.linearization_level = 2
+    solver.parameters.symmetry_level = 0
+    solver.parameters.cp_model_probing_level = 0
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None, status == cp_model.INFEASIBLE

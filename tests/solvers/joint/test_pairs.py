@@ -9,6 +9,7 @@ from eplb_opt.instance import Instance, Layer, Topology
 from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import SolveStatus
 from solvers.joint.pairs import folded_placement, greedy_counts, solve_pairs
+from solvers.patterns import pattern_bound
 from tests.solvers.oracle import all_placements, best_packing, joint_optimum, make_layer
 
 
@@ -103,3 +104,12 @@ def test_other_shapes_are_refused() -> None:
     nodes = Instance([[1, 2, 3, 4]], Topology(8, 4, num_nodes=2, num_groups=2)).layer(0)
     with pytest.raises(ValueError, match="hierarchical"):
         solve_pairs(nodes)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pattern_bound_stays_below_the_optimum_of_pairs(seed: int) -> None:
+    loads = np.random.default_rng(seed).lognormal(6, 1.2, 20).astype(int).tolist()
+    layer = make_layer(loads, 28, 14)
+    result = solve_pairs(layer)
+    assert result.status == SolveStatus.OPTIMAL
+    assert pattern_bound(layer, precision=1e-6).value <= result.lower_bound

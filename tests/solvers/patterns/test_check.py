@@ -112,7 +112,7 @@ def test_evidence_too_large_to_check_is_refused() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    bound=st.fractions(min_value=1, max_value=60, max_denominator=7),
+    bound=st.fractions(min_value=8, max_value=24, max_denominator=7),
     grid=st.integers(1, 60),
     count_price=st.integers(-20, 20),
     starts=st.lists(st.integers(0, 60), min_size=1, max_size=5, unique=True),
