@@ -26,6 +26,7 @@ from solvers.counts import solve_counts
 from solvers.incumbents.improve import improve
 from solvers.options import Options
 from solvers.search.joint import solve_joint
+from solvers.search.outcome import Budget
 from solvers.search.packing import solve_packing
 
 TOKENS_PER_EXPERT = 4096
@@ -87,7 +88,7 @@ def run(problem: str, layer: Layer, seconds: float) -> Run:
     start, options = time.perf_counter(), Options(time_limit=seconds)
     if problem == "incumbent":
         bound = global_bound(layer).value
-        value = exact_makespan(layer, improve(layer, time_limit=seconds, target=bound))
+        value = exact_makespan(layer, improve(layer, budget=Budget(seconds), target=bound))
     else:
         counts = solve_counts(layer).counts or ()
         joint = problem == "joint"

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from eplb_opt.bounds import threshold_counts
 from eplb_opt.instance import Instance, Layer, Topology
 from eplb_opt.metrics import exact_makespan
-from solvers.joint.pairs import greedy_counts
 from solvers.patterns import certified_pattern_bound, pattern_bound
 
 TOKENS_PER_EXPERT = 4096
@@ -41,8 +41,7 @@ def synthetic_loads(family: str, num_experts: int, seed: int) -> list[int]:
 
 def simple_bound(layer: Layer) -> Fraction:
     """max(mean rank load, least possible load of the heaviest replica), in tokens."""
-    P = layer.topology.num_physical_experts
-    counts = greedy_counts(layer.loads, P, most=P)
+    counts = threshold_counts(layer)
     threshold = max(Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True))
     return max(Fraction(sum(layer.loads), layer.topology.num_ranks), threshold) * layer.unit
 
@@ -127,8 +126,7 @@ class Annealing:
 
 def quick_incumbent(layer: Layer, bound: Fraction, moves: int) -> Fraction:
     """Value of the best of five annealing runs with targets just above ``bound``."""
-    P = layer.topology.num_physical_experts
-    counts = greedy_counts(layer.loads, P, most=P)
+    counts = threshold_counts(layer)
     start = [e for e, c in enumerate(counts) for _ in range(c)]
     values = []
     for seed, excess in enumerate((0, 0.001, 0.003, 0.01, 0.03)):

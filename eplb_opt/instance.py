@@ -131,6 +131,11 @@ class Layer:
         return self.topology.num_physical_experts - len(self.loads)
 
     @property
+    def is_feasible(self) -> bool:
+        """Whether the slots can be filled: ``spread_replicas`` needs S different experts a rank."""
+        return self.most_replicas * len(self.loads) >= self.topology.num_physical_experts
+
+    @property
     def has_load(self) -> bool:
         """False for a dense layer of a recording, whose experts receive nothing."""
         return any(self.loads)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from importlib import import_module
 from typing import Any
 
+from eplb_opt.bounds import mean_load
 from eplb_opt.instance import Layer, Rule
 from eplb_opt.result import Result
 from solvers import hierarchical
@@ -26,7 +27,7 @@ BACKENDS: dict[str, dict[str, str]] = {
     "joint": {
         "portfolio": "solvers.joint.portfolio:solve_joint",
         "search": "solvers.search.joint:solve_joint",
-        "pairs": "solvers.joint.pairs:solve_joint",
+        "pairs": "solvers.joint.pairs:solve_pairs",
         "cp-sat": "solvers.joint.cp_sat:solve_joint",
         "brute-force": "solvers.brute_force:solve_joint",
     },
@@ -96,6 +97,8 @@ def solve(
     solver = _backend(stage, backend)
     options = Options(time_limit, seed, workers, Fraction(tolerance))
     given = given or Stages()
+    if not problem.is_feasible:
+        return Result(stage, backend, mean_load(problem), bound_source="mean", infeasible=True)
     if stage == "joint":
         return _solve_joint(problem, solver, options, initial)
     if problem.rule == Rule.GLOBAL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -33,14 +33,21 @@ class Outcome:
     limit: str | None
 
 
-def run(model: cp_model.CpModel, options: Options) -> Outcome:
-    """Solve a minimization model. Ctrl-C stops the search and keeps what it found."""
+def run(
+    model: cp_model.CpModel, options: Options, parameters: Mapping[str, int] | None = None
+) -> Outcome:
+    """Solve a model. Ctrl-C stops the search and keeps what it found.
+
+    ``parameters`` are CP-SAT's own, beside those that ``options`` set.
+    """
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = options.workers
     solver.parameters.random_seed = options.seed
     solver.parameters.catch_sigint_signal = False
     if options.time_limit is not None:
         solver.parameters.max_time_in_seconds = options.time_limit
+    for name, setting in (parameters or {}).items():
+        setattr(solver.parameters, name, setting)
     status, interrupted = _solve_interruptibly(solver, model)
     if status == cp_model.MODEL_INVALID:
         raise ValueError(f"CP-SAT refuses the model: {model.validate()}")

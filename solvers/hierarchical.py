@@ -75,7 +75,11 @@ def solve_joint(layer: Layer, solve_node: NodeSolver, options: Options) -> Resul
 
     if can_enumerate(topology.num_groups, topology.num_nodes):
         value, _ = lazy_bottleneck(cost, solve_block, topology.num_groups)
-        found = {block: result.objective for block, result in solved.items() if result.objective is not None}
+        found = {
+            block: result.objective
+            for block, result in solved.items()
+            if result.objective is not None
+        }
         blocks = bottleneck_partition(found, topology.num_groups)
     else:
         value, blocks = bound.value, list(cost)

@@ -19,8 +19,6 @@ See docs/bounds.md.
 
 from __future__ import annotations
 
-import heapq
-import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +27,20 @@ from fractions import Fraction
 import numpy as np
 from ortools.sat.python import cp_model
 
+from eplb_opt.bounds import global_bound, threshold_counts
 from eplb_opt.instance import Layer, Rule
 from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import Result
+from solvers import cp_sat
+from solvers.options import Clock, Options
 
 LISTED = 20_000
 """With more candidate values than this in the interval, its middle is tried instead of a
 candidate."""
+
+
+# The relaxation decides most trials; probing and symmetry took longer than the search.
+PARAMETERS = {"linearization_level": 2, "symmetry_level": 0, "cp_model_probing_level": 0}
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,6 @@ class _Replica:
 
 
 @dataclass(frozen=True)
-class _Search:
-    """What stays the same from one trial makespan to the next; ``deadline`` is a monotonic time."""
-
-    layer: Layer
-    spread: bool
-    seed: int
-    workers: int
-    deadline: float
-
-
-@dataclass(frozen=True)
 class _Interval:
     """The optimum is in [lower, upper], and ``counts`` reach upper."""
 
@@ -67,74 +61,49 @@ class _Interval:
     counts: tuple[int, ...]
 
 
-def solve_pairs(
-    layer: Layer,
-    *,
-    spread_replicas: bool = False,
-    time_limit: float = 60.0,
-    seed: int = 0,
-    workers: int = 1,
-) -> Result:
+def solve_pairs(layer: Layer, options: Options, initial: Sequence[int] | None = None) -> Result:
     """Optimal counts and packing of a layer with two slots a rank, under the global rule.
 
-    Exact, resting on CP-SAT's word where it reports a threshold as infeasible; at the time limit
-    the bound stays valid. The value is recomputed from the placement. With ``spread_replicas`` no
-    rank holds an expert twice, which is infeasible for a single expert only.
+    Exact, resting on CP-SAT's word where it reports a threshold as infeasible; at a limit the bound
+    stays valid. The value is recomputed from the placement. ``initial`` [P] is a placement to start
+    from. With ``spread_replicas`` no rank holds an expert twice.
 
     Raises:
         ValueError: the topology has not two slots a rank, or the rule is not global.
     """
-    P, G = layer.topology.num_physical_experts, layer.topology.num_ranks
     if layer.topology.slots_per_rank != 2 or layer.rule != Rule.GLOBAL:
         raise ValueError(
             f"slots_per_rank={layer.topology.slots_per_rank} under the {layer.rule} rule: "
             "pairs need 2 and the global rule; use the general method of the joint stage"
         )
-    start = time.monotonic()
-    mean = Fraction(sum(layer.loads), G)
-    if spread_replicas and len(layer.loads) * G < P:
-        return Result("joint", "pairs", mean * layer.unit, infeasible=True)
-    search = _Search(layer, spread_replicas, seed, workers, start + time_limit)
-    counts = greedy_counts(layer.loads, P, most=G if spread_replicas else P)
-    interval = _Interval(mean, _folded_value(search, counts), counts)
+    clock, bound = Clock(options), global_bound(layer)
+    starts = [threshold_counts(layer)]
+    if initial is not None:
+        starts.append(tuple(initial.count(e) for e in range(layer.num_logical_experts)))
+    counts = min(starts, key=lambda c: _folded_value(layer, c))
+    interval = _Interval(bound.value / layer.unit, _folded_value(layer, counts), counts)
     limit = None
-    while interval.lower < interval.upper and limit is None:
-        narrower = _halve(search, interval)
-        limit = "time" if narrower is None else None
-        interval = narrower or interval
-    placement = folded_placement(layer, interval.counts, spread_replicas=spread_replicas)
+    while limit is None and not options.satisfied(*_in_tokens(layer, interval)):
+        interval, limit = _halve(layer, interval, clock.remaining())
+    value, lower = _in_tokens(layer, interval)
     return Result(
-        stage="joint",
-        backend="pairs",
-        lower_bound=interval.lower * layer.unit,
-        objective=exact_makespan(layer, placement),
-        placement=placement,
-        counts=interval.counts,
-        bound_source="pairs",
+        "joint",
+        "pairs",
+        lower,
+        value,
+        folded_placement(layer, interval.counts),
+        interval.counts,
+        bound_source="pairs" if lower > bound.value else bound.source,
         limit=limit,
-        runtime=time.monotonic() - start,
+        runtime=clock.elapsed(),
     )
 
 
-def greedy_counts(loads: Sequence[int], num_slots: int, most: int) -> tuple[int, ...]:
-    """Replicas given one by one to the expert with the heaviest, up to ``most`` each.
-
-    Minimizes max w_e / c_e. Needs ``len(loads) * most >= num_slots``.
-    """
-    counts = [1] * len(loads)
-    heap = [(Fraction(-load), e) for e, load in enumerate(loads) if most > 1]
-    heapq.heapify(heap)
-    for _ in range(num_slots - len(loads)):
-        _, e = heapq.heappop(heap)
-        counts[e] += 1
-        if counts[e] < most:
-            heapq.heappush(heap, (Fraction(-loads[e], counts[e]), e))
-    return tuple(counts)
+def _in_tokens(layer: Layer, interval: _Interval) -> tuple[Fraction, Fraction]:
+    return interval.upper * layer.unit, interval.lower * layer.unit
 
 
-def folded_placement(
-    layer: Layer, counts: Sequence[int], *, spread_replicas: bool = False
-) -> tuple[int, ...]:
+def folded_placement(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
     """[P] slots with the i-th heaviest replica beside the i-th lightest: optimal for these counts.
 
     With ``spread_replicas``, ranks with an expert twice then swap with the lightest rank without
@@ -147,22 +116,20 @@ def folded_placement(
     half = len(ordered) // 2
     pairs = list(zip(ordered[:half], reversed(ordered[half:]), strict=True))
     for g, (e, other) in enumerate(pairs):
-        if spread_replicas and e == other:
+        if layer.spread_replicas and e == other:
             without = [h for h, pair in enumerate(pairs) if e not in pair]
             h = min(without, key=lambda h: max(load[x] for x in pairs[h]))
             pairs[g], pairs[h] = (e, pairs[h][0]), (e, pairs[h][1])
     return tuple(e for pair in pairs for e in pair)
 
 
-def _folded_value(search: _Search, counts: Sequence[int]) -> Fraction:
-    layer = search.layer
-    placement = folded_placement(layer, counts, spread_replicas=search.spread)
-    return exact_makespan(layer, placement) / layer.unit
+def _folded_value(layer: Layer, counts: Sequence[int]) -> Fraction:
+    return exact_makespan(layer, folded_placement(layer, counts)) / layer.unit
 
 
-def _halve(search: _Search, interval: _Interval) -> _Interval | None:
-    """Decide one makespan inside the interval; None if the time is up."""
-    candidates = _pair_sums(_replicas(search.layer, interval.upper), interval)
+def _halve(layer: Layer, interval: _Interval, options: Options) -> tuple[_Interval, str | None]:
+    """Decide one makespan inside the interval; the limit, if one came before the decision."""
+    candidates = _pair_sums(_replicas(layer, interval.upper), interval)
     if candidates is None:
         trial = (interval.lower + interval.upper) / 2
         above = trial
@@ -171,11 +138,14 @@ def _halve(search: _Search, interval: _Interval) -> _Interval | None:
         trial = candidates[middle]
         above = candidates[middle + 1] if middle + 1 < len(candidates) else interval.upper
     else:
-        return replace(interval, lower=interval.upper)
-    counts, decided = _counts_within(search, trial)
-    if counts is not None:
-        return _Interval(interval.lower, _folded_value(search, counts), counts)
-    return replace(interval, lower=above) if decided else None
+        return replace(interval, lower=interval.upper), None
+    decision = _counts_within(layer, trial, options)
+    if decision.counts is not None:
+        counts = decision.counts
+        return _Interval(interval.lower, _folded_value(layer, counts), counts), None
+    if decision.limit is None:
+        return replace(interval, lower=above), None
+    return interval, decision.limit
 
 
 def _replicas(layer: Layer, makespan: Fraction) -> list[_Replica]:
@@ -210,35 +180,32 @@ def _pair_sums(replicas: list[_Replica], interval: _Interval) -> list[Fraction] 
     return sorted(s for s in sums if interval.lower <= s < interval.upper)
 
 
-def _counts_within(search: _Search, makespan: Fraction) -> tuple[tuple[int, ...] | None, bool]:
-    """Counts that allow ``makespan``, and whether the question was decided."""
-    num_experts, G = len(search.layer.loads), search.layer.topology.num_ranks
-    most = G if search.spread else 2 * G
-    replicas = [r for r in _replicas(search.layer, makespan) if r.count <= most]
+@dataclass(frozen=True)
+class _Decision:
+    """Counts that allow a makespan; None if impossible or, with a ``limit``, undecided."""
+
+    counts: tuple[int, ...] | None
+    limit: str | None = None
+
+
+def _counts_within(layer: Layer, makespan: Fraction, options: Options) -> _Decision:
+    """Whether some counts allow ``makespan`` (in load units)."""
+    num_experts = layer.num_logical_experts
+    replicas = [r for r in _replicas(layer, makespan) if r.count <= layer.most_replicas]
     if len({r.expert for r in replicas}) < num_experts:
-        return None, True
-    model, chosen = _counts_model(search.layer, replicas)
+        return _Decision(None)
+    model, chosen = _counts_model(layer, replicas)
     above = _add_hall_conditions(model, replicas, chosen, makespan)
-    if search.spread:
-        _add_spread_conditions(model, replicas, chosen, above, makespan, G)
-    left = search.deadline - time.monotonic()
-    if left <= 0:
-        return None, False
-    solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = left
-    solver.parameters.random_seed = search.seed
-    solver.parameters.num_workers = search.workers
-    # the relaxation decides most trials; probing and symmetry took longer than the search
-    solver.parameters.linearization_level = 2
-    solver.parameters.symmetry_level = 0
-    solver.parameters.cp_model_probing_level = 0
-    status = solver.solve(model)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return None, status == cp_model.INFEASIBLE
+    if layer.spread_replicas:
+        ranks = layer.topology.num_ranks
+        _add_spread_conditions(model, replicas, chosen, above, makespan, ranks)
+    outcome = cp_sat.run(model, options, PARAMETERS)
+    if outcome.value is None:
+        return _Decision(None, outcome.limit)
     counts = [0] * num_experts
     for replica, variable in zip(replicas, chosen, strict=True):
-        counts[replica.expert] += replica.count * solver.value(variable)
-    return tuple(counts), True
+        counts[replica.expert] += replica.count * outcome.value(variable)
+    return _Decision(tuple(counts))
 
 
 def _counts_model(

@@ -27,6 +27,7 @@ from solvers.joint.pairs import solve_pairs
 from solvers.options import Clock, Options
 from solvers.patterns import pattern_bound
 from solvers.search.joint import solve_joint as search_counts
+from solvers.search.outcome import Budget
 
 FEW_EXPERTS = 40
 """Up to so many experts the count vectors are searched."""
@@ -94,16 +95,17 @@ def _plan(layer: Layer) -> list[tuple[Step, float]]:
 
 
 def _improved(known: Known, options: Options) -> Known:
-    target = known.bound * (1 + options.tolerance)
+    target, budget = known.bound * (1 + options.tolerance), Budget(options.time_limit)
     slots = improve(
         known.layer,
         start=known.slots,
-        time_limit=options.time_limit,
+        budget=budget,
         rounds=ROUNDS if options.time_limit is None else None,
         seed=options.seed,
         target=target if options.target is None else max(target, options.target),
     )
-    return known.with_placement(slots)
+    limit = "interrupt" if budget.limit == "interrupt" else None
+    return replace(known.with_placement(slots), limit=limit)
 
 
 def _bounded(known: Known, options: Options) -> Known:
@@ -124,7 +126,7 @@ def _searched(known: Known, options: Options) -> Known:
 
 
 def _paired(known: Known, options: Options) -> Known:
-    return _taken(known, solve_pairs(known.layer, options))
+    return _taken(known, solve_pairs(known.layer, options, known.slots))
 
 
 def _taken(known: Known, result: Result) -> Known:

@@ -10,18 +10,17 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.bounds import Bound, global_bound
+from eplb_opt.bounds import Bound, global_bound, threshold_counts
 from eplb_opt.instance import Layer
 from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import Result
 from solvers.incumbents.improve import improve
-from solvers.incumbents.start import greedy_counts
 from solvers.options import Options
 from solvers.scaling import scale_for
 from solvers.search.count_vectors import Vectors, new_vectors, search
 from solvers.search.outcome import Budget
 from solvers.search.sampling import neighbour, try_vector
-from solvers.search.sizes import most_replicas, replica_sizes
+from solvers.search.sizes import replica_sizes
 from solvers.search.splitting import EXHAUSTED, FOUND, PAUSED
 
 Integers = NDArray[np.int64]
@@ -47,7 +46,6 @@ def solve_joint(
     options: Options,
     initial: Sequence[int] | None = None,
     *,
-    spread_replicas: bool = False,
     node_limit: int | None = None,
 ) -> Result:
     """The placement of least makespan over all counts and packings, under the global rule.
@@ -60,31 +58,26 @@ def solve_joint(
         layer: the problem.
         options: time limit, seed of the local search.
         initial: [P] slots of a known placement.
-        spread_replicas: no rank may hold an expert twice.
         node_limit: nodes of the tree search; a vector passed over counts as some.
     """
     budget = Budget(options.time_limit, node_limit)
-    P, most = layer.topology.num_physical_experts, most_replicas(layer, spread_replicas)
     bound = global_bound(layer)
-    if most * len(layer.loads) < P:
-        return Result("joint", "search", bound.value, infeasible=True, bound_source=bound.source)
     if layer.topology.slots_per_rank == 1:
-        counts = greedy_counts(layer, most)
-        slots = tuple(int(e) for e in np.repeat(np.arange(len(counts)), counts))
+        counts = threshold_counts(layer)
+        slots = tuple(e for e, count in enumerate(counts) for _ in range(count))
         value = exact_makespan(layer, slots)
         return _result(layer, Known(slots, value, Bound(value, "counts")), budget)
     slots = improve(
         layer,
         start=initial,
-        time_limit=None if options.time_limit is None else options.time_limit / 5,
+        budget=budget,
         rounds=KICKS,
         seed=options.seed,
         target=bound.value,
-        spread_replicas=spread_replicas,
     )
     known = Known(slots, exact_makespan(layer, slots), bound)
-    if known.value > bound.value:
-        known = _search_counts(layer, known, most, spread_replicas, options, budget)
+    if not options.satisfied(known.value, bound.value):
+        known = _search_counts(layer, known, options, budget)
     return _result(layer, known, budget)
 
 
@@ -158,17 +151,15 @@ class CountSearch:
         return new_vectors(least, most, topology.num_physical_experts, topology.num_ranks)
 
 
-def _search_counts(
-    layer: Layer, known: Known, most: int, spread: bool, options: Options, budget: Budget
-) -> Known:
+def _search_counts(layer: Layer, known: Known, options: Options, budget: Budget) -> Known:
     """Sample, then enumerate the window of count vectors below the incumbent."""
     order = np.array(sorted(range(len(layer.loads)), key=lambda e: -layer.loads[e]))
-    scale = scale_for(layer, range(1, most + 1))
+    scale = scale_for(layer, range(1, layer.most_replicas + 1))
     counts = CountSearch(
         layer,
         order,
-        replica_sizes(layer, scale, most)[order],
-        spread,
+        replica_sizes(layer, scale, layer.most_replicas)[order],
+        layer.spread_replicas,
         budget,
         goal=scale.up(known.bound.value) if scale.exact else 0,
         threshold=scale.up(known.value) - 1,

@@ -80,7 +80,6 @@ def solve_packing(
     counts: Sequence[int],
     options: Options,
     *,
-    spread_replicas: bool = False,
     node_limit: int | None = None,
 ) -> Result:
     """Best packing for ``counts`` [E] under the global rule, with a proven bound.
@@ -99,7 +98,7 @@ def solve_packing(
         size[experts, np.array(counts)[experts]],
         layer.topology.num_ranks,
         experts=experts,
-        spread_replicas=spread_replicas,
+        spread_replicas=layer.spread_replicas,
         lower_bound=scale.up(bound.value) if scale.exact else 0,
         budget=budget,
         seed=options.seed,

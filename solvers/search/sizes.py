@@ -19,9 +19,3 @@ def replica_sizes(layer: Layer, scale: Scale, most: int) -> Integers:
         steps = load * ratio.numerator
         size[e, 1:] = [steps // (k * ratio.denominator) for k in range(1, most + 1)]
     return size
-
-
-def most_replicas(layer: Layer, spread: bool) -> int:
-    """The largest count an expert can have: P - E + 1, and at most G if replicas are spread."""
-    free = layer.num_redundant_experts + 1
-    return min(free, layer.topology.num_ranks) if spread else free

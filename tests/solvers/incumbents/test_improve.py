@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -7,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt.bounds import global_bound
-from eplb_opt.instance import Instance, Layer, Topology
+from eplb_opt.instance import Instance, Topology
 from eplb_opt.metrics import exact_makespan, relative_gap
 from solvers.incumbents.improve import improve
 from solvers.incumbents.resplit import best_split, best_swap
-from solvers.incumbents.start import greedy_counts
-from tests.solvers.search.oracle import best_packing, count_vectors
+from solvers.search.outcome import Budget
+from tests.solvers.search.oracle import best_packing
 
 SHAPES = [(1, 1), (1, 3), (4, 1), (2, 2), (3, 3), (4, 4), (2, 6)]
 
@@ -32,9 +33,9 @@ def test_result_is_a_valid_placement_not_below_the_bound(layer, seed, spread):
     most = topology.num_ranks if spread else topology.num_physical_experts
     if most * len(layer.loads) < topology.num_physical_experts:
         with pytest.raises(ValueError, match="cannot fill"):
-            improve(layer, rounds=5, seed=seed, spread_replicas=True)
+            improve(replace(layer, spread_replicas=True), rounds=5, seed=seed)
         return
-    slots = improve(layer, rounds=5, seed=seed, spread_replicas=spread)
+    slots = improve(replace(layer, spread_replicas=spread), rounds=5, seed=seed)
     assert len(slots) == topology.num_physical_experts
     assert set(slots) == set(range(len(layer.loads)))
     assert exact_makespan(layer, slots) >= global_bound(layer).value
@@ -70,23 +71,6 @@ def test_best_split_is_optimal(slots, data):
     assert abs(int((items * (2 * swapped - 1)).sum())) <= before
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(0, 4), st.integers(1, 8))
-def test_greedy_counts_are_optimal_under_a_cap(loads, extra, most):
-    layer = Layer(tuple(loads), Fraction(1), Topology(len(loads) + extra, 1))
-    if most * len(loads) < len(loads) + extra:
-        return
-    counts = greedy_counts(layer, most)
-    vectors = [c for c in count_vectors(len(loads), len(loads) + extra) if max(c) <= most]
-
-    def heaviest(c):
-        return max(Fraction(w, int(k)) for w, k in zip(loads, c, strict=True))
-
-    assert heaviest(counts) == min(heaviest(c) for c in vectors)
-    assert counts.sum() == len(loads) + extra
-    assert counts.max() <= most
-
-
 def test_is_within_two_thousandths_of_a_percent_at_full_scale():
     random = np.random.default_rng(0)
     loads = np.rint(random.lognormal(0, 1, 256) * 4096).astype(np.int64)
@@ -97,7 +81,7 @@ def test_is_within_two_thousandths_of_a_percent_at_full_scale():
 
 def test_stops_at_the_target_and_repeats():
     layer = Instance([[4, 4, 4, 4, 2, 2]], Topology(6, 2)).layer(0)
-    first = improve(layer, time_limit=600, target=Fraction(10))
+    first = improve(layer, budget=Budget(600), target=Fraction(10))
     assert exact_makespan(layer, first) == 10
     wide = Instance([list(range(1, 31))], Topology(36, 12)).layer(0)
     assert improve(wide, rounds=20, seed=4) == improve(wide, rounds=20, seed=4)
@@ -105,5 +89,5 @@ def test_stops_at_the_target_and_repeats():
 
 def test_needs_a_limit():
     layer = Instance([[1, 2]], Topology(2, 1)).layer(0)
-    with pytest.raises(ValueError, match="time_limit and rounds"):
+    with pytest.raises(ValueError, match="time limit nor rounds"):
         improve(layer)

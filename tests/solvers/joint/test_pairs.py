@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -5,10 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eplb_opt.bounds import threshold_counts
 from eplb_opt.instance import Instance, Layer, Topology
 from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import SolveStatus
-from solvers.joint.pairs import folded_placement, greedy_counts, solve_pairs
+from solvers import solve
+from solvers.joint.pairs import folded_placement, solve_pairs
+from solvers.options import Options
 from solvers.patterns import pattern_bound
 from tests.solvers.oracle import all_placements, best_packing, joint_optimum, make_layer
 
@@ -25,7 +29,7 @@ def pair_layers(draw: st.DrawFn) -> Layer:
 @settings(max_examples=200, deadline=None)
 @given(pair_layers())
 def test_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
-    result = solve_pairs(layer)
+    result = solve_pairs(layer, Options())
     assert result.status == SolveStatus.OPTIMAL
     assert result.objective == result.lower_bound == joint_optimum(layer)
     assert result.placement is not None
@@ -51,11 +55,12 @@ def test_folding_is_optimal_for_given_counts(choices: list[tuple[int, int]]) -> 
 @given(pair_layers())
 def test_spread_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
     G = layer.topology.num_ranks
-    result = solve_pairs(layer, spread_replicas=True)
+    layer = replace(layer, spread_replicas=True)
     spread = [slots for slots in all_placements(len(layer.loads), G, 2) if is_spread(slots, G)]
     if not spread:
-        assert result.status == SolveStatus.INFEASIBLE
+        assert solve(layer).status == SolveStatus.INFEASIBLE
         return
+    result = solve_pairs(layer, Options())
     assert result.objective == result.lower_bound
     assert result.objective == min(exact_makespan(layer, slots) for slots in spread)
     assert result.placement is not None
@@ -69,21 +74,15 @@ def is_spread(slots: tuple[int, ...], num_ranks: int) -> bool:
 def test_spreading_can_cost() -> None:
     # 9 + 1 and 5 + 5 is best; spread, the halves of 1 join 9 and 10
     layer = make_layer([9, 10, 1], 4, 2)
-    assert solve_pairs(layer).objective == 10
-    assert solve_pairs(layer, spread_replicas=True).objective == Fraction(21, 2)
-
-
-def test_greedy_counts_minimize_the_heaviest_replica() -> None:
-    assert greedy_counts([10, 10, 1], 6, most=6) == (3, 2, 1)
-    assert greedy_counts([10, 1, 1], 6, most=2) == (2, 2, 2)
-    assert greedy_counts([0, 0], 2, most=1) == (1, 1)
+    assert solve_pairs(layer, Options()).objective == 10
+    assert solve_pairs(replace(layer, spread_replicas=True), Options()).objective == Fraction(21, 2)
 
 
 def test_a_medium_layer_is_proven() -> None:
     loads = np.random.default_rng(5).integers(1, 5000, 16).tolist()
     layer = make_layer(loads, 24, 12)
-    result = solve_pairs(layer)
-    greedy = exact_makespan(layer, folded_placement(layer, greedy_counts(loads, 24, most=24)))
+    result = solve_pairs(layer, Options())
+    greedy = exact_makespan(layer, folded_placement(layer, threshold_counts(layer)))
     assert result.status == SolveStatus.OPTIMAL
     assert result.objective is not None
     assert result.objective < greedy
@@ -91,7 +90,7 @@ def test_a_medium_layer_is_proven() -> None:
 
 def test_the_bound_is_valid_when_no_time_is_given() -> None:
     layer = make_layer([9, 7, 5, 3, 2], 8, 4)
-    result = solve_pairs(layer, time_limit=0)
+    result = solve_pairs(layer, Options(time_limit=0))
     optimum = joint_optimum(layer)
     assert result.limit == "time"
     assert result.objective is not None
@@ -100,16 +99,16 @@ def test_the_bound_is_valid_when_no_time_is_given() -> None:
 
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="slots_per_rank=3"):
-        solve_pairs(make_layer([1, 2], 6, 2))
+        solve_pairs(make_layer([1, 2], 6, 2), Options())
     nodes = Instance([[1, 2, 3, 4]], Topology(8, 4, num_nodes=2, num_groups=2)).layer(0)
     with pytest.raises(ValueError, match="hierarchical"):
-        solve_pairs(nodes)
+        solve_pairs(nodes, Options())
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_pattern_bound_stays_below_the_optimum_of_pairs(seed: int) -> None:
     loads = np.random.default_rng(seed).lognormal(6, 1.2, 20).astype(int).tolist()
     layer = make_layer(loads, 28, 14)
-    result = solve_pairs(layer)
+    result = solve_pairs(layer, Options())
     assert result.status == SolveStatus.OPTIMAL
     assert pattern_bound(layer, precision=1e-6).value <= result.lower_bound

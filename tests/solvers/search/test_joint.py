@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -8,10 +9,11 @@ from hypothesis import strategies as st
 from eplb_opt.instance import Instance, Layer, Topology
 from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import SolveStatus
+from solvers import solve
 from solvers.options import Options
 from solvers.scaling import scale_for
 from solvers.search.joint import solve_joint
-from solvers.search.sizes import most_replicas, replica_sizes
+from solvers.search.sizes import replica_sizes
 from tests.solvers.search.oracle import best_joint
 
 LOADS = st.integers(0, 60)
@@ -30,10 +32,12 @@ def layers(draw, loads=LOADS):
 def check(layer, spread, seed):
     topology = layer.topology
     best = best_joint(layer.loads, topology.num_physical_experts, topology.num_ranks, spread)
-    result = solve_joint(layer, Options(seed=seed), spread_replicas=spread)
+    layer = replace(layer, spread_replicas=spread)
+    assert layer.is_feasible == (best is not None)
     if best is None:
-        assert result.status == SolveStatus.INFEASIBLE
+        assert solve(layer).status == SolveStatus.INFEASIBLE
         return
+    result = solve_joint(layer, Options(seed=seed))
     assert result.lower_bound == result.objective == best * layer.unit
     assert exact_makespan(layer, result.placement) == result.objective
     assert set(result.placement) == set(range(len(layer.loads)))
@@ -93,7 +97,7 @@ def test_loads_beyond_64_bits_give_a_valid_bound():
 
 def test_spreading_caps_the_counts():
     layer = Layer((5, 1), Fraction(1), Topology(6, 3))
-    assert (most_replicas(layer, False), most_replicas(layer, True)) == (5, 3)
+    assert (layer.most_replicas, replace(layer, spread_replicas=True).most_replicas) == (5, 3)
 
 
 def test_is_repeatable_under_a_node_limit():

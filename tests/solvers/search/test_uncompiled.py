@@ -15,6 +15,7 @@ from solvers.search import joint, packing
 
 PROGRAM = """
 import json
+from dataclasses import replace
 from eplb_opt.instance import Instance, Topology
 from solvers.incumbents.improve import improve
 from solvers.options import Options
@@ -27,10 +28,11 @@ def answers():
     found = []
     for problem, counts in ((layer, (3, 2, 2, 1, 1, 1, 1, 1)), (tied, (2, 2, 1, 1, 1, 1, 1))):
         for spread in (False, True):
-            found.append(improve(problem, rounds=4, seed=1, spread_replicas=spread))
+            spread_problem = replace(problem, spread_replicas=spread)
+            found.append(improve(spread_problem, rounds=4, seed=1))
             for result in (
-                solve_joint(problem, Options(), spread_replicas=spread),
-                solve_packing(problem, counts, Options(), spread_replicas=spread),
+                solve_joint(spread_problem, Options()),
+                solve_packing(spread_problem, counts, Options()),
             ):
                 found.append([str(result.objective), str(result.lower_bound), result.placement])
     return found
