@@ -7,22 +7,13 @@ to counts ``c [B, E]`` int64 with ``c >= 1`` and ``sum(c) = P`` in every row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from heuristics.arrays import native
+
 CountsRule = Callable[[Tensor, int], Tensor]
-
-
-def native(tensor: Tensor) -> Any:
-    """A numpy view of a CPU tensor, the tensor itself elsewhere.
-
-    The loops below take one small step a replica. They use only what both kinds of array
-    understand; on a CPU a numpy step costs half of a torch step, on other devices the tensor must
-    stay where it is.
-    """
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
 def greedy_replicas(loads: Tensor, num_slots: int) -> Tensor:

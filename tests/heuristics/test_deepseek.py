@@ -101,5 +101,5 @@ def test_bad_loads_are_refused():
 
 
 def test_unknown_policy_is_named():
-    with pytest.raises(ValueError, match="policy='best' is not one of deepseek"):
+    with pytest.raises(ValueError, match="policy='best' is not one of deepseek, "):
         rebalance_experts(torch.ones(1, 2), 2, 1, 1, 1, policy="best")
