@@ -8,33 +8,39 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from heuristics.composition import Composition, compose, swapped_groups
 from heuristics.hierarchical import Maps, Shape, maps, place_hierarchically
-from heuristics.packing import lpt
+from heuristics.packing import lpt, snake
 from heuristics.refined import balance_groups, better, place_refined
-from heuristics.replication import greedy_replicas, replica_loads
 
 Policy = Callable[[Tensor, int, int, int, int], Maps]
 """(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> the three maps."""
 
 
-def deepseek(
-    weight: Tensor, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int
-) -> Maps:
-    """DeepSeek EPLB: LPT of groups to nodes, greedy counts, LPT of replicas to ranks; in float32.
+deepseek = Composition("greedy", "lpt")
+"""DeepSeek EPLB: LPT of groups to nodes, greedy counts, LPT of replicas to ranks; in float32.
 
-    Places what the published program places, slot for slot. Ties: equal loads in the order of
-    their index (the published program leaves the order of equal loads to an unstable sort).
+Places what the published program places, slot for slot. Ties: equal loads in the order of their
+index (the published program leaves the order of equal loads to an unstable sort).
 
-    Reference: https://github.com/deepseek-ai/EPLB
-    """
-    shape = Shape.resolve(weight, num_replicas, num_groups, num_nodes, num_gpus)
-    return maps(place_hierarchically(weight.float(), shape, lpt, place_deepseek), weight.shape[1])
+Reference: https://github.com/deepseek-ai/EPLB
+"""
 
+waterfill_diverse = Composition("water-filling", "diverse", ["exchange-for-peak"])
+"""Seed program 000."""
 
-def place_deepseek(loads: Tensor, num_slots: int, num_ranks: int) -> Tensor:
-    """Greedy counts, then LPT: the expert in each slot, [B, P], from loads [B, E]."""
-    labels = greedy_replicas(loads, num_slots)
-    return labels.gather(1, lpt(replica_loads(loads, labels), num_ranks))
+apportion_zigzag = Composition(
+    "apportioned", "interleaved-snake", ["exchange-for-spread"], pack_groups=snake
+)
+"""Seed program 001, valid where that returns a wrong number of slots."""
+
+vectorized_swap = Composition("greedy", "lpt", ["swap-extremes"], pack_groups=swapped_groups)
+"""Seed program 002."""
+
+replica_refine = Composition(
+    "greedy", "lpt", ["swap-extremes", "replica-move"], pack_groups=swapped_groups
+)
+"""Seed program 004 on 002, never worse than ``vectorized_swap``."""
 
 
 def refined(
@@ -73,7 +79,14 @@ def refined(
     return maps(phy2log, weight.shape[1])
 
 
-POLICIES: dict[str, Policy] = {"deepseek": deepseek, "refined": refined}
+POLICIES: dict[str, Policy] = {
+    "deepseek": deepseek,
+    "waterfill-diverse": waterfill_diverse,
+    "apportion-zigzag": apportion_zigzag,
+    "vectorized-swap": vectorized_swap,
+    "replica-refine": replica_refine,
+    "refined": refined,
+}
 
 
 def rebalance_experts(
@@ -96,7 +109,8 @@ def rebalance_experts(
         num_groups: K, equal contiguous groups of experts.
         num_nodes: N, servers.
         num_gpus: G, ranks in total.
-        policy: a name in ``POLICIES``.
+        policy: a name in ``POLICIES``, or stages such as ``huntington-hill + snake +
+            pair-resplit``.
 
     Returns:
         ``phy2log [L, P]``; ``log2phy [L, E, P - E + 1]``, slots ascending, padded with -1;
@@ -112,6 +126,9 @@ def rebalance_experts(
         ([[2, 1, 0, 0]], [[2, 1, 1]])
 
     """
-    if policy not in POLICIES:
-        raise ValueError(f"policy={policy!r} is not one of {', '.join(POLICIES)}")
-    return POLICIES[policy](weight, num_replicas, num_groups, num_nodes, num_gpus)
+    if policy not in POLICIES and "+" not in policy:
+        raise ValueError(
+            f"policy={policy!r} is not one of {', '.join(POLICIES)}, nor stages joined by +"
+        )
+    run = POLICIES[policy] if policy in POLICIES else compose(policy)
+    return run(weight, num_replicas, num_groups, num_nodes, num_gpus)
