@@ -72,10 +72,12 @@ def refined(
     shape = Shape.resolve(weight, num_replicas, num_groups, num_nodes, num_gpus)
     loads = weight if weight.dtype == torch.float64 else weight.float()
     place = partial(place_refined, effort=effort, seed=seed)
-    phy2log = place_hierarchically(loads, shape, lpt, place)
-    if shape.num_nodes > 1 and effort != "fast":
-        regrouped = place_hierarchically(loads, shape, balance_groups, place)
-        phy2log = better(loads.double(), phy2log, regrouped, num_gpus)
+    if shape.num_nodes == 1 or effort == "fast":
+        return maps(place_hierarchically(loads, shape, lpt, place), weight.shape[1])
+    # Balanced nodes are nearly always better, but not by law: the thresholds of nodes differ too.
+    fast = place_hierarchically(loads, shape, lpt, partial(place_refined, effort="fast"))
+    regrouped = place_hierarchically(loads, shape, balance_groups, place)
+    phy2log = better(loads.double(), fast, regrouped, num_gpus)
     return maps(phy2log, weight.shape[1])
 
 

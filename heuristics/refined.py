@@ -103,14 +103,19 @@ def _efforts_up_to(effort: str) -> list[Effort]:
 
 def makespans(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
     """The largest rank load [B] of placements [B, P] for loads [B, E]."""
-    per_slot = replica_loads(loads, phy2log)
-    return per_slot.view(len(phy2log), num_ranks, -1).sum(2).amax(1)
+    return _peaks(loads / count_replicas(phy2log, loads.shape[1]), phy2log, num_ranks)
 
 
 def better(loads: Tensor, first: Tensor, second: Tensor, num_ranks: int) -> Tensor:
     """Row by row the placement with the smaller makespan; the first if they are equal."""
     wins = makespans(loads, second, num_ranks) < makespans(loads, first, num_ranks)
     return torch.where(wins[:, None], second, first)
+
+
+def _peaks(share: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """The largest rank load [B], where share [B, E] is the load of one replica."""
+    per_slot = share.gather(1, phy2log)
+    return per_slot.view(len(phy2log), num_ranks, -1).sum(2).amax(1)
 
 
 def _try_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
