@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heuristics.arrays import argmin_rows
 from heuristics.packing import lpt, snake
-from heuristics.refinement import decode, encode, refine, rounds
+from heuristics.refinement import Round, decode, encode, refine, rounds
 from heuristics.replication import (
     count_replicas,
     greedy_replicas,
@@ -24,65 +24,82 @@ from heuristics.replication import (
 
 
 @dataclass(frozen=True)
-class Effort:
-    """Work up to a named effort; each contains the work of the one before.
+class Work:
+    """Work up to an effort, in all.
 
     Attributes:
-        rounds_many: rounds of re-splitting with S > 5 slots a rank.
-        rounds_few: the same for S <= 5.
-        count_trials: how often other counts are tried, for S = 2 and 3.
+        rounds: of re-splitting.
+        count_trials: how often other counts are tried.
 
     """
 
-    rounds_many: int
-    rounds_few: int
+    rounds: int
     count_trials: int
 
 
-EFFORTS = {
-    "fast": Effort(1, 1, 0),
-    "default": Effort(5, 14, 24),
-    "thorough": Effort(96, 96, 96),
-}
+EFFORTS = ("fast", "default", "thorough")
+FEW_SLOTS, COUNT_SLOTS = 5, 3
+"""Up to S = 5 all splits of a pair are tried; up to S = 3 counts matter in every row."""
 VARIANTS = 8
 """Counts tried at once in a trial."""
-TRIAL_ROUNDS = 8
+TRIAL_ROUNDS = 6
 """Rounds of re-splitting for each of them."""
-FEW_SLOTS, COUNT_SLOTS = 5, 3
-"""Up to S = 5 all splits of a pair are tried; up to S = 3 other counts are."""
+TRIAL_ROWS = 8
+"""With more than three slots a rank, a trial takes this many rows: those that are far from
+balance.
+"""
+
+
+def work_of(effort: str, slots: int) -> Work:
+    """The work of an effort with S slots a rank; never less than that of the effort before."""
+    if effort not in EFFORTS:
+        raise ValueError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
+    if slots <= COUNT_SLOTS:
+        steps = Work(1, 0), Work(14, 24), Work(96, 96)
+    elif slots <= FEW_SLOTS:
+        steps = Work(1, 0), Work(11, 1), Work(80, 8)
+    else:
+        steps = Work(1, 0), Work(5, 0), Work(80, 4)
+    return steps[EFFORTS.index(effort)]
 
 
 def place_refined(
     loads: Tensor, num_slots: int, num_ranks: int, *, effort: str = "default", seed: int = 0
 ) -> Tensor:
-    """The expert in each slot, [B, P], from loads [B, E]; never heavier than the baseline's
-    placement.
+    """The expert in each slot, [B, P], from loads [B, E]; never heavier than the baseline's.
 
-    After each effort up to the one asked for, the better placement of each row is kept, so that
-    more effort is never worse. Makespans are compared in float64.
+    An effort continues where the one before ends, and each step keeps the better placement of each
+    row, so that more effort is never worse. Makespans are compared in float64.
     """
+    slots = num_slots // num_ranks
+    goal = work_of(effort, slots)
     replicas = greedy_replicas(loads.float(), num_slots)
     best = replicas.gather(1, lpt(replica_loads(loads.float(), replicas), num_ranks))
-    slots = num_slots // num_ranks
-    tries_counts = slots <= COUNT_SLOTS and num_slots > loads.shape[1]
     if slots == 1 or num_ranks == 1:
         return best
     loads = loads.double()
-    share = loads / count_replicas(best, loads.shape[1])
     if slots == 2:
-        fold = replicas.gather(1, snake(share.gather(1, replicas), num_ranks))
+        fold = replicas.gather(1, snake(replica_loads(loads, replicas), num_ranks))
         best = better(loads, best, fold, num_ranks)
-    ranks, done = encode(share, best, num_ranks), Effort(0, 0, 0)
-    for todo in _efforts_up_to(effort):
-        many = slots > FEW_SLOTS
-        first, last = (getattr(e, "rounds_many" if many else "rounds_few") for e in (done, todo))
-        if slots > 2:
-            ranks = refine(ranks, rounds(first, last))
-            best = better(loads, best, decode(ranks), num_ranks)
-        for trial in range(done.count_trials, todo.count_trials if tries_counts else 0):
+    done = Work(0, 0)
+    for todo in (work_of(name, slots) for name in EFFORTS):
+        if todo.rounds > goal.rounds:
+            break
+        spare = num_slots > loads.shape[1]
+        for trial in range(done.count_trials, todo.count_trials if spare else 0):
             best = _try_counts(loads, best, num_ranks, seed + trial)
+        best = _resplit(loads, best, num_ranks, rounds(done.rounds, todo.rounds))
         done = todo
     return best
+
+
+def _resplit(loads: Tensor, best: Tensor, num_ranks: int, schedule: list[Round]) -> Tensor:
+    if best.shape[1] == 2 * num_ranks:
+        return best  # folded, which is optimal for given counts
+    share = loads / count_replicas(best, loads.shape[1])
+    split = decode(refine(encode(share, best, num_ranks), schedule))
+    wins = _peaks(share, split, num_ranks) < _peaks(share, best, num_ranks)
+    return torch.where(wins[:, None], split, best)
 
 
 def balance_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
@@ -92,13 +109,6 @@ def balance_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
     Optimal for two nodes of up to five groups, and for two groups a node.
     """
     return place_refined(group_loads, group_loads.shape[1], num_nodes)
-
-
-def _efforts_up_to(effort: str) -> list[Effort]:
-    names = list(EFFORTS)
-    if effort not in names:
-        raise ValueError(f"effort={effort!r} is not one of {', '.join(names)}")
-    return [EFFORTS[name] for name in names[: names.index(effort) + 1]]
 
 
 def makespans(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
@@ -119,29 +129,42 @@ def _peaks(share: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
 
 
 def _try_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
-    """Place anew with eight changes of the counts; keep the best row by row, if it is better."""
+    """Place rows anew with eight changes of their counts; keep the best of each, if it is
+    better.
+    """
+    generator = torch.Generator(loads.device).manual_seed(seed)
+    if best.shape[1] <= COUNT_SLOTS * num_ranks:
+        return _best_variant(loads, best, num_ranks, generator)
+    excess = makespans(loads, best, num_ranks) * num_ranks / loads.sum(1).clamp(min=1e-300) - 1
+    luck = torch.rand(len(best), generator=generator, device=best.device, dtype=loads.dtype)
+    rows = (excess * luck).topk(min(TRIAL_ROWS, len(best))).indices
+    return best.index_copy(0, rows, _best_variant(loads[rows], best[rows], num_ranks, generator))
+
+
+def _best_variant(
+    loads: Tensor, best: Tensor, num_ranks: int, generator: torch.Generator
+) -> Tensor:
     rows, num_slots = best.shape
     many = loads.repeat_interleave(VARIANTS, 0)
-    counts = _moved_counts(loads, best, num_ranks, seed)
+    counts = _moved_counts(loads, best, num_ranks, generator)
     replicas = replicas_in_order(counts, num_slots)
-    share = many / counts
     pack = snake if num_slots == 2 * num_ranks else lpt
-    placed = replicas.gather(1, pack(share.gather(1, replicas), num_ranks))
-    if num_slots > 2 * num_ranks:
-        placed = decode(refine(encode(share, placed, num_ranks), rounds(0, TRIAL_ROUNDS)))
+    placed = replicas.gather(1, pack(replica_loads(many, replicas), num_ranks))
+    placed = _resplit(many, placed, num_ranks, rounds(0, TRIAL_ROUNDS))
     choice = argmin_rows(makespans(many, placed, num_ranks).view(rows, VARIANTS))
     placed = placed.view(rows, VARIANTS, num_slots)[torch.arange(rows, device=best.device), choice]
     return better(loads, best, placed, num_ranks)
 
 
-def _moved_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
+def _moved_counts(
+    loads: Tensor, best: Tensor, num_ranks: int, generator: torch.Generator
+) -> Tensor:
     """Counts [8 B, E]: an expert of the heaviest rank takes a replica from another expert; in the
     odd variants a heavy expert of any rank takes one more.
 
     Which of them receive, and which of those that would stay light give, is random.
     """
     rows, device = len(best), loads.device
-    generator = torch.Generator(device).manual_seed(seed)
     counts = count_replicas(best, loads.shape[1])
     ranks = best.view(rows, num_ranks, -1)
     heaviest = (loads / counts).gather(1, best).view_as(ranks).sum(2).argmax(1)
