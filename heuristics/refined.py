@@ -44,7 +44,7 @@ VARIANTS = 8
 """Counts tried at once in a trial."""
 TRIAL_ROUNDS = 6
 """Rounds of re-splitting for each of them."""
-TRIAL_ROWS = 8
+TRIAL_ROWS = 4
 """With more than three slots a rank, a trial takes this many rows: those that are far from
 balance.
 """
@@ -57,9 +57,9 @@ def work_of(effort: str, slots: int) -> Work:
     if slots <= COUNT_SLOTS:
         steps = Work(1, 0), Work(14, 24), Work(96, 96)
     elif slots <= FEW_SLOTS:
-        steps = Work(1, 0), Work(11, 1), Work(80, 8)
+        steps = Work(1, 0), Work(11, 1), Work(80, 14)
     else:
-        steps = Work(1, 0), Work(5, 0), Work(80, 4)
+        steps = Work(1, 0), Work(5, 0), Work(80, 6)
     return steps[EFFORTS.index(effort)]
 
 
