@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from heuristics import POLICIES
-from heuristics.policies import Policy, refined
+from heuristics.policies import Policy, refined, with_maps
 from heuristics.refined import makespans
 from heuristics.replication import greedy_counts
 
@@ -47,7 +47,7 @@ def runners() -> dict[str, Policy]:
     """Every policy, ``refined`` once an effort."""
     others = {name: run for name, run in POLICIES.items() if name != "refined"}
     efforts = ("fast", "default", "thorough")
-    return others | {f"refined {e}": partial(refined, effort=e) for e in efforts}
+    return others | {f"refined {e}": with_maps(partial(refined, effort=e)) for e in efforts}
 
 
 @dataclass(frozen=True)

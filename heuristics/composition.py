@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from heuristics.exchange import exchange_for_peak, exchange_for_spread, move_replica, swap_extremes
-from heuristics.hierarchical import GroupPacking, Maps, Shape, maps, place_hierarchically
+from heuristics.hierarchical import GroupPacking, Shape, place_hierarchically
 from heuristics.packing import diverse, interleaved_snake, lpt, snake
 from heuristics.refined import better
 from heuristics.refinement import decode, encode, refine, rounds
@@ -91,7 +91,7 @@ def swapped_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
 class Composition:
     """A policy made of a counts rule, a packing and refinements, run in float32.
 
-    Calling it is ``rebalance_experts`` without ``policy``.
+    Called with the arguments of ``rebalance_experts`` it returns ``phy2log`` [L, P].
 
     Attributes:
         counts: name in ``COUNTS``.
@@ -114,11 +114,10 @@ class Composition:
 
     def __call__(
         self, weight: Tensor, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int
-    ) -> Maps:
-        """The three maps, as ``rebalance_experts`` returns them."""
+    ) -> Tensor:
+        """The expert in each slot, [L, P] int64."""
         shape = Shape.resolve(weight, num_replicas, num_groups, num_nodes, num_gpus)
-        phy2log = place_hierarchically(weight.float(), shape, self.pack_groups, self.place)
-        return maps(phy2log, weight.shape[1])
+        return place_hierarchically(weight.float(), shape, self.pack_groups, self.place)
 
     def place(self, loads: Tensor, num_slots: int, num_ranks: int) -> Tensor:
         """The expert in each slot, [B, P], from loads [B, E]."""

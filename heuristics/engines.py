@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from heuristics.hierarchical import Maps
-from heuristics.policies import rebalance_experts
+from heuristics.policies import placer, rebalance_experts
 
 
 class RefinedEplbPolicy:
@@ -43,8 +43,7 @@ class RefinedEplbPolicy:
 
         """
         groups = num_groups or 1
-        sizes = (num_replicas, groups, num_nodes, num_ranks)
-        phy2log = rebalance_experts(weight, *sizes, policy=cls.policy)[0]
+        phy2log = placer(cls.policy)(weight, num_replicas, groups, num_nodes, num_ranks)
         if old_global_expert_indices is None:
             return phy2log
         return keep_slots(phy2log, old_global_expert_indices.to(phy2log.device), num_ranks)

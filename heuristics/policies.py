@@ -13,8 +13,11 @@ from heuristics.hierarchical import Maps, Shape, maps, place_hierarchically
 from heuristics.packing import lpt, snake
 from heuristics.refined import balance_groups, better, place_refined
 
+Placer = Callable[[Tensor, int, int, int, int], Tensor]
+"""(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> phy2log [L, P]."""
+
 Policy = Callable[[Tensor, int, int, int, int], Maps]
-"""(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> the three maps."""
+"""The same arguments -> the three maps."""
 
 
 deepseek = Composition("greedy", "lpt")
@@ -52,7 +55,7 @@ def refined(
     *,
     effort: str = "default",
     seed: int = 0,
-) -> Maps:
+) -> Tensor:
     """The baseline improved: pairs of ranks re-split, groups to nodes likewise, other counts for S
     <= 3.
 
@@ -66,22 +69,24 @@ def refined(
         num_nodes: N.
         num_gpus: G.
         effort: ``fast``, ``default`` or ``thorough``.
-        seed: of the changes of counts that are tried (S = 2 and 3).
+        seed: of the changes of counts that are tried.
+
+    Returns:
+        The expert in each slot, [L, P] int64.
 
     """
     shape = Shape.resolve(weight, num_replicas, num_groups, num_nodes, num_gpus)
     loads = weight if weight.dtype == torch.float64 else weight.float()
     place = partial(place_refined, effort=effort, seed=seed)
     if shape.num_nodes == 1 or effort == "fast":
-        return maps(place_hierarchically(loads, shape, lpt, place), weight.shape[1])
+        return place_hierarchically(loads, shape, lpt, place)
     # Balanced nodes are nearly always better, but not by law: the thresholds of nodes differ too.
     fast = place_hierarchically(loads, shape, lpt, partial(place_refined, effort="fast"))
     regrouped = place_hierarchically(loads, shape, balance_groups, place)
-    phy2log = better(loads.double(), fast, regrouped, num_gpus)
-    return maps(phy2log, weight.shape[1])
+    return better(loads.double(), fast, regrouped, num_gpus)
 
 
-POLICIES: dict[str, Policy] = {
+PLACERS: dict[str, Placer] = {
     "deepseek": deepseek,
     "waterfill-diverse": waterfill_diverse,
     "apportion-zigzag": apportion_zigzag,
@@ -89,6 +94,37 @@ POLICIES: dict[str, Policy] = {
     "replica-refine": replica_refine,
     "refined": refined,
 }
+
+
+def with_maps(place: Placer) -> Policy:
+    """The policy that returns all three maps of what ``place`` places."""
+
+    def policy(
+        weight: Tensor, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int
+    ) -> Maps:
+        phy2log = place(weight, num_replicas, num_groups, num_nodes, num_gpus)
+        return maps(phy2log, weight.shape[1])
+
+    return policy
+
+
+POLICIES: dict[str, Policy] = {name: with_maps(place) for name, place in PLACERS.items()}
+
+
+def placer(policy: str) -> Placer:
+    """The placer of a policy's name, or of stages such as ``huntington-hill + snake``.
+
+    Raises:
+        ValueError: there is no such policy or stage.
+
+    """
+    if policy in PLACERS:
+        return PLACERS[policy]
+    if "+" not in policy:
+        raise ValueError(
+            f"policy={policy!r} is not one of {', '.join(PLACERS)}, nor stages joined by +"
+        )
+    return compose(policy)
 
 
 def rebalance_experts(
@@ -128,9 +164,4 @@ def rebalance_experts(
         ([[2, 1, 0, 0]], [[2, 1, 1]])
 
     """
-    if policy not in POLICIES and "+" not in policy:
-        raise ValueError(
-            f"policy={policy!r} is not one of {', '.join(POLICIES)}, nor stages joined by +"
-        )
-    run = POLICIES[policy] if policy in POLICIES else compose(policy)
-    return run(weight, num_replicas, num_groups, num_nodes, num_gpus)
+    return with_maps(placer(policy))(weight, num_replicas, num_groups, num_nodes, num_gpus)
