@@ -103,7 +103,9 @@ def place_hierarchically(
     """
     layers, experts = loads.shape
     nodes, size = shape.num_nodes, experts // shape.num_groups
-    group_in_place = pack_groups(loads.view(layers, shape.num_groups, size).sum(2), nodes)
+    # In float32, as the baseline adds: no policy may start from other groups than it does.
+    group_loads = loads.float().view(layers, shape.num_groups, size).sum(2)
+    group_in_place = pack_groups(group_loads, nodes)
     within = torch.arange(size, device=loads.device)
     expert_in_place = (group_in_place[:, :, None] * size + within).view(layers * nodes, -1)
     node_loads = loads.gather(1, expert_in_place.view(layers, -1)).view(layers * nodes, -1)

@@ -56,8 +56,7 @@ def refined(
     effort: str = "default",
     seed: int = 0,
 ) -> Tensor:
-    """The baseline improved: pairs of ranks re-split, groups to nodes likewise, other counts for S
-    <= 3.
+    """The baseline improved: pairs of ranks re-split, groups to nodes likewise, other counts tried.
 
     In no layer worse than ``deepseek``; more effort is never worse. The same on a CPU whatever the
     number of threads.

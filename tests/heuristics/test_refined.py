@@ -51,6 +51,16 @@ def test_no_layer_is_worse_than_the_baseline_or_than_with_less_effort(shape, dty
         previous = now
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_not_worse_than_the_baseline_where_float32_cannot_tell_the_groups(effort):
+    generator = torch.Generator().manual_seed(5)
+    steps = torch.randint(1, 5, (40, 24), generator=generator, dtype=torch.float64)
+    loads = steps + 1e-9 * torch.rand(40, 24, generator=generator, dtype=torch.float64)
+    baseline = makespans(loads, deepseek(loads, 32, 8, 2, 8), 8)
+    now = makespans(loads, refined(loads, 32, 8, 2, 8, effort=effort), 8)
+    assert (now <= baseline * (1 + 1e-14)).all()
+
+
 def test_gap_to_the_mean_is_small_where_the_mean_can_be_reached():
     loads = sample_loads(64)[0::4]  # lognormal 0.5: no expert is near the mean rank load
     phy2log = refined(loads, 72, 1, 1, 8)
