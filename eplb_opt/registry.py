@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import inspect
 import sys
@@ -20,8 +19,15 @@ from eplb_opt.instance import Instance, Rule
 from eplb_opt.placement import Placement
 from eplb_opt.validity import find_violations
 
-BUILT_IN = {"deepseek": "heuristics.policies:deepseek"}
-"""Policy name -> ``module:function``, imported when first used."""
+BUILT_IN = {
+    "deepseek": "the field's baseline: greedy counts, largest replica into the lightest rank",
+    "waterfill-diverse": "water-filled counts, one replica of each expert first, bounded exchanges",
+    "apportion-zigzag": "Huntington-Hill counts, interleaved zigzag packing, bounded exchanges",
+    "vectorized-swap": "the baseline, then swaps between the heaviest and the lightest rank",
+    "replica-refine": "vectorized-swap, then a replica moved where that lowers the makespan",
+    "refined": "pairs of ranks re-split, groups balanced, other counts tried; never worse",
+}
+"""The names in ``heuristics.policies``, which is imported when one is first used, and the idea."""
 
 DEFAULT_FUNCTION = "rebalance_experts"
 
@@ -90,16 +96,18 @@ class Policy:
 
 
 def load_policy(name: str) -> Policy:
-    """A built-in policy, or ``path/to/file.py[:function]`` (default ``rebalance_experts``).
+    """A built-in policy, stages by name, or ``path/to/file.py[:function]``.
+
+    Stages are joined by ``+``, as in ``huntington-hill + snake + pair-resplit``. The function of a
+    file is ``rebalance_experts`` by default.
 
     The function may be an attribute of a class (``file.py:Class.function``).
 
     Raises:
         PolicyError: there is no such policy, file or function, or importing it failed.
     """
-    if name in BUILT_IN:
-        module, _, function = BUILT_IN[name].partition(":")
-        return Policy(name, getattr(importlib.import_module(module), function))
+    if name in BUILT_IN or "+" in name:
+        return Policy(name, _built_in(name))
     path, _, function = name.partition(":")
     if not path.endswith(".py"):
         known = ", ".join(BUILT_IN)
@@ -112,6 +120,15 @@ def load_policy(name: str) -> Policy:
     if not callable(target):
         raise PolicyError(f"{function or DEFAULT_FUNCTION!r} of {path} is not a function")
     return Policy(name, target)
+
+
+def _built_in(name: str) -> Callable[..., Any]:
+    from heuristics.policies import placer
+
+    try:
+        return placer(name)
+    except ValueError as error:
+        raise PolicyError(str(error)) from None
 
 
 def _imported(path: Path) -> ModuleType:

@@ -86,7 +86,7 @@ def _check_multiple(name: str, value: int, by_name: str, by: int) -> None:
 
 def place_hierarchically(
     loads: Tensor, shape: Shape, pack_groups: GroupPacking, place: Placing
-) -> Maps:
+) -> Tensor:
     """Pack groups to nodes, then place the experts of every node on its ranks, all nodes as one
     batch.
 
@@ -97,22 +97,23 @@ def place_hierarchically(
         place: stages 2 and 3, from the loads of each node's experts.
 
     Returns:
-        The three maps, on the device of ``loads``.
+        The expert in each slot, [L, P] int64.
     """
     layers, experts = loads.shape
     nodes, size = shape.num_nodes, experts // shape.num_groups
-    group_in_place = pack_groups(loads.view(layers, shape.num_groups, size).sum(2), nodes)
+    # In float32, as the baseline adds: no policy may start from other groups than it does.
+    group_loads = loads.float().view(layers, shape.num_groups, size).sum(2)
+    group_in_place = pack_groups(group_loads, nodes)
     within = torch.arange(size, device=loads.device)
     expert_in_place = (group_in_place[:, :, None] * size + within).view(layers * nodes, -1)
     node_loads = loads.gather(1, expert_in_place.view(layers, -1)).view(layers * nodes, -1)
     local = place(node_loads, shape.num_slots // nodes, shape.num_ranks // nodes)
-    phy2log = expert_in_place.gather(1, local).view(layers, shape.num_slots)
-    return (phy2log, *inverse_maps(phy2log, experts))
+    return expert_in_place.gather(1, local).view(layers, shape.num_slots)
 
 
-def inverse_maps(phy2log: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
-    """``log2phy [L, E, P - E + 1]``, slots in ascending order, padded with -1, and ``logcnt [L,
-    E]``.
+def maps(phy2log: Tensor, num_experts: int) -> Maps:
+    """``phy2log``, its inverse ``log2phy [L, E, P - E + 1]`` (slots ascending, padded with -1) and
+    ``logcnt [L, E]``.
     """
     layers, num_slots = phy2log.shape
     width = num_slots - num_experts + 1
@@ -122,4 +123,4 @@ def inverse_maps(phy2log: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     replica_index = torch.arange(num_slots, device=phy2log.device) - first.gather(1, expert)
     log2phy = phy2log.new_full((layers, num_experts * width), -1)
     log2phy.scatter_(1, expert * width + replica_index, slot)
-    return log2phy.view(layers, num_experts, width), logcnt
+    return phy2log, log2phy.view(layers, num_experts, width), logcnt

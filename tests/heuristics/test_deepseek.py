@@ -29,6 +29,7 @@ SHAPES = [
     (8, 12, 8, 2, 4),
     (12, 16, 4, 2, 8),
     (5, 20, 1, 1, 2),
+    (8, 12, 4, 4, 4),
 ]
 
 
@@ -101,5 +102,5 @@ def test_bad_loads_are_refused():
 
 
 def test_unknown_policy_is_named():
-    with pytest.raises(ValueError, match="policy='best' is not one of deepseek"):
+    with pytest.raises(ValueError, match="policy='best' is not one of deepseek, "):
         rebalance_experts(torch.ones(1, 2), 2, 1, 1, 1, policy="best")

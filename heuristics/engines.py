@@ -1,0 +1,120 @@
+"""Drop-ins for serving engines: vLLM's policy interface and SGLang's function."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from heuristics.hierarchical import Maps
+from heuristics.policies import placer, rebalance_experts
+
+
+class RefinedEplbPolicy:
+    """A policy for vLLM: ``rebalance_experts`` of its ``AbstractEplbPolicy``, ``phy2log`` only.
+
+    Set ``policy`` in a subclass to run another than ``refined``.
+    """
+
+    policy = "refined"
+
+    @classmethod
+    def rebalance_experts(
+        cls,
+        weight: Tensor,
+        num_replicas: int,
+        num_groups: int,
+        num_nodes: int,
+        num_ranks: int,
+        old_global_expert_indices: Tensor | None = None,
+    ) -> Tensor:
+        """The expert in each slot, [L, P] int64, on the device of ``weight``.
+
+        Args:
+            weight: [L, E] tokens per logical expert.
+            num_replicas: P.
+            num_groups: K; 0 (a model without groups) counts as 1.
+            num_nodes: N.
+            num_ranks: G.
+            old_global_expert_indices: [L, P] the placement now; replicas that stay on their rank
+                then keep their slot, so that the engine copies no weights within a rank.
+
+        Raises:
+            ValueError: an argument does not fit; the message names it.
+        """
+        groups = num_groups or 1
+        phy2log = placer(cls.policy)(weight, num_replicas, groups, num_nodes, num_ranks)
+        if old_global_expert_indices is None:
+            return phy2log
+        return keep_slots(phy2log, old_global_expert_indices.to(phy2log.device), num_ranks)
+
+
+def keep_slots(phy2log: Tensor, old: Tensor, num_ranks: int) -> Tensor:
+    """``phy2log`` [L, P] with the slots of each rank permuted: what stays on a rank keeps its slot.
+
+    As many slots as possible keep their expert; the others are filled in order. O(L P S) time.
+
+    Raises:
+        ValueError: ``old`` is of another shape.
+    """
+    if old.shape != phy2log.shape:
+        raise ValueError(
+            f"old_global_expert_indices of shape {tuple(old.shape)} is not {tuple(phy2log.shape)}"
+        )
+    new, before = (x.view(len(x), num_ranks, -1) for x in (phy2log, old))
+    same = before[:, :, :, None] == new[:, :, None, :]
+    same &= _occurrence(before)[:, :, :, None] == _occurrence(new)[:, :, None, :]
+    stays, kept = same.any(2), same.any(3)
+    free = torch.sort(
+        kept.long(), dim=2, stable=True
+    ).indices  # slots to fill, in order, come first
+    next_free = ((~stays).long().cumsum(2) - 1).clamp(min=0)
+    slot = torch.where(stays, same.long().argmax(2), free.gather(2, next_free))
+    return torch.empty_like(new).scatter_(2, slot, new).flatten(1)
+
+
+def _occurrence(experts: Tensor) -> Tensor:
+    """How many slots before this one, on the same rank, hold the same expert; [L, G, S]."""
+    equal = experts[:, :, :, None] == experts[:, :, None, :]
+    return equal.tril(-1).sum(3)
+
+
+def rebalance_experts_sglang(
+    tokens_per_expert: Tensor,
+    num_physical_experts: int,
+    num_local_physical_experts: int,
+    num_groups: int | None,
+    num_nodes: int,
+    algorithm: object = "refined",
+) -> Maps:
+    """SGLang's ``rebalance_experts``.
+
+    Args:
+        tokens_per_expert: [T, L, E] a recording over T steps, summed here.
+        num_physical_experts: P.
+        num_local_physical_experts: S, slots a rank.
+        num_groups: K; None (a model without groups) counts as 1.
+        num_nodes: N.
+        algorithm: the name of a policy; SGLang's own choice (an enum member) means ``refined``.
+
+    Returns:
+        ``phy2log [L, P]``, ``log2phy [L, E, P - E + 1]`` padded with -1, ``logcnt [L, E]``.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
+    """
+    if tokens_per_expert.ndim != 3:
+        shape = tuple(tokens_per_expert.shape)
+        raise ValueError(f"tokens_per_expert of shape {shape} is not [steps, layers, experts]")
+    if num_local_physical_experts < 1 or num_physical_experts % num_local_physical_experts:
+        raise ValueError(
+            f"num_physical_experts={num_physical_experts} is not a multiple of "
+            f"num_local_physical_experts={num_local_physical_experts}"
+        )
+    return rebalance_experts(
+        tokens_per_expert.sum(dim=0),
+        num_physical_experts,
+        num_groups or 1,
+        num_nodes,
+        num_physical_experts // num_local_physical_experts,
+        policy=algorithm if isinstance(algorithm, str) else "refined",
+    )

@@ -1,0 +1,223 @@
+"""The seed programs' refinements: exchanges between the heaviest rank and a light one.
+
+Each maps loads [B, E], a placement [B, P] and the number of ranks to a placement; all rows at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heuristics.replication import count_replicas, replica_loads
+
+MAX_SWAPS = 50
+RELATIVE_TOLERANCE = 1e-7
+"""An exchange counts where it gains more than this part of the heaviest rank's load."""
+
+
+def swap_extremes(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """Up to 50 times, the best swap between the heaviest and the lightest rank; as seed program
+    002.
+
+    A swap is the better the closer it brings the two ranks together; it never raises the makespan.
+    Ties: the lowest rank, then the first replicas. O(50 B (P + S^2)) time.
+    """
+    rows, num_slots = phy2log.shape
+    capacity = num_slots // num_ranks
+    if capacity == 1 or num_ranks == 1:
+        return phy2log
+    row = torch.arange(rows, device=loads.device)
+    item = replica_loads(loads, phy2log).view(rows, num_ranks, capacity)
+    slots = torch.arange(num_slots, device=loads.device).repeat(rows, 1).view_as(item)
+    for _ in range(MAX_SWAPS):
+        totals = item.sum(2)
+        (top, heavy), (bottom, light) = totals.max(1), totals.min(1)
+        spread = (top - bottom)[:, None, None]
+        difference = item[row, heavy][:, :, None] - item[row, light][:, None, :]
+        gain, which = (spread - (spread - 2 * difference).abs()).flatten(1).max(1)
+        swap = (gain > RELATIVE_TOLERANCE * top)[:, None]
+        pair = torch.stack(
+            [heavy * capacity + which // capacity, light * capacity + which % capacity], 1
+        )
+        if item.device.type == "cpu" and not bool(swap.any()):
+            break
+        for values in (item.view(rows, -1), slots.view(rows, -1)):
+            old = values.gather(1, pair)
+            values.scatter_(1, pair, torch.where(swap, old.flip(1), old))
+    return phy2log.gather(1, slots.view(rows, -1))
+
+
+def move_replica(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """Counts [B, E] after one replica moved to the heaviest item of the heaviest rank.
+
+    It comes from the expert on the lightest rank whose replicas would grow least. No move where the
+    growth would be more than what the receiver's replicas lose. As seed program 004.
+    """
+    rows, num_slots = phy2log.shape
+    capacity = num_slots // num_ranks
+    row = torch.arange(rows, device=loads.device)
+    counts = count_replicas(phy2log, loads.shape[1])
+    count = counts.gather(1, phy2log).view(rows, num_ranks, capacity)
+    item = replica_loads(loads, phy2log).view(rows, num_ranks, capacity)
+    expert = phy2log.view(rows, num_ranks, capacity)
+    totals = item.sum(2)
+    heavy, light = totals.argmax(1), totals.argmin(1)
+    growth = item[row, light] / (count[row, light] - 1)
+    growth = torch.where(count[row, light] > 1, growth, torch.inf)
+    value, which = item[row, heavy].max(1)
+    cost, donor = growth.min(1)
+    relief = value / (count[row, heavy, which] + 1)
+    move = (relief > cost) & (totals[row, heavy] > totals[row, light] * (1 + RELATIVE_TOLERANCE))
+    step = move.long()[:, None]
+    counts = counts.scatter_add(1, expert[row, heavy, which][:, None], step)
+    return counts.scatter_add(1, expert[row, light, donor][:, None], -step)
+
+
+DEEP_IMBALANCE = 0.12
+"""Above this ``(max - min) / mean`` of the rank loads, two exchanges are made instead of one."""
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """What the heaviest rank could give to each of the two lightest, [B, n, 5] or [B, n, 4].
+
+    Candidates 0 to 3 swap one of its two heaviest items with one of the other's two lightest;
+    number 4 swaps both.
+
+    Attributes:
+        peak: makespan afterwards.
+        spread: makespan less the lightest rank afterwards.
+        repeats: 0 to 2, how many of the two ranks would receive an expert they hold (candidates 0
+        to 3). tie: [B, n, 4], the order among equals.
+    """
+
+    peak: Tensor
+    spread: Tensor
+    repeats: Tensor
+    tie: Tensor
+
+
+def exchange_for_peak(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """One or two exchanges that lower the makespan; as seed program 000.
+
+    The single swap with the smallest makespan, then spread, then repeats; else both items with the
+    lightest rank. Its third pair of ranks (second heaviest, lightest) is left out: what doesn't
+    touch the heaviest rank can't lower the makespan.
+    """
+    return _exchange(loads, phy2log, num_ranks, for_peak=True)
+
+
+def exchange_for_spread(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """One or two exchanges that lower the spread, even where the makespan rises; as seed program
+    001.
+    """
+    return _exchange(loads, phy2log, num_ranks, for_peak=False)
+
+
+def _exchange(loads: Tensor, phy2log: Tensor, num_ranks: int, *, for_peak: bool) -> Tensor:
+    rows, num_slots = phy2log.shape
+    capacity = num_slots // num_ranks
+    if capacity == 1 or num_ranks == 1:
+        return phy2log
+    item = replica_loads(loads, phy2log).double().view(rows, num_ranks, capacity)
+    label = phy2log.view_as(item)
+    totals = item.sum(2)
+    deep = totals.amax(1) - totals.amin(1) > DEEP_IMBALANCE * totals.mean(1)
+    active = torch.ones_like(deep)
+    for _ in range(2):
+        item, label, active = _exchange_once(item, label, active, for_peak)
+        active = active & deep
+    return label.flatten(1)
+
+
+def _exchange_once(
+    item: Tensor, label: Tensor, active: Tensor, for_peak: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, num_ranks, capacity = item.shape
+    row = torch.arange(rows, device=item.device)
+    totals = item.sum(2)
+    ascending = torch.sort(totals, dim=1, stable=True).indices
+    heavy, light = ascending[:, -1], ascending[:, : min(2, num_ranks - 1)]
+    give = item[row, heavy].topk(2, dim=1).indices
+    take = item[row[:, None], light].topk(2, dim=2, largest=False).indices
+    options = _options(item, label, heavy, light, give, take)
+    choose = _choose_for_peak if for_peak else _choose_for_spread
+    which, both, wins = choose(options, totals)
+    rank, single = which // 4, which % 4
+    partner = light[row, rank]
+    given = give.gather(1, torch.stack([single // 2, 1 - single // 2], 1))
+    taken = take[row, rank].gather(1, torch.stack([single % 2, 1 - single % 2], 1))
+    source = torch.cat([heavy[:, None] * capacity + given, partner[:, None] * capacity + taken], 1)
+    first, second = (wins & active)[:, None], (wins & active & both)[:, None]
+    swapped = torch.cat([first, second, first, second], 1)
+    order = torch.arange(num_ranks * capacity, device=item.device).repeat(rows, 1)
+    order.scatter_(1, source, torch.where(swapped, source.roll(2, 1), source))
+    item, label = (x.flatten(1).gather(1, order).view_as(x) for x in (item, label))
+    return item, label, wins & active
+
+
+def _options(
+    item: Tensor, label: Tensor, heavy: Tensor, light: Tensor, give: Tensor, take: Tensor
+) -> Exchanges:
+    row = torch.arange(len(item), device=item.device)
+    totals = item.sum(2)
+    given = item[row, heavy].gather(1, give)[:, None, :, None]
+    taken = item[row[:, None], light].gather(2, take)[:, :, None, :]
+    single = (given - taken).flatten(2)
+    shift = torch.cat([single, (given.sum(2) - taken.sum(3))], 2)
+    ranks = torch.arange(item.shape[1], device=item.device)
+    involved = (ranks == heavy[:, None, None]) | (ranks == light[:, :, None])
+    others = totals[:, None, :].expand_as(involved)
+    high = others.masked_fill(involved, -torch.inf).amax(2, keepdim=True)
+    low = others.masked_fill(involved, torch.inf).amin(2, keepdim=True)
+    new_heavy = totals.gather(1, heavy[:, None])[:, :, None] - shift
+    new_light = totals.gather(1, light)[:, :, None] + shift
+    peak = torch.maximum(torch.maximum(new_heavy, new_light), high)
+    spread = peak - torch.minimum(torch.minimum(new_heavy, new_light), low)
+    mine, theirs = label[row, heavy], label[row[:, None], light]
+    out, back = mine.gather(1, give), theirs.gather(2, take)
+    gets = (theirs[:, :, None, :] == out[:, None, :, None]).any(3).long()[:, :, :, None]
+    got = (mine[:, None, None, :] == back[:, :, :, None]).any(3).long()[:, :, None, :]
+    size = int(item.shape[1] * item.shape[2])
+    tie = (light[:, :, None, None] * size + out[:, None, :, None]) * size + back[:, :, None, :]
+    return Exchanges(peak, spread, (gets + got).flatten(2), tie.flatten(2))
+
+
+def _least(keys: list[Tensor], tolerance: Tensor) -> Tensor:
+    """The column that is least by the first key, then by the next, .. [B] from keys [B, C]."""
+    left = torch.ones_like(keys[0], dtype=torch.bool)
+    for key in keys:
+        masked = torch.where(left, key.double(), torch.inf)
+        left = left & (masked <= masked.amin(1, keepdim=True) + tolerance)
+    return left.long().argmax(1)
+
+
+def _choose_for_peak(options: Exchanges, totals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidate [B] among 4 n, whether both items move [B], whether it helps [B]."""
+    tolerance = RELATIVE_TOLERANCE * totals.amax(1, keepdim=True)
+    limit = (totals.amax(1, keepdim=True) - tolerance)[:, 0]
+    peak = options.peak[:, :, :4].flatten(1)
+    keys = [peak, options.spread[:, :, :4].flatten(1), options.repeats.flatten(1)]
+    which = _least(keys, tolerance)
+    single = peak.gather(1, which[:, None])[:, 0] < limit
+    both = ~single & (options.peak[:, 0, 4] < limit)
+    return torch.where(both, 0, which), both, single | both
+
+
+def _choose_for_spread(options: Exchanges, totals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`_choose_for_peak`; both items move where that is better than the best single
+    swap.
+    """
+    tolerance = RELATIVE_TOLERANCE * totals.amax(1, keepdim=True)
+    peak, spread = (x[:, :, :4].flatten(1) for x in (options.peak, options.spread))
+    which = _least([peak, spread, options.tie.flatten(1)], tolerance)[:, None]
+    wins = spread.gather(1, which) + tolerance < (totals.amax(1) - totals.amin(1))[:, None]
+    pair_peak, pair_spread = (
+        x[:, :, 4].gather(1, which // 4) for x in (options.peak, options.spread)
+    )
+    gain = peak.gather(1, which) - pair_peak
+    tied = (gain.abs() <= tolerance) & (pair_spread + tolerance < spread.gather(1, which))
+    both = (gain > tolerance) | tied
+    return which[:, 0], both[:, 0], wins[:, 0]
