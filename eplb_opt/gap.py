@@ -20,6 +20,8 @@ SMALL_SLOTS = 24
 """Layers of at most this many slots are solved to optimality unless a time limit is given."""
 SMALL_TIME_LIMIT = 10.0
 """Seconds for each such layer."""
+TOLERANCE = 1e-5
+"""A search for a reference ends when placement and bound are as close as this, relatively."""
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many steps are done and how many there are."""
@@ -215,7 +217,9 @@ def _refer(
     if searched:
         from solvers import solve
 
-        result = solve(layer, time_limit=time_limit, seed=seed, workers=workers)
+        result = solve(
+            layer, time_limit=time_limit, seed=seed, workers=workers, tolerance=TOLERANCE
+        )
         value, source, limit = result.lower_bound, result.bound_source, result.limit
         best = min((v for v in (best, result.objective) if v is not None), default=None)
     status = "optimal" if best == value else "feasible" if searched else "bound"

@@ -1,50 +1,64 @@
-"""``eplb-opt bound``: proven lower bounds, without a search for placements."""
+"""``eplb-opt bound``: proven lower bounds, and what proves them."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from eplb_opt.cli.options import instance_options, json_option
-from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
+from eplb_opt.cli.options import instance_options, json_option, search_options
+from eplb_opt.cli.output import describe, percent, show, table, write_json
 
 if TYPE_CHECKING:
     from eplb_opt.instance import Instance
+    from eplb_opt.result import Result
 
 
 @click.command()
 @instance_options
+@search_options
 @json_option
-def command(instance: Instance, json_target: str | None) -> int:
-    """Lower bounds on the fullest rank of every layer that no placement can beat."""
-    from eplb_opt.bounds import lower_bound, mean_load
-    from eplb_opt.cli.solve import document
-    from eplb_opt.result import Result
+def command(
+    instance: Instance,
+    time_limit: float | None,
+    seed: int,
+    workers: int,
+    json_target: str | None,
+) -> int:
+    """Lower bounds on the fullest rank of every layer that no placement can beat.
 
-    results: list[Result] = []
-    found = table("layer", "bound", "over mean", "by")
-    with progress_bar() as progress:
-        for layer in instance.layers():
-            progress("bounds", len(results), instance.num_layers)
-            start = time.perf_counter()
-            bound = lower_bound(layer)
-            runtime = time.perf_counter() - start
-            results.append(
-                Result(
-                    "joint",
-                    "closed-form",
-                    bound.value,
-                    bound_source=bound.source,
-                    runtime=runtime,
-                )
-            )
-            over = float(bound.value / mean_load(layer)) - 1 if layer.has_load else None
-            value = f"{float(bound.value):.3f}"
-            found.add_row(str(layer.index), value, percent(over), bound.source)
+    At most --time-limit seconds a layer (default 10; 0 for the closed forms alone) are spent, and
+    less where a placement is found that meets the bound.
+    """
+    from eplb_opt.cli.solve import document, exit_code, solve_layers
+    from eplb_opt.gap import TOLERANCE
+
+    limit = 10.0 if time_limit is None else time_limit
+    results = solve_layers(
+        instance, time_limit=limit, seed=seed, workers=workers, tolerance=TOLERANCE
+    )
     if json_target is not None:
-        write_json(json_target, document(instance, results))
+        bounds = [replace(r, objective=None, placement=None, counts=None) for r in results]
+        write_json(json_target, document(instance, bounds))
     if json_target != "-":
-        show(describe(instance), "lower bounds, tokens on the fullest rank", found)
-    return 0
+        heading = "lower bounds, tokens on the fullest rank"
+        show(describe(instance), heading, _bound_table(instance, results))
+    return exit_code(instance, results)
+
+
+def _bound_table(instance: Instance, results: list[Result]) -> Any:
+    from eplb_opt.bounds import mean_load
+
+    found = table("layer", "bound", "over mean", "best known above it", "proved by", "seconds")
+    for layer, result in zip(instance.layers(), results, strict=False):
+        over = float(result.lower_bound / mean_load(layer)) - 1 if layer.has_load else None
+        found.add_row(
+            str(layer.index),
+            f"{float(result.lower_bound):.3f}",
+            percent(over),
+            percent(result.gap) if layer.has_load else "-",
+            result.bound_source,
+            f"{result.runtime:.2f}",
+        )
+    return found

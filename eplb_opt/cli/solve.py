@@ -44,28 +44,14 @@ def command(
     json_target: str | None,
 ) -> int:
     """Solve every layer exactly, or as far as --time-limit (default 60 s a layer) allows."""
-    from solvers import solve
-
-    limit = 60.0 if time_limit is None else time_limit
-    results: list[Result] = []
-    with progress_bar() as progress, bad_input():
-        for layer in instance.layers():
-            progress(f"layer {layer.index}", len(results), instance.num_layers)
-            try:
-                results.append(
-                    solve(
-                        layer,
-                        stage=stage,
-                        backend=backend,
-                        time_limit=limit,
-                        seed=seed,
-                        workers=workers,
-                    )
-                )
-            except KeyboardInterrupt:
-                break
-            if results[-1].limit == "interrupt":
-                break
+    results = solve_layers(
+        instance,
+        stage=stage,
+        backend=backend,
+        time_limit=60.0 if time_limit is None else time_limit,
+        seed=seed,
+        workers=workers,
+    )
     if placements is not None:
         _write_placements(placements, instance, results)
     if json_target is not None:
@@ -73,6 +59,28 @@ def command(
     if json_target != "-":
         heading = f"tokens on the fullest rank, stage {stage}"
         show(describe(instance), heading, _result_table(instance, results))
+    return exit_code(instance, results)
+
+
+def solve_layers(instance: Instance, **options: Any) -> list[Result]:
+    """Results layer by layer; on Ctrl-C those so far, the last with ``limit="interrupt"``."""
+    from solvers import solve
+
+    results: list[Result] = []
+    with progress_bar() as progress, bad_input():
+        for layer in instance.layers():
+            progress(f"layer {layer.index}", len(results), instance.num_layers)
+            try:
+                results.append(solve(layer, **options))
+            except KeyboardInterrupt:
+                break
+            if results[-1].limit == "interrupt":
+                break
+    return results
+
+
+def exit_code(instance: Instance, results: list[Result]) -> int:
+    """0, or 130 if Ctrl-C came before the end."""
     complete = len(results) == instance.num_layers and results[-1].limit != "interrupt"
     return 0 if complete else 130
 

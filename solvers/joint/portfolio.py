@@ -87,10 +87,12 @@ def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None 
 
 def _plan(layer: Layer) -> list[tuple[Step, float]]:
     """The steps for a layer, each with its share of the time that is left."""
+    if layer.topology.slots_per_rank == 1:
+        return [(_searched, 1.0)]
     if layer.topology.slots_per_rank == 2:
         return [(_improved, 0.05), (_paired, 1.0)]
     if layer.num_logical_experts <= FEW_EXPERTS:
-        return [(_improved, 0.02), (_bounded, 0.1), (_searched, 0.9), (_improved, 1.0)]
+        return [(_searched, 0.8), (_bounded, 0.5), (_improved, 1.0)]
     return [(_improved, 0.1), (_bounded, 0.7), (_improved, 1.0)]
 
 

@@ -1,4 +1,4 @@
-"""Brute force, CP-SAT and the closed-form bounds on tiny instances, in exact arithmetic."""
+"""Every backend and the closed-form bounds against brute force on tiny instances, exactly."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from eplb_opt import Instance, Layer, Placement, Rule, Topology, find_violations
 from eplb_opt.bounds import lower_bound, packing_bound, refute
 from eplb_opt.metrics import exact_makespan
-from solvers import Stages, solve
+from solvers import BACKENDS, Stages, solve
 
 INTEGERS = st.one_of(st.integers(0, 6), st.integers(0, 4096), st.just(0))
 FLOATS = st.one_of(
@@ -40,9 +40,9 @@ def tiny_layers(draw: st.DrawFn, rule: Rule) -> Layer:
     return Instance([loads], topology, rule, spread_replicas=spread).layer(0)
 
 
-def assert_consistent(layer: Layer) -> None:
+def assert_consistent(layer: Layer, backend: str) -> None:
     truth = solve(layer, backend="brute-force")
-    exact = solve(layer, backend="cp-sat", time_limit=60)
+    exact = solve(layer, backend=backend, time_limit=60)
     loads = [[float(w * layer.unit) for w in layer.loads]]
     instance = Instance(loads, layer.topology, layer.rule, spread_replicas=layer.spread_replicas)
     for result in (truth, exact):
@@ -59,31 +59,41 @@ def assert_consistent(layer: Layer) -> None:
     assert lower_bound(layer).value <= truth.objective
 
 
-@settings(max_examples=200, deadline=None)
-@given(tiny_layers(Rule.GLOBAL))
-def test_joint_global(layer: Layer) -> None:
-    assert_consistent(layer)
+JOINT = [name for name in BACKENDS["joint"] if name not in ("brute-force", "pairs")]
+PACKING = [name for name in BACKENDS["packing"] if name != "brute-force"]
 
 
-@settings(max_examples=100, deadline=None)
-@given(tiny_layers(Rule.HIERARCHICAL))
-def test_joint_hierarchical(layer: Layer) -> None:
-    assert_consistent(layer)
-
-
+@pytest.mark.parametrize("backend", JOINT)
 @settings(max_examples=150, deadline=None)
-@given(tiny_layers(Rule.GLOBAL), st.data())
-def test_packing(layer: Layer, data: st.DataObject) -> None:
-    layer = replace(layer, spread_replicas=False)
-    extra = data.draw(st.lists(st.integers(0, layer.num_logical_experts - 1),
-                               min_size=layer.num_redundant_experts,
-                               max_size=layer.num_redundant_experts))  # fmt: skip
+@given(layer=tiny_layers(Rule.GLOBAL))
+def test_joint_global(backend: str, layer: Layer) -> None:
+    assert_consistent(layer, backend)
+
+
+@pytest.mark.parametrize("backend", JOINT)
+@settings(max_examples=75, deadline=None)
+@given(layer=tiny_layers(Rule.HIERARCHICAL))
+def test_joint_hierarchical(backend: str, layer: Layer) -> None:
+    assert_consistent(layer, backend)
+
+
+@pytest.mark.parametrize("backend", PACKING)
+@settings(max_examples=100, deadline=None)
+@given(layer=tiny_layers(Rule.GLOBAL), data=st.data())
+def test_packing(backend: str, layer: Layer, data: st.DataObject) -> None:
+    number = layer.num_redundant_experts
+    experts = st.integers(0, layer.num_logical_experts - 1)
+    extra = data.draw(st.lists(experts, min_size=number, max_size=number))
     counts = tuple(1 + extra.count(e) for e in range(layer.num_logical_experts))
-    truth = solve(layer, stage="packing", backend="brute-force", given=Stages(counts=counts))
-    exact = solve(layer, stage="packing", time_limit=60, given=Stages(counts=counts))
+    if max(counts) > layer.topology.num_ranks:
+        layer = replace(layer, spread_replicas=False)
+    given_counts = Stages(counts=counts)
+    truth = solve(layer, stage="packing", backend="brute-force", given=given_counts)
+    exact = solve(layer, stage="packing", backend=backend, time_limit=60, given=given_counts)
     assert exact.objective == exact_makespan(layer, exact.placement)
-    assert truth.objective <= exact.objective <= truth.objective * (1 + Fraction(1, 2**40))
-    assert layer.unit != 1 or exact.objective == truth.objective
+    assert exact.lower_bound <= truth.objective <= exact.objective
+    assert exact.objective <= truth.objective * (1 + Fraction(1, 2**40))
+    assert layer.unit != 1 or exact.objective == truth.objective == exact.lower_bound
     assert packing_bound(layer, counts).value <= truth.objective
     assert exact.counts == counts
 
@@ -100,7 +110,7 @@ def test_published_example_has_optimum_590_thirds(published_layer: Layer) -> Non
     assert result.objective == result.lower_bound == Fraction(590, 3)
 
 
-@pytest.mark.parametrize("backend", ["cp-sat", "brute-force"])
+@pytest.mark.parametrize("backend", [*JOINT, "brute-force"])
 def test_layer_without_load(backend: str) -> None:
     for rule in Rule:
         layer = Instance([[0] * 4], Topology(6, 2, 2, 2), rule).layer(0)
