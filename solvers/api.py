@@ -45,10 +45,14 @@ class Stages:
         node_of_group: [K], None to take the optimum of the stage ``groups`` (hierarchical rule
             only).
         counts: [E], None to take the optimum of the stage ``counts``.
+        least: [E] lower limits of the stage ``counts``; None is 1.
+        most: [E] upper limits of that stage; None is what the problem allows.
     """
 
     node_of_group: Sequence[int] | None = None
     counts: Sequence[int] | None = None
+    least: Sequence[int] | None = None
+    most: Sequence[int] | None = None
 
 
 def solve(
@@ -62,6 +66,7 @@ def solve(
     initial: Sequence[int] | None = None,
     given: Stages | None = None,
     tolerance: float = 0.0,
+    work_limit: int | None = None,
 ) -> Result:
     """Solve one stage of one layer exactly, or as far as the time limit allows.
 
@@ -76,6 +81,8 @@ def solve(
         workers: threads; 1 is repeatable.
         initial: slots [P] of a placement to start the joint search from (global rule).
         tolerance: the joint search may stop at this relative distance of value and bound.
+        work_limit: nodes of a search, millionths of CP-SAT's deterministic time: a limit that gives
+            the same result on any machine, if ``workers`` is 1 and there is no time limit.
         given: decisions of earlier stages for ``counts`` and ``packing``; what is None is solved
             first, to optimality.
 
@@ -95,7 +102,7 @@ def solve(
         ('optimal', '590/3')
     """
     solver = _backend(stage, backend)
-    options = Options(time_limit, seed, workers, Fraction(tolerance))
+    options = Options(time_limit, seed, workers, Fraction(tolerance), work_limit=work_limit)
     given = given or Stages()
     if not problem.is_feasible:
         return Result(stage, backend, mean_load(problem), bound_source="mean", infeasible=True)
@@ -106,9 +113,9 @@ def solve(
     if stage == "groups":
         return solve_groups(problem)
     nodes = given.node_of_group or solve_groups(problem).node_of_group or ()
-    counts = given.counts or hierarchical.solve_counts(problem, nodes).counts or ()
     if stage == "counts":
-        return hierarchical.solve_counts(problem, nodes)
+        return hierarchical.solve_counts(problem, nodes, given.least, given.most)
+    counts = given.counts or hierarchical.solve_counts(problem, nodes).counts or ()
     return hierarchical.solve_packing(problem, counts, nodes, solver, options)
 
 
@@ -126,7 +133,7 @@ def _solve_global_stage(
     if stage == "groups":
         raise ValueError("stage='groups' needs rule='hierarchical': the global rule has no groups")
     if stage == "counts":
-        return solve_counts(problem)
+        return solve_counts(problem, given.least, given.most)
     return solver(problem, given.counts or solve_counts(problem).counts, options)
 
 

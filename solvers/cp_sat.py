@@ -46,6 +46,8 @@ def run(
     solver.parameters.catch_sigint_signal = False
     if options.time_limit is not None:
         solver.parameters.max_time_in_seconds = options.time_limit
+    if options.work_limit is not None:
+        solver.parameters.max_deterministic_time = options.work_limit / 1e6
     for name, setting in (parameters or {}).items():
         setattr(solver.parameters, name, setting)
     status, interrupted = _solve_interruptibly(solver, model)

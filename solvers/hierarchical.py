@@ -29,12 +29,22 @@ NodeSolver = Callable[[Layer, Options], Result]
 CountedSolver = Callable[[Layer, Sequence[int], Options], Result]
 
 
-def solve_counts(layer: Layer, nodes: Sequence[int]) -> Result:
-    """Counts that minimize the heaviest replica, each node on its own, when group k is on node
-    ``nodes[k]``; optimal.
+def solve_counts(
+    layer: Layer,
+    nodes: Sequence[int],
+    least: Sequence[int] | None = None,
+    most: Sequence[int] | None = None,
+) -> Result:
+    """Counts that minimize the heaviest replica when group k is on node ``nodes[k]``; optimal.
+
+    Each node on its own. ``least`` and ``most`` [E] limit the counts.
     """
     blocks = blocks_of(nodes)
-    results = [counts.solve_counts(layer.node_problem(block)) for block in blocks]
+    results = []
+    for block in blocks:
+        inside = [e for k in block for e in layer.groups[k]]
+        limits = [None if x is None else [x[e] for e in inside] for x in (least, most)]
+        results.append(counts.solve_counts(layer.node_problem(block), *limits))
     return _combined(layer, blocks, results, max(result.lower_bound for result in results))
 
 

@@ -13,6 +13,9 @@ class Options:
 
     Attributes:
         time_limit: seconds, None for none.
+        work_limit: the repeatable limit, None for none: nodes of a tree search, millionths of
+            CP-SAT's deterministic time. With it, without a time limit and with one worker, the
+            same seed gives the same result on any machine.
         seed: of the solver's randomness.
         workers: threads; 1 is repeatable.
         tolerance: stop at this relative distance of value and bound; 0 asks for the optimum.
@@ -24,6 +27,7 @@ class Options:
     workers: int = 1
     tolerance: Fraction = Fraction(0)
     target: Fraction | None = None
+    work_limit: int | None = None
 
     def satisfied(self, value: Fraction, lower_bound: Fraction) -> bool:
         """Whether a placement of this ``value`` ends the search."""

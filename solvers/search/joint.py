@@ -45,8 +45,6 @@ def solve_joint(
     layer: Layer,
     options: Options,
     initial: Sequence[int] | None = None,
-    *,
-    node_limit: int | None = None,
 ) -> Result:
     """The placement of least makespan over all counts and packings, under the global rule.
 
@@ -56,11 +54,10 @@ def solve_joint(
 
     Args:
         layer: the problem.
-        options: time limit, seed of the local search.
+        options: limits, seed of the local search; a vector passed over counts as some nodes.
         initial: [P] slots of a known placement.
-        node_limit: nodes of the tree search; a vector passed over counts as some.
     """
-    budget = Budget(options.time_limit, node_limit)
+    budget = Budget(options.time_limit, options.work_limit)
     bound = global_bound(layer)
     if layer.topology.slots_per_rank == 1:
         counts = threshold_counts(layer)

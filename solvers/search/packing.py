@@ -79,8 +79,6 @@ def solve_packing(
     layer: Layer,
     counts: Sequence[int],
     options: Options,
-    *,
-    node_limit: int | None = None,
 ) -> Result:
     """Best packing for ``counts`` [E] under the global rule, with a proven bound.
 
@@ -92,7 +90,7 @@ def solve_packing(
     counts = tuple(counts)
     bound, scale = packing_bound(layer, counts), scale_for(layer, counts)
     size = replica_sizes(layer, scale, max(counts))
-    budget = Budget(options.time_limit, node_limit)
+    budget = Budget(options.time_limit, options.work_limit)
     experts = np.repeat(np.arange(len(counts)), counts)
     outcome = pack(
         size[experts, np.array(counts)[experts]],

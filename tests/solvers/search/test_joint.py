@@ -69,7 +69,7 @@ def test_floats_are_exact_rationals(layer):
 def test_bound_is_valid_when_nodes_run_out(layer, nodes):
     topology = layer.topology
     best = best_joint(layer.loads, topology.num_physical_experts, topology.num_ranks)
-    result = solve_joint(layer, Options(), node_limit=nodes)
+    result = solve_joint(layer, Options(work_limit=nodes))
     assert result.lower_bound <= best <= result.objective
 
 
@@ -103,7 +103,7 @@ def test_spreading_caps_the_counts():
 def test_is_repeatable_under_a_node_limit():
     loads = tuple(int(w) for w in np.random.default_rng(1).lognormal(8, 1, 16))
     layer = Layer(loads, Fraction(1), Topology(24, 8))
-    first, second = (solve_joint(layer, Options(seed=2), node_limit=200_000) for _ in range(2))
+    first, second = (solve_joint(layer, Options(seed=2, work_limit=200_000)) for _ in range(2))
     assert first.placement == second.placement
     assert first.lower_bound == second.lower_bound
 

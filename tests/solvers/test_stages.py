@@ -1,0 +1,129 @@
+"""Stages before packing, decisions given, limits."""
+
+from fractions import Fraction
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt import Instance, Layer, Rule, Topology
+from eplb_opt.bounds import lower_bound
+from eplb_opt.io.synthetic import generate
+from solvers import BACKENDS, Stages, solve
+from solvers.groups import blocks_of, solve_groups
+
+NODES = Topology(16, 8, num_nodes=4, num_groups=8)
+
+
+def layer_of(loads: list[int], topology: Topology, rule: str = "auto") -> Layer:
+    return Instance([loads], topology, rule).layer(0)
+
+
+def lognormal(experts: int, *sizes: int, seed: int = 0) -> Layer:
+    loads = generate("lognormal", num_layers=1, num_experts=experts, tokens=4096 * experts,
+                     seed=seed)  # fmt: skip
+    return Instance(loads, Topology(*sizes)).layer(0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=8, max_size=8))
+def test_groups_are_dealt_optimally(loads: list[int]) -> None:
+    result = solve(layer_of(loads, NODES), stage="groups")
+    best = min(max(sum(p[i : i + 2]) for i in (0, 2, 4, 6)) for p in set(permutations(loads)))
+    assert result.objective == result.lower_bound == best
+    assert sorted(map(len, blocks_of(result.node_of_group))) == [2, 2, 2, 2]
+
+
+def test_groups_by_what_a_node_can_reach() -> None:
+    # No replica is spare, so 18 stays whole: its node reaches 18 whatever it is paired with.
+    layer = layer_of([18, 0, 4, 0, 10, 0, 10, 0], Topology(8, 4, num_nodes=2, num_groups=4))
+    by_load, by_reach = solve_groups(layer), solve_groups(layer, reach=True)
+    assert by_load.objective == 22
+    assert by_reach.objective == 18
+    assert by_reach.objective <= solve(layer).objective
+
+
+def test_many_groups_are_dealt_by_size() -> None:
+    loads = [(7 * i) % 64 for i in range(64)]
+    layer = layer_of(loads, Topology(64, 8, num_nodes=8, num_groups=64))
+    result = solve(layer, stage="groups")
+    assert result.backend == "largest-first"
+    assert result.lower_bound <= result.objective <= result.lower_bound * Fraction(11, 10)
+    assert solve(layer, time_limit=2).lower_bound >= lower_bound(layer).value
+
+
+def test_global_rule_has_no_groups() -> None:
+    with pytest.raises(ValueError, match="needs rule='hierarchical'"):
+        solve(layer_of([1, 2], Topology(2, 1)), stage="groups")
+
+
+def test_counts_within_limits() -> None:
+    layer = layer_of([100, 10, 1], Topology(6, 3))
+    assert solve(layer, stage="counts").counts == (4, 1, 1)
+    limits = Stages(least=[1, 2, 1], most=[2, 4, 4])
+    result = solve(layer, stage="counts", given=limits)
+    assert (result.counts, result.objective, result.status) == ((2, 3, 1), 50, "optimal")
+    with pytest.raises(ValueError, match="cannot be split into counts"):
+        solve(layer, stage="counts", given=Stages(most=[1, 1, 1]))
+
+
+def test_counts_per_node_within_limits() -> None:
+    layer = layer_of([8, 1, 6, 1], Topology(8, 4, num_nodes=2, num_groups=2))
+    assert solve(layer, stage="counts").counts == (3, 1, 3, 1)
+    limited = solve(layer, stage="counts", given=Stages(most=[2, 4, 4, 4]))
+    assert limited.counts == (2, 2, 3, 1)
+
+
+def test_given_decisions_are_kept() -> None:
+    layer = layer_of([8, 1, 6, 1, 5, 1, 4, 1], Topology(12, 4, num_nodes=2, num_groups=4))
+    given_stages = Stages(node_of_group=(0, 0, 1, 1), counts=(3, 1, 1, 1, 2, 1, 2, 1))
+    result = solve(layer, stage="packing", given=given_stages)
+    assert result.node_of_group == (0, 0, 1, 1)
+    assert result.counts == (3, 1, 1, 1, 2, 1, 2, 1)
+    assert set(result.placement[:6]) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(("stage", "backend"), [("packing", "gurobi"), ("joint", "auto2")])
+def test_unknown_backend(stage: str, backend: str) -> None:
+    with pytest.raises(ValueError, match=f"backend='{backend}' is not one of auto"):
+        solve(layer_of([1, 2], Topology(2, 1)), stage=stage, backend=backend)
+
+
+def test_unknown_stage() -> None:
+    with pytest.raises(ValueError, match="stage='order' is not one of groups, counts, packing"):
+        solve(layer_of([1, 2], Topology(2, 1)), stage="order")
+
+
+def test_infeasible_is_a_status() -> None:
+    layer = Layer((4, 2), Fraction(1), Topology(6, 2), Rule.GLOBAL, spread_replicas=True)
+    result = solve(layer)
+    assert (result.status, result.objective, result.gap) == ("infeasible", None, None)
+
+
+@pytest.mark.parametrize("stage", ["packing", "joint"])
+def test_limit_keeps_incumbent_and_bound(stage: str) -> None:
+    for backend in BACKENDS[stage]:
+        if backend in ("brute-force", "pairs"):
+            continue
+        layer = lognormal(48, 72, 24)
+        result = solve(layer, stage=stage, backend=backend, time_limit=0.3)
+        assert 0 < result.lower_bound <= result.objective, backend
+        assert result.status == "feasible", backend
+        assert result.limit == "time", backend
+
+
+@pytest.mark.parametrize("backend", ["search", "cp-sat"])
+def test_work_limit_is_repeatable(backend: str) -> None:
+    layer = lognormal(24, 32, 8)
+    first, second = (solve(layer, backend=backend, work_limit=300_000, seed=3) for _ in range(2))
+    assert first.placement == second.placement
+    assert first.lower_bound == second.lower_bound
+
+
+def test_tolerance_ends_the_search_early() -> None:
+    layer = lognormal(64, 80, 8)
+    result = solve(layer, time_limit=60, tolerance=0.01)
+    assert result.gap <= 0.01
+    assert result.runtime < 60
+    assert result.limit in (None, "tolerance")
