@@ -37,9 +37,9 @@ $(BIN)/python:
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install "$(TORCH)"
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e ".[compiled]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
-	$(PIP) install -c constraints.txt -e ".[dev]"
+	$(PIP) install -c constraints.txt -e ".[compiled,dev]"
 	touch $@

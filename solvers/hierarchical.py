@@ -129,7 +129,7 @@ def _evidence(value: Fraction, bound: Bound, solved: dict[Block, Result]) -> dic
         }
         for block, result in solved.items()
     ]
-    return {"kind": "groups", "value": exact_text(value), "blocks": blocks}
+    return {"kind": "groups", "blocks": blocks}
 
 
 def _combined(

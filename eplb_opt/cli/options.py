@@ -175,7 +175,7 @@ def json_option(function: Command) -> Command:
         "--json",
         "json_target",
         metavar="FILE|-",
-        callback=_writable,
+        callback=writable,
         help="Also write JSON (- is stdout, no tables).",
     )
     return _with([option], function)
@@ -186,13 +186,13 @@ def placements_option(function: Command) -> Command:
     option = click.option(
         "--placements",
         metavar="FILE",
-        callback=_writable,
+        callback=writable,
         help="Write phy2log of each policy (.npz or .json).",
     )
     return _with([option], function)
 
 
-def _writable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def writable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Refuse a target that cannot be written before hours of work go into it."""
     if value is None or value == "-":
         return value

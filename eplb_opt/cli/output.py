@@ -51,8 +51,10 @@ def show(*parts: Any) -> None:
 
 
 def percent(value: float | None) -> str:
-    """``0.0123`` as ``1.230 %``."""
-    return "-" if value is None else f"{100 * value:.3f} %"
+    """``0.0123`` as ``1.230 %``; a small value keeps its first digit."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.0e} %" if 0 < value < 1e-5 else f"{100 * value:.3f} %"
 
 
 def describe(instance: Instance) -> str:

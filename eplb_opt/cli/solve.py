@@ -12,6 +12,7 @@ from eplb_opt.cli.options import (
     json_option,
     placements_option,
     search_options,
+    writable,
 )
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--backend", default="auto", show_default=True, help="Solver, for instance cp-sat.")
 @search_options
 @placements_option
+@click.option("--certificate", metavar="FILE", callback=writable, help="Write the evidence.")
 @json_option
 def command(
     instance: Instance,
@@ -41,6 +43,7 @@ def command(
     seed: int,
     workers: int,
     placements: str | None,
+    certificate: str | None,
     json_target: str | None,
 ) -> int:
     """Solve every layer exactly, or as far as --time-limit (default 60 s a layer) allows."""
@@ -52,6 +55,8 @@ def command(
         seed=seed,
         workers=workers,
     )
+    if certificate is not None:
+        _write_certificate(certificate, instance, results)
     if placements is not None:
         _write_placements(placements, instance, results)
     if json_target is not None:
@@ -135,6 +140,16 @@ def _result_table(instance: Instance, results: list[Result]) -> Any:
             f"{result.runtime:.2f}",
         )
     return result_table
+
+
+def _write_certificate(target: str, instance: Instance, results: list[Result]) -> None:
+    from eplb_opt.certificate import certificate_document
+    from eplb_opt.gap import describe_instance
+
+    if results and results[0].stage not in ("joint", "packing"):
+        raise InputError(f"--certificate {target}: for the stages joint and packing only")
+    solved = instance.select(range(len(results)))
+    write_json(target, certificate_document(describe_instance(solved), solved.layers(), results))
 
 
 def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:

@@ -90,7 +90,7 @@ def _plan(layer: Layer) -> list[tuple[Step, float]]:
     if layer.topology.slots_per_rank == 1:
         return [(_searched, 1.0)]
     if layer.topology.slots_per_rank == 2:
-        return [(_improved, 0.05), (_paired, 1.0)]
+        return [(_paired, 0.9), (_bounded, 0.5), (_improved, 1.0)]
     if layer.num_logical_experts <= FEW_EXPERTS:
         return [(_searched, 0.8), (_bounded, 0.5), (_improved, 1.0)]
     return [(_improved, 0.1), (_bounded, 0.7), (_improved, 1.0)]

@@ -63,8 +63,8 @@ class PatternBound:
     Attributes:
         value: lower bound in tokens, proven.
         certificate: evidence that the makespan is at least ``value``, for
-            :func:`solvers.patterns.check.certified_pattern_bound`; None if nothing above ``lower``
-            was proven.
+            :func:`eplb_opt.certificate.patterns.certified_pattern_bound`; None if nothing above
+            ``lower`` was proven.
         unrefuted: smallest trial makespan in tokens that this relaxation could not refute, None if
             none was met.
         trials: makespans tried.

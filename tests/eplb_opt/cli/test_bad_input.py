@@ -79,6 +79,8 @@ BAD = {
         ["convert", "good.json", "x.json", "--to", "sglang"],
         "no file of placements",
     ),
+    "no certificate": (["verify", "good.json"], "good.json: is no certificate"),
+    "broken certificate": (["verify", "broken.json"], "broken.json: no JSON"),
     "no repeats": (
         ["bench", "good.json", *MACHINE, "--repeat", "0"],
         "--repeat 0 must be at least",

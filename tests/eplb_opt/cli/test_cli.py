@@ -105,6 +105,21 @@ def test_solve_every_stage(loads: Path, tmp_path: Path) -> None:
         assert (document["layers"][0]["phy2log"] is None) == (stage in ("groups", "counts"))
 
 
+def test_certificate_is_written_and_verified(loads: Path, tmp_path: Path) -> None:
+    target = tmp_path / "certificate.json"
+    eplb_opt("solve", loads, *MACHINE, "--certificate", target)
+    result = eplb_opt("verify", target, "--strict")
+    assert (result.returncode, "verified" in result.stdout) == (0, True)
+    eplb_opt("solve", loads, *MACHINE, "--backend", "cp-sat", "--certificate", target)
+    trusted = eplb_opt("verify", target)
+    assert (trusted.returncode, "trusted, not verified" in trusted.stdout) == (0, True)
+    assert eplb_opt("verify", target, "--strict").returncode == 1
+    target.write_text(target.read_text().replace("600/1", "601/1"))
+    changed = eplb_opt("verify", target)
+    assert changed.returncode == 2
+    assert "was changed" in changed.stderr
+
+
 def test_bound_is_a_solve_document_without_objective(loads: Path) -> None:
     document = json.loads(eplb_opt("bound", loads, *MACHINE, "--json", "-").stdout)
     (layer,) = document["layers"]

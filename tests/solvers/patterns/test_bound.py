@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eplb_opt.certificate.patterns import certified_pattern_bound
 from eplb_opt.instance import Layer
-from solvers.patterns import certified_pattern_bound, pattern_bound
+from solvers.patterns import pattern_bound
 from tests.solvers.oracle import joint_optimum, make_layer
 
 SHAPES = [(1, 1), (2, 2), (2, 3), (3, 2), (1, 4), (4, 2), (6, 1), (3, 3)]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.patterns import certified_pattern_bound, pattern_bound
+from eplb_opt.certificate.patterns import certified_pattern_bound
+from solvers.patterns import pattern_bound
 from tests.solvers.oracle import joint_optimum, make_layer
 
 LAYER = make_layer([20, 17, 9, 5, 5, 3], 9, 3)
@@ -144,7 +145,7 @@ def test_whatever_is_accepted_is_below_the_optimum(
 
 
 def test_the_checker_imports_no_solver() -> None:
-    spec = importlib.util.find_spec("solvers.patterns.check")
+    spec = importlib.util.find_spec("eplb_opt.certificate.patterns")
     assert spec is not None
     assert spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text())

@@ -1,0 +1,13 @@
+"""Evidence for lower bounds and optima that anyone can check, in exact arithmetic and no solver."""
+
+from eplb_opt.certificate.document import Verdict, certificate_document, verify_document
+from eplb_opt.certificate.evidence import CertificateError, Trust, check_bound
+
+__all__ = [
+    "CertificateError",
+    "Trust",
+    "Verdict",
+    "certificate_document",
+    "check_bound",
+    "verify_document",
+]

@@ -1,0 +1,194 @@
+"""Certificates of real solves are verified, changed ones are refused."""
+
+import copy
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt import Instance, Topology
+from eplb_opt.certificate import (
+    CertificateError,
+    Trust,
+    certificate_document,
+    check_bound,
+    verify_document,
+)
+from eplb_opt.certificate.document import signed
+from eplb_opt.certificate.exhaustive import nothing_below
+from eplb_opt.gap import describe_instance
+from eplb_opt.io.synthetic import generate
+from solvers import solve
+from tests.solvers.test_against_brute_force import Rule, tiny_layers
+
+
+def certificate(instance: Instance, **options: Any) -> dict[str, Any]:
+    results = [solve(layer, **options) for layer in instance.layers()]
+    return certificate_document(describe_instance(instance), instance.layers(), results)
+
+
+PUBLISHED = Instance([[600, 560, 120, 120, 20, 10, 10, 10]], Topology(16, 8))
+ZIPF = Instance(
+    generate("zipf", num_layers=1, num_experts=64, tokens=64 * 4096, seed=0), Topology(72, 24)
+)
+NODES = Instance(
+    generate("lognormal", num_layers=1, num_experts=16, tokens=4096, seed=1),
+    Topology(24, 8, num_nodes=2, num_groups=4),
+)
+
+
+def verdicts(document: dict[str, Any]) -> list[Trust | None]:
+    return [verdict.trust for verdict in verify_document(document)]
+
+
+@pytest.mark.parametrize(
+    ("instance", "kind"), [(PUBLISHED, "exhaustive"), (NODES, "groups"), (ZIPF, "pattern")]
+)
+def test_evidence_of_each_kind_is_verified(instance: Instance, kind: str) -> None:
+    document = json.loads(json.dumps(certificate(instance, time_limit=5)))
+    assert document["layers"][0]["evidence"]["kind"] == kind
+    assert verdicts(document) == [Trust.VERIFIED]
+
+
+def test_packing_and_layers_without_load() -> None:
+    instance = Instance([[0, 0, 0], [5, 5, 1]], Topology(4, 2))
+    assert verdicts(certificate(instance)) == [Trust.VERIFIED] * 2
+    packing = certificate(instance, stage="packing")
+    assert packing["layers"][1]["counts"] == [2, 1, 1]
+    assert verdicts(packing)[0] is not None
+
+
+def test_a_solver_s_word_is_shown_as_such() -> None:
+    document = certificate(PUBLISHED, backend="cp-sat", time_limit=60)
+    assert document["layers"][0]["evidence"] == {"kind": "trusted", "solver": "cp-sat"}
+    assert verdicts(document) == [Trust.TRUSTED]
+
+
+@settings(max_examples=60, deadline=None)
+@given(tiny_layers(Rule.GLOBAL), st.fractions(0, 2))
+def test_exhaustive_check_agrees_with_brute_force(layer: Any, factor: Fraction) -> None:
+    optimum = solve(layer, backend="brute-force").objective
+    bound = optimum * factor
+    assert nothing_below(layer, bound) == (bound <= optimum)
+    assert nothing_below(layer, optimum)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(list(Rule)), st.data())
+def test_a_bound_one_step_too_high_is_refused(rule: Rule, data: st.DataObject) -> None:
+    layer = data.draw(tiny_layers(rule))
+    result = solve(layer, time_limit=60)
+    too_high = result.objective + layer.unit / 10**6
+    blocks = [{"groups": [0, 1], "bound": "1000000", "evidence": {"kind": "exhaustive"}}]
+    for evidence in (
+        {"kind": "closed-form"},
+        {"kind": "exhaustive"},
+        result.certificate,
+        {"kind": "groups", "blocks": blocks},
+        {"kind": "groups", "blocks": []},
+    ):
+        if evidence["kind"] != "trusted":
+            with pytest.raises(CertificateError):
+                check_bound(layer, too_high, evidence)
+
+
+def changes(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every place of a document with a changed value for it."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from changes(value, (*path, key))
+            if value is not None:
+                yield (*path, key), None
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from changes(value, (*path, i))
+    elif isinstance(node, bool):
+        yield path, not node
+    elif isinstance(node, int):
+        yield path, node + 1
+    elif isinstance(node, str):
+        number = node.partition("/")
+        if number[0].isdecimal():
+            yield path, "/".join([str(int(number[0]) + 1), *filter(None, number[2:])])
+        yield path, node + "x"
+    elif node is None:
+        yield path, 1
+
+
+def changed(document: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    result = copy.deepcopy(document)
+    holder = result
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    return result
+
+
+@pytest.mark.parametrize("instance", [PUBLISHED, NODES, ZIPF], ids=["published", "nodes", "zipf"])
+def test_every_changed_field_is_refused(instance: Instance) -> None:
+    document = certificate(instance, time_limit=3)
+    for path, value in changes(document):
+        with pytest.raises(CertificateError):
+            verify_document(changed(document, path, value))
+
+
+HARMLESS = {
+    ("instance", "source"),  # a name
+    ("instance", "num_nodes"),  # the global rule has no nodes and no groups
+    ("instance", "num_groups"),
+    ("layers", 0, "layer"),  # a number for reports
+    ("sha256",),  # computed again
+}
+
+
+@pytest.mark.parametrize("instance", [PUBLISHED, NODES], ids=["published", "nodes"])
+def test_a_change_with_a_new_digest_passes_only_if_every_claim_is_still_true(
+    instance: Instance,
+) -> None:
+    document = certificate(instance, time_limit=10)
+    for path, value in changes(document):
+        tampered = signed(changed(document, path, value))
+        try:
+            (verdict,) = verify_document(tampered)
+        except CertificateError:
+            continue
+        if verdict.trust is not Trust.VERIFIED or path in HARMLESS:
+            continue
+        # Other loads or another restriction, of which the same is true; another placement of the
+        # same value; or other evidence that proves the same bound.
+        assert {"loads", "spread_replicas", "phy2log", "evidence"} & set(path), path
+        loads = [float(Fraction(w)) for w in tampered["layers"][0]["loads"]]
+        spread = tampered["instance"]["spread_replicas"]
+        truth = Instance([loads], instance.topology, instance.rule, spread_replicas=spread)
+        assert verdict.lower_bound <= solve(truth.layer(0), time_limit=20).objective
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        [],
+        {"schema": "eplb-opt/gap/1"},
+        {"schema": "eplb-opt/certificate/1"},
+        signed({"schema": "eplb-opt/certificate/1", "instance": {}, "layers": {}}),
+        signed({"schema": "eplb-opt/certificate/1", "instance": {"num_layers": 2}, "layers": []}),
+    ],
+)
+def test_no_certificate(document: Any) -> None:
+    with pytest.raises(CertificateError):
+        verify_document(document)
+
+
+@settings(max_examples=200)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+                    lambda x: st.lists(x, max_size=3) | st.dictionaries(
+                        st.sampled_from(["kind", "blocks", "groups", "bound", "levels"]), x,
+                        max_size=3)))  # fmt: skip
+def test_made_up_evidence_is_one_line(evidence: Any) -> None:
+    with pytest.raises(CertificateError) as caught:
+        check_bound(NODES.layer(0), Fraction(10**9), evidence)
+    assert "\n" not in str(caught.value)
