@@ -22,6 +22,10 @@ BACKENDS: dict[str, dict[str, str]] = {
     "packing": {
         "search": "solvers.search.packing:solve_packing",
         "cp-sat": "solvers.packing.cp_sat:solve_packing",
+        "scipy": "solvers.packing.milp:solve_packing_scipy",
+        "cbc": "solvers.packing.milp:solve_packing_cbc",
+        "highs": "solvers.packing.milp:solve_packing_highs",
+        "scip": "solvers.packing.milp:solve_packing_scip",
         "brute-force": "solvers.brute_force:solve_packing",
     },
     "joint": {
@@ -29,6 +33,10 @@ BACKENDS: dict[str, dict[str, str]] = {
         "search": "solvers.search.joint:solve_joint",
         "pairs": "solvers.joint.pairs:solve_pairs",
         "cp-sat": "solvers.joint.cp_sat:solve_joint",
+        "scipy": "solvers.joint.milp:solve_joint_scipy",
+        "cbc": "solvers.joint.milp:solve_joint_cbc",
+        "highs": "solvers.joint.milp:solve_joint_highs",
+        "scip": "solvers.joint.milp:solve_joint_scip",
         "brute-force": "solvers.brute_force:solve_joint",
     },
 }

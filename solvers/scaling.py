@@ -48,10 +48,13 @@ class Scale:
         return self.down(Fraction(layer.loads[expert], count) * layer.unit)
 
 
-def scale_for(layer: Layer, counts: Iterable[int]) -> Scale:
-    """The scale for a layer whose experts may have any of ``counts`` replicas."""
+def scale_for(layer: Layer, counts: Iterable[int], *, largest_sum: int = LARGEST_SUM) -> Scale:
+    """The scale for a layer whose experts may have any of ``counts`` replicas.
+
+    All replicas of a placement together weigh at most ``largest_sum`` scaled units.
+    """
     exact = layer.unit * max(1, math.gcd(*layer.loads)) / math.lcm(*set(counts))
     total = sum(layer.loads) * layer.unit
-    if total <= LARGEST_SUM * exact:
+    if total <= largest_sum * exact:
         return Scale(exact, exact=True)
-    return Scale(total / LARGEST_SUM, exact=False)
+    return Scale(total / largest_sum, exact=False)

@@ -32,6 +32,7 @@ from solvers import cp_sat
 from solvers.greedy import largest_first
 from solvers.options import Clock, Options
 from solvers.scaling import Scale, scale_for
+from solvers.size import require_size
 
 
 def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None = None) -> Result:
@@ -78,6 +79,8 @@ class _Model:
             for k in range(window.least[e], window.least[e] + window.spare + 1)
             if w and k <= layer.most_replicas
         ]
+        cells = len(self.pairs) * len(self.ranks)
+        require_size("cp-sat", cells, 5 * cells)
         self.y = {(e, k): self.model.new_bool_var(f"y[{e},{k}]") for e, k in self.pairs}
         self.n = {
             (e, k, g): self.model.new_int_var(0, self._most(k), f"n[{e},{k},{g}]")

@@ -81,7 +81,10 @@ def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None 
     for step, share in _plan(layer):
         if options.satisfied(known.value, known.bound) or known.limit == "interrupt":
             break
-        known = step(known, clock.remaining(share))
+        try:
+            known = step(known, clock.remaining(share))
+        except KeyboardInterrupt:  # a step that cannot be stopped half-way
+            known = replace(known, limit="interrupt")
     return _result(known, clock)
 
 

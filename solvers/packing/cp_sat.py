@@ -15,9 +15,7 @@ With ``spread_replicas`` a class holds the replicas of one expert, and x[i,g] <=
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
@@ -28,7 +26,9 @@ from eplb_opt.result import Result
 from solvers import cp_sat
 from solvers.greedy import largest_first
 from solvers.options import Clock, Options
-from solvers.scaling import Scale, scale_for
+from solvers.packing.classes import ReplicaClass, dealt_slots, replica_classes
+from solvers.scaling import scale_for
+from solvers.size import require_size
 
 
 def solve_packing(layer: Layer, counts: Sequence[int], options: Options) -> Result:
@@ -40,7 +40,7 @@ def solve_packing(layer: Layer, counts: Sequence[int], options: Options) -> Resu
     value = exact_makespan(layer, slots)
     if value > lower:
         scale = scale_for(layer, counts)
-        model = _Model(layer, _classes(layer, counts, scale))
+        model = _Model(layer, replica_classes(layer, counts, scale))
         model.bound(scale.up(lower) if scale.exact else 0, scale.down(value))
         outcome = cp_sat.run(model.model, clock.remaining())
         limit = outcome.limit
@@ -62,31 +62,15 @@ def solve_packing(layer: Layer, counts: Sequence[int], options: Options) -> Resu
     )
 
 
-@dataclass(frozen=True)
-class _Class:
-    """Replicas of one load: the expert of each."""
-
-    load: int
-    experts: tuple[int, ...]
-
-
-def _classes(layer: Layer, counts: Sequence[int], scale: Scale) -> list[_Class]:
-    loads = [scale.replica(layer, e, count) for e, count in enumerate(counts)]
-    if layer.spread_replicas:
-        return [_Class(load, (e,) * counts[e]) for e, load in enumerate(loads)]
-    experts: dict[int, list[int]] = defaultdict(list)
-    for e, load in enumerate(loads):
-        experts[load] += [e] * counts[e]
-    return [_Class(load, tuple(es)) for load, es in experts.items()]
-
-
 class _Model:
     """One short method per family of constraints."""
 
-    def __init__(self, layer: Layer, classes: list[_Class]) -> None:
+    def __init__(self, layer: Layer, classes: list[ReplicaClass]) -> None:
         self.model = cp_model.CpModel()
         self.classes = classes
         self.ranks = range(layer.topology.num_ranks)
+        cells = len(classes) * len(self.ranks)
+        require_size("cp-sat", cells, 3 * cells)
         self.size = layer.topology.slots_per_rank
         most = 1 if layer.spread_replicas else self.size
         self.x = {
@@ -119,10 +103,5 @@ class _Model:
 
     def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
         """The placement [P] of a solution."""
-        left = [list(c.experts) for c in self.classes]
-        return tuple(
-            left[i].pop()
-            for g in self.ranks
-            for i, _ in enumerate(self.classes)
-            for _ in range(value(self.x[i, g]))
-        )
+        number = [[value(self.x[i, g]) for i, _ in enumerate(self.classes)] for g in self.ranks]
+        return dealt_slots(self.classes, number)

@@ -4,13 +4,14 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Placement, Rule, Topology, find_violations
 from eplb_opt.bounds import lower_bound, packing_bound, refute
 from eplb_opt.metrics import exact_makespan
 from solvers import BACKENDS, Stages, solve
+from solvers.milp import installed
 
 INTEGERS = st.one_of(st.integers(0, 6), st.integers(0, 4096), st.just(0))
 FLOATS = st.one_of(
@@ -40,6 +41,11 @@ def tiny_layers(draw: st.DrawFn, rule: Rule) -> Layer:
     return Instance([loads], topology, rule, spread_replicas=spread).layer(0)
 
 
+def rounding(backend: str) -> Fraction:
+    """How far rounded loads can lead a solver astray, relatively."""
+    return Fraction(1, 2**14) if backend in SLOW else Fraction(1, 2**40)
+
+
 def assert_consistent(layer: Layer, backend: str) -> None:
     truth = solve(layer, backend="brute-force")
     exact = solve(layer, backend=backend, time_limit=60)
@@ -54,19 +60,27 @@ def assert_consistent(layer: Layer, backend: str) -> None:
         assert exact.objective == truth.objective
         assert exact.status == "optimal"
     else:  # floats may need more than 64 bits: then the solver sees them rounded, and says so
-        assert exact.objective <= truth.objective * (1 + Fraction(1, 2**40))
+        assert exact.objective <= truth.objective * (1 + rounding(backend))
         assert (exact.status == "optimal") == (exact.objective == exact.lower_bound)
     assert lower_bound(layer).value <= truth.objective
 
 
-JOINT = [name for name in BACKENDS["joint"] if name not in ("brute-force", "pairs")]
-PACKING = [name for name in BACKENDS["packing"] if name != "brute-force"]
+def usable(stage: str) -> list[str]:
+    """Backends to compare with brute force; those that are not installed are left out."""
+    own = ("portfolio", "search", "cp-sat", "scipy")
+    optional = [name for name in ("cbc", "highs", "scip") if installed(name)]
+    return [name for name in BACKENDS[stage] if name in (*own, *optional)]
+
+
+JOINT, PACKING = usable("joint"), usable("packing")
+SLOW = ("cbc", "highs", "scip", "scipy")
 
 
 @pytest.mark.parametrize("backend", JOINT)
 @settings(max_examples=150, deadline=None)
 @given(layer=tiny_layers(Rule.GLOBAL))
 def test_joint_global(backend: str, layer: Layer) -> None:
+    assume(backend not in SLOW or layer.topology.num_physical_experts <= 6)
     assert_consistent(layer, backend)
 
 
@@ -74,6 +88,7 @@ def test_joint_global(backend: str, layer: Layer) -> None:
 @settings(max_examples=75, deadline=None)
 @given(layer=tiny_layers(Rule.HIERARCHICAL))
 def test_joint_hierarchical(backend: str, layer: Layer) -> None:
+    assume(backend not in SLOW or layer.topology.num_physical_experts <= 6)
     assert_consistent(layer, backend)
 
 
@@ -92,7 +107,7 @@ def test_packing(backend: str, layer: Layer, data: st.DataObject) -> None:
     exact = solve(layer, stage="packing", backend=backend, time_limit=60, given=given_counts)
     assert exact.objective == exact_makespan(layer, exact.placement)
     assert exact.lower_bound <= truth.objective <= exact.objective
-    assert exact.objective <= truth.objective * (1 + Fraction(1, 2**40))
+    assert exact.objective <= truth.objective * (1 + rounding(backend))
     assert layer.unit != 1 or exact.objective == truth.objective == exact.lower_bound
     assert packing_bound(layer, counts).value <= truth.objective
     assert exact.counts == counts

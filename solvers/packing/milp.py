@@ -1,0 +1,73 @@
+"""Packing as a mixed-integer program: the model of :mod:`solvers.packing.cp_sat` in matrix form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from eplb_opt.bounds import packing_bound
+from eplb_opt.instance import Layer
+from eplb_opt.metrics import exact_makespan
+from eplb_opt.result import Result
+from solvers import milp
+from solvers.greedy import largest_first
+from solvers.options import Clock, Options
+from solvers.packing.classes import ReplicaClass, dealt_slots, replica_classes
+from solvers.scaling import scale_for
+
+
+def solve_packing(layer: Layer, counts: Sequence[int], options: Options, *, backend: str) -> Result:
+    """Best packing for ``counts`` [E] under the global rule; bounds in the solver's floats."""
+    clock = Clock(options)
+    counts = tuple(counts)
+    bound, slots = packing_bound(layer, counts), largest_first(layer, counts)
+    lower, source, limit = bound.value, bound.source, None
+    value = exact_makespan(layer, slots)
+    if value > lower:
+        scale = scale_for(layer, counts, largest_sum=milp.LARGEST_SUM)
+        classes = replica_classes(layer, counts, scale)
+        program, x = _program(layer, classes, scale.up(value))
+        outcome = milp.run(program, backend, clock.remaining())
+        limit = outcome.limit
+        found = None if outcome.values is None else dealt_slots(classes, outcome.values[x].T)
+        if found is not None and [found.count(e) for e in range(len(counts))] == list(counts):
+            slots = min(slots, found, key=lambda s: exact_makespan(layer, s))
+            value = exact_makespan(layer, slots)
+        if outcome.bound is not None and lower < outcome.bound * scale.unit <= value:
+            lower, source = outcome.bound * scale.unit, backend
+    return Result(
+        "packing",
+        backend,
+        lower,
+        value,
+        slots,
+        counts,
+        bound_source=source,
+        limit=limit if value > lower else None,
+        runtime=clock.elapsed(),
+    )
+
+
+def _program(
+    layer: Layer, classes: Sequence[ReplicaClass], highest: int
+) -> tuple[milp.Program, list[list[int]]]:
+    """The program, and the indices of x[i][g]."""
+    ranks, size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
+    most = 1 if layer.spread_replicas else size
+    program = milp.Program()
+    program.objective = program.variable(0, highest)
+    x = [[program.variable(0, min(most, len(c.experts))) for _ in ranks] for c in classes]
+    for i, c in enumerate(classes):
+        program.add([(x[i][g], 1) for g in ranks], len(c.experts), len(c.experts))
+    for g in ranks:
+        program.add([(row[g], 1) for row in x], size, size)
+        load = [(row[g], c.load) for row, c in zip(x, classes, strict=True) if c.load]
+        program.add([(program.objective, 1), *((j, -a) for j, a in load)], 0, math.inf)
+    return program, x
+
+
+solve_packing_scipy = partial(solve_packing, backend="scipy")
+solve_packing_cbc = partial(solve_packing, backend="cbc")
+solve_packing_highs = partial(solve_packing, backend="highs")
+solve_packing_scip = partial(solve_packing, backend="scip")

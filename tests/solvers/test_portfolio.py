@@ -1,0 +1,59 @@
+"""The portfolio keeps what is known when it is stopped, and says what proves its bound."""
+
+import pytest
+
+from eplb_opt import Instance, Topology
+from eplb_opt.certificate import Trust, check_bound
+from eplb_opt.io.synthetic import generate
+from solvers import solve
+from solvers.joint import portfolio
+
+
+def instance(family: str, experts: int, *sizes: int) -> Instance:
+    loads = generate(family, num_layers=1, num_experts=experts, tokens=4096 * experts, seed=0)
+    return Instance(loads, Topology(*sizes))
+
+
+@pytest.mark.parametrize("step", ["_improved", "_bounded"])
+def test_interrupt_in_a_step_keeps_placement_and_bound(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(portfolio, step, interrupted)
+    result = solve(instance("zipf", 64, 72, 24).layer(0), time_limit=5)
+    assert result.limit == "interrupt"
+    assert 0 < result.lower_bound <= result.objective
+
+
+def test_interrupt_in_the_local_search_ends_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("solvers.incumbents.improve.iterate", interrupted)
+    result = solve(instance("zipf", 64, 72, 24).layer(0), time_limit=5)
+    assert result.limit == "interrupt"
+
+
+def test_patterns_close_what_closed_forms_leave_open() -> None:
+    layer = instance("zipf", 64, 72, 24).layer(0)
+    quick, full = solve(layer, time_limit=0), solve(layer, time_limit=10)
+    assert full.bound_source == "patterns"
+    assert full.lower_bound > quick.lower_bound
+    assert full.gap < 0.001
+    assert check_bound(layer, full.lower_bound, full.certificate) is Trust.VERIFIED
+
+
+@pytest.mark.parametrize("sizes", [(8, 8), (12, 12), (16, 16)])
+def test_one_slot_a_rank_is_a_closed_form(sizes: tuple[int, int]) -> None:
+    layer = instance("lognormal", 8, *sizes).layer(0)
+    result = solve(layer)
+    assert (result.status, result.bound_source) == ("optimal", "threshold")
+
+
+def test_hierarchical_full_scale_meets_its_bound() -> None:
+    layer = instance("deepseek-v3", 256, 288, 32, 4, 8).layer(0)
+    result = solve(layer, time_limit=10, tolerance=1e-5)
+    assert result.gap < 2e-5
+    assert check_bound(layer, result.lower_bound, result.certificate) is Trust.VERIFIED
