@@ -14,10 +14,13 @@ from eplb_opt.result import Result
 from solvers import hierarchical
 from solvers.counts import solve_counts
 from solvers.groups import solve_groups
-from solvers.options import Options
+from solvers.options import Options, Progress
 
 BACKENDS: dict[str, dict[str, str]] = {
-    "groups": {"enumeration": "solvers.groups:solve_groups"},
+    "groups": {
+        "load": "solvers.groups:solve_groups",
+        "reach": "solvers.groups:solve_groups_by_reach",
+    },
     "counts": {"greedy": "solvers.counts:solve_counts"},
     "packing": {
         "search": "solvers.search.packing:solve_packing",
@@ -75,12 +78,14 @@ def solve(
     given: Stages | None = None,
     tolerance: float = 0.0,
     work_limit: int | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Solve one stage of one layer exactly, or as far as the time limit allows.
 
     Args:
         problem: ``instance.layer(i)``.
-        stage: ``groups`` (largest node load, hierarchical rule only), ``counts`` (heaviest
+        stage: ``groups`` (hierarchical rule only; largest node load, or with the backend ``reach``
+            the largest bound of a node), ``counts`` (heaviest
             replica), ``packing`` (makespan with the counts given), or ``joint`` (makespan over
             everything that the rule allows).
         backend: one of ``BACKENDS[stage]``, or ``auto``.
@@ -91,6 +96,8 @@ def solve(
         tolerance: the joint search may stop at this relative distance of value and bound.
         work_limit: nodes of a search, millionths of CP-SAT's deterministic time: a limit that gives
             the same result on any machine, if ``workers`` is 1 and there is no time limit.
+        progress: told the value of the incumbent and the lower bound of the joint search, in
+            tokens, whenever one of its methods ends.
         given: decisions of earlier stages for ``counts`` and ``packing``; what is None is solved
             first, to optimality.
 
@@ -110,7 +117,9 @@ def solve(
         ('optimal', '590/3')
     """
     solver = _backend(stage, backend)
-    options = Options(time_limit, seed, workers, Fraction(tolerance), work_limit=work_limit)
+    options = Options(
+        time_limit, seed, workers, Fraction(tolerance), work_limit=work_limit, progress=progress
+    )
     given = given or Stages()
     if not problem.is_feasible:
         return Result(stage, backend, mean_load(problem), bound_source="mean", infeasible=True)
@@ -119,7 +128,8 @@ def solve(
     if problem.rule == Rule.GLOBAL:
         return _solve_global_stage(problem, stage, solver, options, given)
     if stage == "groups":
-        return solve_groups(problem)
+        result: Result = solver(problem)
+        return result
     nodes = given.node_of_group or solve_groups(problem).node_of_group or ()
     if stage == "counts":
         return hierarchical.solve_counts(problem, nodes, given.least, given.most)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 
 from eplb_opt.bounds import global_bound
 from eplb_opt.instance import Layer
@@ -45,6 +46,9 @@ def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
     return Result(
         "groups", "enumeration", value, value, node_of_group=nodes, bound_source="enumeration"
     )
+
+
+solve_groups_by_reach = partial(solve_groups, reach=True)
 
 
 def _solve_by_size(totals: Sequence[Fraction], num_nodes: int) -> Result:

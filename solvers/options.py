@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+
+Progress = Callable[[Fraction, Fraction], None]
+"""Told the value of the incumbent and the lower bound, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Options:
         seed: of the solver's randomness.
         workers: threads; 1 is repeatable.
         tolerance: stop at this relative distance of value and bound; 0 asks for the optimum.
+        progress: told of the joint search's progress, layer or node by node.
         target: tokens; a placement with at most this makespan is good enough.
     """
 
@@ -28,6 +33,7 @@ class Options:
     tolerance: Fraction = Fraction(0)
     target: Fraction | None = None
     work_limit: int | None = None
+    progress: Progress | None = None
 
     def satisfied(self, value: Fraction, lower_bound: Fraction) -> bool:
         """Whether a placement of this ``value`` ends the search."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +19,7 @@ from eplb_opt.cli.options import (
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 
 if TYPE_CHECKING:
+    from eplb_opt.gap import Progress
     from eplb_opt.instance import Instance
     from eplb_opt.result import Result
 
@@ -74,14 +77,31 @@ def solve_layers(instance: Instance, **options: Any) -> list[Result]:
     results: list[Result] = []
     with progress_bar() as progress, bad_input():
         for layer in instance.layers():
-            progress(f"layer {layer.index}", len(results), instance.num_layers)
+            tell = partial(_tell, progress, f"layer {layer.index}", len(results), instance)
+            tell(None, None)
             try:
-                results.append(solve(layer, **options))
+                results.append(solve(layer, progress=tell, **options))
             except KeyboardInterrupt:
                 break
             if results[-1].limit == "interrupt":
                 break
     return results
+
+
+def _tell(
+    progress: Progress,
+    layer: str,
+    done: int,
+    instance: Instance,
+    value: Fraction | None,
+    bound: Fraction | None,
+) -> None:
+    """Show incumbent, bound and gap of the layer at work."""
+    if value and bound:
+        layer += (
+            f": {float(value):.1f} over {float(bound):.1f}, {percent(float(value / bound - 1))}"
+        )
+    progress(layer, done, instance.num_layers)
 
 
 def exit_code(instance: Instance, results: list[Result]) -> int:

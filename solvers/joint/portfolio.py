@@ -85,6 +85,8 @@ def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None 
             known = step(known, clock.remaining(share))
         except KeyboardInterrupt:  # a step that cannot be stopped half-way
             known = replace(known, limit="interrupt")
+        if options.progress is not None:
+            options.progress(known.value, known.bound)
     return _result(known, clock)
 
 

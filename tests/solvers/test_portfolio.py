@@ -1,5 +1,7 @@
 """The portfolio keeps what is known when it is stopped, and says what proves its bound."""
 
+from fractions import Fraction
+
 import pytest
 
 from eplb_opt import Instance, Topology
@@ -43,6 +45,15 @@ def test_patterns_close_what_closed_forms_leave_open() -> None:
     assert full.lower_bound > quick.lower_bound
     assert full.gap < 0.001
     assert check_bound(layer, full.lower_bound, full.certificate) is Trust.VERIFIED
+
+
+def test_progress_is_told_as_bounds_and_values_improve() -> None:
+    told: list[tuple[Fraction, Fraction]] = []
+    layer = instance("zipf", 64, 72, 24).layer(0)
+    result = solve(layer, time_limit=6, progress=lambda value, bound: told.append((value, bound)))
+    assert told[-1] == (result.objective, result.lower_bound)
+    assert [v for v, _ in told] == sorted((v for v, _ in told), reverse=True)
+    assert [b for _, b in told] == sorted(b for _, b in told)
 
 
 @pytest.mark.parametrize("sizes", [(8, 8), (12, 12), (16, 16)])

@@ -11,7 +11,7 @@ from eplb_opt import Instance, Layer, Rule, Topology
 from eplb_opt.bounds import lower_bound
 from eplb_opt.io.synthetic import generate
 from solvers import BACKENDS, Stages, solve
-from solvers.groups import blocks_of, solve_groups
+from solvers.groups import blocks_of
 from solvers.milp import installed
 
 NODES = Topology(16, 8, num_nodes=4, num_groups=8)
@@ -39,7 +39,7 @@ def test_groups_are_dealt_optimally(loads: list[int]) -> None:
 def test_groups_by_what_a_node_can_reach() -> None:
     # No replica is spare, so 18 stays whole: its node reaches 18 whatever it is paired with.
     layer = layer_of([18, 0, 4, 0, 10, 0, 10, 0], Topology(8, 4, num_nodes=2, num_groups=4))
-    by_load, by_reach = solve_groups(layer), solve_groups(layer, reach=True)
+    by_load, by_reach = (solve(layer, stage="groups", backend=b) for b in ("load", "reach"))
     assert by_load.objective == 22
     assert by_reach.objective == 18
     assert by_reach.objective <= solve(layer).objective
