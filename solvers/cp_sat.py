@@ -7,11 +7,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ortools.sat.python import cp_model
 
+from solvers.known import Known
 from solvers.options import Options
+from solvers.scaling import Scale
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,26 @@ def run(
         infeasible=status == cp_model.INFEASIBLE,
         limit=None if ended else "interrupt" if interrupted else "time",
     )
+
+
+class PlacementModel(Protocol):
+    """A model whose objective is the makespan in scaled units."""
+
+    model: cp_model.CpModel
+
+    def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
+        """The placement [P] of a solution."""
+
+
+def improved(known: Known, model: PlacementModel, scale: Scale, options: Options) -> Known:
+    """What is known after ``model`` has been solved; its bound rests on CP-SAT's word."""
+    outcome = run(model.model, options)
+    known = replace(known, limit=outcome.limit)
+    if outcome.value is not None:
+        known = known.with_placement(model.slots(outcome.value))
+    if outcome.bound is not None:
+        known = known.with_bound(outcome.bound * scale.unit, "cp-sat")
+    return known
 
 
 def _solve_interruptibly(

@@ -12,14 +12,16 @@ import math
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.known import Known
 from solvers.options import Options
+from solvers.scaling import Scale
 from solvers.size import require_size
 
 LARGEST_SUM = 2**20
@@ -90,6 +92,18 @@ def run(program: Program, backend: str, options: Options) -> Outcome:
     return (
         _run_scipy(program, options) if backend == "scipy" else _run_pulp(program, backend, options)
     )
+
+
+def improved(
+    known: Known, outcome: Outcome, slots: tuple[int, ...] | None, scale: Scale, backend: str
+) -> Known:
+    """What is known with a solver's answer; a bound above the incumbent is refused as nonsense."""
+    known = replace(known, limit=outcome.limit)
+    if slots is not None:
+        known = known.with_placement(slots)
+    if outcome.bound is not None and outcome.bound * scale.unit <= known.value:
+        known = known.with_bound(outcome.bound * scale.unit, backend)
+    return known
 
 
 def installed(backend: str) -> bool:

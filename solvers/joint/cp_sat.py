@@ -26,10 +26,10 @@ from ortools.sat.python import cp_model
 
 from eplb_opt.bounds import Window, count_window, global_bound, threshold_counts
 from eplb_opt.instance import Layer
-from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import Result
 from solvers import cp_sat
 from solvers.greedy import largest_first
+from solvers.known import Known
 from solvers.options import Clock, Options
 from solvers.scaling import Scale, scale_for
 from solvers.size import require_size
@@ -38,32 +38,26 @@ from solvers.size import require_size
 def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None = None) -> Result:
     """Best placement of one layer under the global rule, with a proven bound.
 
-    ``initial`` [P] is a placement to start from; without one, or if it is worse, the greedy
-    placement is.
+    ``initial`` [P] is a placement to start from; if it is worse, the greedy placement is.
     """
     clock = Clock(options)
-    bound = global_bound(layer)
-    starts = [largest_first(layer, threshold_counts(layer))] + ([initial] if initial else [])
-    slots = min(starts, key=lambda s: exact_makespan(layer, s))
-    value, lower, source, limit = exact_makespan(layer, slots), bound.value, bound.source, None
-    if value > lower:
-        window = count_window(layer, value)
-        if isinstance(window, str):
-            raise RuntimeError(f"{window} refutes the makespan {value} of an existing placement")
+    starts = [largest_first(layer, threshold_counts(layer)), *([initial] if initial else [])]
+    known = Known.start(layer, global_bound(layer), starts)
+    if known.value > known.bound:
+        window = window_below(layer, known.value)
         scale = scale_for(layer, range(1, max(window.least) + window.spare + 1))
         model = _Model(layer, window)
-        model.bound(scale, lower, value)
-        outcome = cp_sat.run(model.model, clock.remaining())
-        limit = outcome.limit
-        if outcome.value is not None:
-            slots = min(slots, model.slots(outcome.value), key=lambda s: exact_makespan(layer, s))
-            value = exact_makespan(layer, slots)
-        if outcome.bound is not None and outcome.bound * scale.unit > lower:
-            lower, source = outcome.bound * scale.unit, "cp-sat"
-    counts = tuple(slots.count(e) for e in range(layer.num_logical_experts))
-    return Result(
-        "joint", "cp-sat", lower, value, slots, counts, None, source, limit, runtime=clock.elapsed()
-    )
+        model.bound(scale, known.bound, known.value)
+        known = cp_sat.improved(known, model, scale, clock.remaining())
+    return known.result("joint", "cp-sat", clock)
+
+
+def window_below(layer: Layer, makespan: Fraction) -> Window:
+    """The counts of all placements up to the makespan of a placement that exists."""
+    window = count_window(layer, makespan)
+    if isinstance(window, str):
+        raise RuntimeError(f"{window} refutes the makespan {makespan} of an existing placement")
+    return window
 
 
 class _Model:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -11,50 +10,34 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.bounds import Window, count_window, global_bound, threshold_counts
+from eplb_opt.bounds import Window, global_bound, threshold_counts
 from eplb_opt.instance import Layer
-from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import Result
 from solvers import milp
 from solvers.greedy import largest_first
+from solvers.joint.cp_sat import window_below
+from solvers.known import Known
 from solvers.options import Clock, Options
 from solvers.scaling import Scale, scale_for
 from solvers.size import require_size
 
 
 def solve_joint(
-    layer: Layer, options: Options, initial: Sequence[int] | None = None, *, backend: str
+    layer: Layer, options: Options, initial: tuple[int, ...] | None = None, *, backend: str
 ) -> Result:
     """Best placement of one layer under the global rule; bounds in the solver's floats."""
-    clock, bound = Clock(options), global_bound(layer)
-    starts = [largest_first(layer, threshold_counts(layer))]
-    starts += [] if initial is None else [tuple(initial)]
-    slots = min(starts, key=lambda s: exact_makespan(layer, s))
-    value, lower, source, limit = exact_makespan(layer, slots), bound.value, bound.source, None
-    window = count_window(layer, value) if value > lower else None
-    if isinstance(window, Window):
-        most = max(window.least) + window.spare
-        scale = scale_for(layer, range(1, most + 1), largest_sum=milp.LARGEST_SUM)
-        model = _Model.build(layer, window, scale, scale.up(value), backend)
+    clock = Clock(options)
+    starts = [largest_first(layer, threshold_counts(layer)), *([initial] if initial else [])]
+    known = Known.start(layer, global_bound(layer), starts)
+    if known.value > known.bound:
+        window = window_below(layer, known.value)
+        counts = range(1, max(window.least) + window.spare + 1)
+        scale = scale_for(layer, counts, largest_sum=milp.LARGEST_SUM)
+        model = _Model.build(layer, window, scale, scale.up(known.value), backend)
         outcome = milp.run(model.program, backend, clock.remaining())
-        limit = outcome.limit
         found = None if outcome.values is None else model.slots(outcome.values)
-        if found is not None:
-            slots = min(slots, found, key=lambda s: exact_makespan(layer, s))
-            value = exact_makespan(layer, slots)
-        if outcome.bound is not None and lower < outcome.bound * scale.unit <= value:
-            lower, source = outcome.bound * scale.unit, backend
-    return Result(
-        "joint",
-        backend,
-        lower,
-        value,
-        slots,
-        tuple(slots.count(e) for e in range(layer.num_logical_experts)),
-        bound_source=source,
-        limit=limit if value > lower else None,
-        runtime=clock.elapsed(),
-    )
+        known = milp.improved(known, outcome, found, scale, backend)
+    return known.result("joint", backend, clock)
 
 
 @dataclass(frozen=True)

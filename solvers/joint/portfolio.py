@@ -13,17 +13,15 @@ meet (or are as close as asked), or when the time is up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import Any
+from dataclasses import replace
 
 from eplb_opt.bounds import global_bound, threshold_counts
 from eplb_opt.instance import Layer
-from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import Result
 from solvers.greedy import largest_first
 from solvers.incumbents.improve import improve
 from solvers.joint.pairs import solve_pairs
+from solvers.known import Known
 from solvers.options import Clock, Options
 from solvers.patterns import pattern_bound
 from solvers.search.joint import solve_joint as search_counts
@@ -37,30 +35,6 @@ ROUNDS = 2_000
 """Rounds of local search where no time limit is given."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """A placement and a lower bound of its layer, with what proves the bound."""
-
-    layer: Layer
-    slots: tuple[int, ...]
-    value: Fraction
-    bound: Fraction
-    source: str
-    evidence: dict[str, Any]
-    limit: str | None = None
-
-    def with_placement(self, slots: tuple[int, ...]) -> Known:
-        """With ``slots`` if they are better."""
-        value = exact_makespan(self.layer, slots)
-        return replace(self, slots=slots, value=value) if value < self.value else self
-
-    def with_bound(self, bound: Fraction, source: str, evidence: dict[str, Any]) -> Known:
-        """With ``bound`` if it is better."""
-        if bound <= self.bound:
-            return self
-        return replace(self, bound=bound, source=source, evidence=evidence)
-
-
 Step = Callable[[Known, Options], Known]
 
 
@@ -72,12 +46,8 @@ def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None 
     go.
     """
     clock = Clock(options)
-    bound = global_bound(layer)
-    slots = largest_first(layer, threshold_counts(layer))
-    value = exact_makespan(layer, slots)
-    known = Known(layer, slots, value, bound.value, bound.source, {"kind": "closed-form"})
-    if initial is not None:
-        known = known.with_placement(initial)
+    starts = [largest_first(layer, threshold_counts(layer)), *([initial] if initial else [])]
+    known = Known.start(layer, global_bound(layer), starts)
     for step, share in _plan(layer):
         if options.satisfied(known.value, known.bound) or known.limit == "interrupt":
             break
@@ -87,7 +57,9 @@ def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None 
             known = replace(known, limit="interrupt")
         if options.progress is not None:
             options.progress(known.value, known.bound)
-    return _result(known, clock)
+    if known.limit is None:
+        known = replace(known, limit="time" if clock.expired() else "tolerance")
+    return known.result("joint", "portfolio", clock)
 
 
 def _plan(layer: Layer) -> list[tuple[Step, float]]:
@@ -144,21 +116,3 @@ def _taken(known: Known, result: Result) -> Known:
     if result.placement is not None:
         known = known.with_placement(result.placement)
     return known.with_bound(result.lower_bound, result.backend, evidence)
-
-
-def _result(known: Known, clock: Clock) -> Result:
-    limit = known.limit
-    if limit is None and known.value > known.bound:
-        limit = "time" if clock.expired() else "tolerance"
-    return Result(
-        "joint",
-        "portfolio",
-        known.bound,
-        known.value,
-        known.slots,
-        tuple(known.slots.count(e) for e in range(known.layer.num_logical_experts)),
-        bound_source=known.source,
-        limit=None if known.value == known.bound else limit,
-        runtime=clock.elapsed(),
-        certificate=known.evidence,
-    )

@@ -21,10 +21,10 @@ from ortools.sat.python import cp_model
 
 from eplb_opt.bounds import packing_bound
 from eplb_opt.instance import Layer
-from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import Result
 from solvers import cp_sat
 from solvers.greedy import largest_first
+from solvers.known import Known
 from solvers.options import Clock, Options
 from solvers.packing.classes import ReplicaClass, dealt_slots, replica_classes
 from solvers.scaling import scale_for
@@ -34,32 +34,13 @@ from solvers.size import require_size
 def solve_packing(layer: Layer, counts: Sequence[int], options: Options) -> Result:
     """Best packing for ``counts`` [E] under the global rule, with a proven bound."""
     clock = Clock(options)
-    counts = tuple(counts)
-    bound, slots = packing_bound(layer, counts), largest_first(layer, counts)
-    lower, source, limit = bound.value, bound.source, None
-    value = exact_makespan(layer, slots)
-    if value > lower:
+    known = Known.start(layer, packing_bound(layer, counts), [largest_first(layer, counts)])
+    if known.value > known.bound:
         scale = scale_for(layer, counts)
         model = _Model(layer, replica_classes(layer, counts, scale))
-        model.bound(scale.up(lower) if scale.exact else 0, scale.down(value))
-        outcome = cp_sat.run(model.model, clock.remaining())
-        limit = outcome.limit
-        if outcome.value is not None:
-            slots = min(slots, model.slots(outcome.value), key=lambda s: exact_makespan(layer, s))
-            value = exact_makespan(layer, slots)
-        if outcome.bound is not None and outcome.bound * scale.unit > lower:
-            lower, source = outcome.bound * scale.unit, "cp-sat"
-    return Result(
-        "packing",
-        "cp-sat",
-        lower,
-        value,
-        slots,
-        counts,
-        bound_source=source,
-        limit=limit,
-        runtime=clock.elapsed(),
-    )
+        model.bound(scale.up(known.bound) if scale.exact else 0, scale.down(known.value))
+        known = cp_sat.improved(known, model, scale, clock.remaining())
+    return known.result("packing", "cp-sat", clock)
 
 
 class _Model:

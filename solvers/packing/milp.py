@@ -8,10 +8,10 @@ from functools import partial
 
 from eplb_opt.bounds import packing_bound
 from eplb_opt.instance import Layer
-from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import Result
 from solvers import milp
 from solvers.greedy import largest_first
+from solvers.known import Known
 from solvers.options import Clock, Options
 from solvers.packing.classes import ReplicaClass, dealt_slots, replica_classes
 from solvers.scaling import scale_for
@@ -20,33 +20,16 @@ from solvers.scaling import scale_for
 def solve_packing(layer: Layer, counts: Sequence[int], options: Options, *, backend: str) -> Result:
     """Best packing for ``counts`` [E] under the global rule; bounds in the solver's floats."""
     clock = Clock(options)
-    counts = tuple(counts)
-    bound, slots = packing_bound(layer, counts), largest_first(layer, counts)
-    lower, source, limit = bound.value, bound.source, None
-    value = exact_makespan(layer, slots)
-    if value > lower:
+    known = Known.start(layer, packing_bound(layer, counts), [largest_first(layer, counts)])
+    if known.value > known.bound:
         scale = scale_for(layer, counts, largest_sum=milp.LARGEST_SUM)
         classes = replica_classes(layer, counts, scale)
-        program, x = _program(layer, classes, scale.up(value))
+        program, x = _program(layer, classes, scale.up(known.value))
         outcome = milp.run(program, backend, clock.remaining())
-        limit = outcome.limit
-        found = None if outcome.values is None else dealt_slots(classes, outcome.values[x].T)
-        if found is not None and [found.count(e) for e in range(len(counts))] == list(counts):
-            slots = min(slots, found, key=lambda s: exact_makespan(layer, s))
-            value = exact_makespan(layer, slots)
-        if outcome.bound is not None and lower < outcome.bound * scale.unit <= value:
-            lower, source = outcome.bound * scale.unit, backend
-    return Result(
-        "packing",
-        backend,
-        lower,
-        value,
-        slots,
-        counts,
-        bound_source=source,
-        limit=limit if value > lower else None,
-        runtime=clock.elapsed(),
-    )
+        found = () if outcome.values is None else dealt_slots(classes, outcome.values[x].T)
+        complete = [found.count(e) for e in range(len(counts))] == list(counts)
+        known = milp.improved(known, outcome, found if complete else None, scale, backend)
+    return known.result("packing", backend, clock)
 
 
 def _program(

@@ -40,7 +40,7 @@ def test_interrupt_in_the_local_search_ends_everything(monkeypatch: pytest.Monke
 
 def test_patterns_close_what_closed_forms_leave_open() -> None:
     layer = instance("zipf", 64, 72, 24).layer(0)
-    quick, full = solve(layer, time_limit=0), solve(layer, time_limit=10)
+    quick, full = solve(layer, time_limit=0), solve(layer, time_limit=60, tolerance=1e-3)
     assert full.bound_source == "patterns"
     assert full.lower_bound > quick.lower_bound
     assert full.gap < 0.001
@@ -65,6 +65,6 @@ def test_one_slot_a_rank_is_a_closed_form(sizes: tuple[int, int]) -> None:
 
 def test_hierarchical_full_scale_meets_its_bound() -> None:
     layer = instance("deepseek-v3", 256, 288, 32, 4, 8).layer(0)
-    result = solve(layer, time_limit=10, tolerance=1e-5)
+    result = solve(layer, time_limit=60, tolerance=1e-5)
     assert result.gap < 2e-5
     assert check_bound(layer, result.lower_bound, result.certificate) is Trust.VERIFIED
