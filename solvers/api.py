@@ -23,6 +23,7 @@ BACKENDS: dict[str, dict[str, str]] = {
     },
     "counts": {"greedy": "solvers.counts:solve_counts"},
     "packing": {
+        "portfolio": "solvers.packing.portfolio:solve_packing",
         "search": "solvers.search.packing:solve_packing",
         "cp-sat": "solvers.packing.cp_sat:solve_packing",
         "scipy": "solvers.packing.milp:solve_packing_scipy",

@@ -18,6 +18,7 @@ cardinality limits).
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -138,6 +139,7 @@ def pattern_bound(
     upper: Fraction | None = None,
     precision: float = 1e-4,
     time_limit: float = 60.0,
+    counts: Sequence[int] | None = None,
 ) -> PatternBound:
     """Best lower bound on the makespan, in tokens, that rank patterns with free counts prove.
 
@@ -152,6 +154,8 @@ def pattern_bound(
             near is tried for equality, which proves the incumbent optimal.
         precision: relative distance between the bound and a trial that could not be refuted at
             which to stop.
+        counts: [E] for a bound on the placements with these counts only; its certificate is then
+            not for the checker, which speaks of free counts.
         time_limit: seconds; a trial in progress is then given up.
 
     The search doubles its step until a trial is not refuted, then bisects; first with coarse bins
@@ -164,10 +168,11 @@ def pattern_bound(
         proven = max(proven, lower / layer.unit)
     ceiling = None if upper is None else upper / layer.unit
     search = _Search(proven, None, None, None, 0, 0)
+    problem = _Problem(layer, counts)
     for resolution in RESOLUTIONS if layer.has_load else ():
-        search = _bisect(layer, search, ceiling, resolution, precision, start + time_limit)
+        search = _bisect(problem, search, ceiling, resolution, precision, start + time_limit)
     if ceiling is not None and search.refuted < ceiling and search.unrefuted is None:
-        search = _try(layer, search, ceiling, RESOLUTIONS[-1], start + time_limit)
+        search = _try(problem, search, ceiling, RESOLUTIONS[-1], start + time_limit)
     unrefuted = None if search.unrefuted is None else search.unrefuted * layer.unit
     return PatternBound(
         search.refuted * layer.unit,
@@ -179,8 +184,16 @@ def pattern_bound(
     )
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """A layer, and the counts [E] if they are given."""
+
+    layer: Layer
+    counts: Sequence[int] | None
+
+
 def _bisect(
-    layer: Layer,
+    problem: _Problem,
     search: _Search,
     ceiling: Fraction | None,
     resolution: _Resolution,
@@ -193,19 +206,19 @@ def _bisect(
         makespan = _next_makespan(search, ceiling, step, precision)
         if makespan is None:
             break
-        search = _try(layer, search, makespan, resolution, deadline)
+        search = _try(problem, search, makespan, resolution, deadline)
         step *= 2
     return search
 
 
 def _try(
-    layer: Layer, search: _Search, makespan: Fraction, resolution: _Resolution, deadline: float
+    problem: _Problem, search: _Search, makespan: Fraction, resolution: _Resolution, deadline: float
 ) -> _Search:
     """Refute ``makespan`` if possible; a trial cut short by the deadline decides nothing."""
-    trial = _make_trial(layer, makespan, resolution)
+    trial = _make_trial(problem, makespan, resolution)
     outcome = _refute(trial, search.guess, deadline)
     if outcome is None or outcome.proof is not None:
-        evidence = _certificate(trial, outcome, layer.unit)
+        evidence = _certificate(trial, outcome, problem.layer.unit)
         search = replace(search, refuted=makespan, certificate=evidence)
     elif time.monotonic() < deadline:
         search = replace(search, unrefuted=makespan)
@@ -231,9 +244,10 @@ def _next_makespan(
     return short if refuted < short <= (end or short) else trial
 
 
-def _make_trial(layer: Layer, makespan: Fraction, resolution: _Resolution) -> _Trial:
+def _make_trial(problem: _Problem, makespan: Fraction, resolution: _Resolution) -> _Trial:
+    layer = problem.layer
     P, G = layer.topology.num_physical_experts, layer.topology.num_ranks
-    window = replica_window(layer.loads, P, makespan)
+    window = replica_window(layer.loads, P, makespan, problem.counts)
     size = layer.topology.slots_per_rank
     bins = bins_of(window.weights, max(resolution.bins // size, 100))
     return _Trial(makespan, window, bins, P, G, max(resolution.levels // size, 400))

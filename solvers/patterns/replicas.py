@@ -38,15 +38,24 @@ class ReplicaWindow:
         return self.fewest[:, None] + np.arange(self.spare + 1)
 
 
-def replica_window(loads: Sequence[int], num_slots: int, makespan: Fraction) -> ReplicaWindow:
+def replica_window(
+    loads: Sequence[int],
+    num_slots: int,
+    makespan: Fraction,
+    given: Sequence[int] | None = None,
+) -> ReplicaWindow:
     """The window below ``makespan`` (in the unit of ``loads``), exactly; O(E * spare).
+
+    With ``given`` counts [E] the window holds these alone, or is empty.
 
     Raises:
         ValueError: the window has too many kinds of replicas.
     """
     num, den = makespan.numerator, makespan.denominator
     fewest = [load * den // num + 1 for load in loads]
-    spare = num_slots - sum(fewest)
+    if given is not None and all(k <= c for k, c in zip(fewest, given, strict=True)):
+        fewest = list(given)
+    spare = num_slots - sum(fewest) if given is None or fewest == list(given) else -1
     if (spare + 1) * len(fewest) > LARGEST_WINDOW:
         raise ValueError(
             f"{spare} spare slots for {len(fewest)} experts make {(spare + 1) * len(fewest)} kinds "
