@@ -86,7 +86,7 @@ def load_sets(experts: int) -> Iterator[tuple[str, Tensor]]:
 def real_sets() -> Iterator[tuple[str, Tensor]]:
     """Recordings of DeepSeek-V3 in SGLang's format, where the folder is at hand."""
     root = Path(__file__).resolve().parents[1]
-    folder = Path(os.environ.get("EPLB_SHARED_DATA", root.parent / "shared" / "data")) / REAL
+    folder = Path(os.environ.get("EPLB_RECORDED_LOADS", root.parent / "shared" / "data")) / REAL
     for file in sorted(folder.glob("*.json")):
         counts = np.array(json.loads(file.read_text())["logical_count"], dtype=np.float64)
         loads = counts.reshape(-1, *counts.shape[-2:]).sum(0)
