@@ -86,10 +86,10 @@ def reference_line(report: GapReport) -> str:
     parts += [f"{missing} not reached"] if missing else []
     loaded = [r for r in report.reference if r.status != "no-load"]
     if not loaded:
-        return f"reference: {', '.join(parts)}"
+        return f"reference by layer: {', '.join(parts)}"
     above = sum(float(r.lower_bound / r.mean_load) - 1 for r in loaded) / len(loaded)
     return (
-        f"reference: layers {', '.join(parts)}; "
+        f"reference by layer: {', '.join(parts)}; "
         f"the lower bound is {percent(above)} above the mean rank load on average"
     )
 
