@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from eplb_opt.instance import Instance, Rule
+from eplb_opt.instance import Instance, Layer, Rule
 from eplb_opt.placement import Placement
 
 
@@ -46,6 +47,24 @@ def find_violations(placement: Placement, instance: Instance) -> list[Violation]
     if instance.spread_replicas:
         violations += _shared_ranks(placement, instance)
     return violations
+
+
+def layer_violation(layer: Layer, slots: Sequence[int]) -> str | None:
+    """What is wrong with ``slots`` [P] of one layer, None if they are a valid placement."""
+    topology, experts = layer.topology, range(len(layer.loads))
+    if len(slots) != topology.num_physical_experts or set(slots) != set(experts):
+        return "the slots do not hold every expert, and no other"
+    size, per_node = topology.slots_per_rank, topology.slots_per_node
+    ranks = [slots[i : i + size] for i in range(0, len(slots), size)]
+    if layer.spread_replicas and any(len(set(rank)) < size for rank in ranks):
+        return "a rank holds an expert twice"
+    if layer.rule == Rule.HIERARCHICAL:
+        group_size = len(experts) // topology.num_groups
+        nodes = [slots[i : i + per_node] for i in range(0, len(slots), per_node)]
+        groups = [{e // group_size for e in node} for node in nodes]
+        if any(len(found) != topology.groups_per_node for found in groups):
+            return "a node does not hold K/N whole groups"
+    return None
 
 
 def _missing_experts(placement: Placement) -> list[Violation]:

@@ -10,7 +10,9 @@ from typing import Any
 
 from eplb_opt.bounds import mean_load
 from eplb_opt.instance import Layer, Rule
+from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import Result
+from eplb_opt.validity import layer_violation
 from solvers import hierarchical
 from solvers.counts import solve_counts
 from solvers.groups import solve_groups
@@ -125,9 +127,9 @@ def solve(
     if not problem.is_feasible:
         return Result(stage, backend, mean_load(problem), bound_source="mean", infeasible=True)
     if stage == "joint":
-        return _solve_joint(problem, solver, options, initial)
+        return _checked(problem, _solve_joint(problem, solver, options, initial))
     if problem.rule == Rule.GLOBAL:
-        return _solve_global_stage(problem, stage, solver, options, given)
+        return _checked(problem, _solve_global_stage(problem, stage, solver, options, given))
     if stage == "groups":
         result: Result = solver(problem)
         return result
@@ -135,7 +137,23 @@ def solve(
     if stage == "counts":
         return hierarchical.solve_counts(problem, nodes, given.least, given.most)
     counts = given.counts or hierarchical.solve_counts(problem, nodes).counts or ()
-    return hierarchical.solve_packing(problem, counts, nodes, solver, options)
+    return _checked(problem, hierarchical.solve_packing(problem, counts, nodes, solver, options))
+
+
+def _checked(problem: Layer, result: Result) -> Result:
+    """``result``, if its placement is valid and worth what it says.
+
+    Raises:
+        RuntimeError: it is not: an error of this package, not of the caller.
+    """
+    slots = result.placement
+    if slots is not None:
+        wrong = layer_violation(problem, slots)
+        if wrong is None and exact_makespan(problem, slots) != result.objective:
+            wrong = f"it is not worth {result.objective}"
+        if wrong is not None:
+            raise RuntimeError(f"{result.backend} returned an invalid placement: {wrong}")
+    return result
 
 
 def _solve_joint(

@@ -14,6 +14,7 @@ from eplb_opt.certificate.evidence import CertificateError, Trust, check_bound, 
 from eplb_opt.instance import Layer, Rule, Topology
 from eplb_opt.metrics import exact_rank_loads
 from eplb_opt.result import Result, exact_text
+from eplb_opt.validity import layer_violation
 
 SCHEMA = "eplb-opt/certificate/1"
 LAYER_FIELDS = {
@@ -154,7 +155,9 @@ def _objective(
             raise CertificateError("an objective without a placement")
         return None
     slots = _integers(entry["phy2log"], "phy2log")
-    _check_placement(layer, slots)
+    wrong = layer_violation(layer, slots)
+    if wrong is not None:
+        raise CertificateError(f"phy2log is no valid placement: {wrong}")
     if counts is not None and [slots.count(e) for e in range(len(layer.loads))] != list(counts):
         raise CertificateError("the placement has not the given counts")
     value = max(exact_rank_loads(layer, slots))
@@ -162,23 +165,6 @@ def _objective(
     if value != claimed:
         raise CertificateError(f"the placement is worth {value}, not objective_exact={claimed}")
     return value
-
-
-def _check_placement(layer: Layer, slots: Sequence[int]) -> None:
-    topology, experts = layer.topology, range(len(layer.loads))
-    if len(slots) != topology.num_physical_experts or set(slots) != set(experts):
-        raise CertificateError("phy2log does not hold every expert in its slots")
-    size, per_node = topology.slots_per_rank, topology.slots_per_node
-    ranks = [slots[i : i + size] for i in range(0, len(slots), size)]
-    if layer.spread_replicas and any(len(set(rank)) < size for rank in ranks):
-        raise CertificateError("phy2log has an expert twice on one rank")
-    if layer.rule == Rule.HIERARCHICAL:
-        group = len(layer.loads) // topology.num_groups
-        on_node = [
-            {e // group for e in slots[i : i + per_node]} for i in range(0, len(slots), per_node)
-        ]
-        if any(len(groups) != topology.groups_per_node for groups in on_node):
-            raise CertificateError("phy2log does not keep K/N whole groups on each node")
 
 
 def _integers(values: Any, name: str) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from solvers.search.splitting import (
     least_threshold,
     load,
     new_tree,
+    restart,
 )
 
 Integers = NDArray[np.int64]
@@ -117,6 +118,7 @@ def begin(vectors: Vectors, size: Integers, threshold: int, spread: bool) -> boo
             tree.size[0, p] = -sizes[e]
             p += 1
     load(tree, tree.size[0])
+    restart(tree, kind, spread)
     vectors.threshold[0] = threshold
     return bool(least_threshold(tree.prefix[0], G, p // G) <= threshold)
 

@@ -239,7 +239,7 @@ def _search(
     tree: Tree, kind: Integers, threshold: int, spread: bool, budget: Budget, share: float = 1.0
 ) -> int:
     """Search the tree for a packing up to ``threshold``; PAUSED if the budget's share ends it."""
-    restart(tree)
+    restart(tree, kind, spread)
     state = PAUSED
     try:
         while state == PAUSED and (nodes := budget.chunk(share)):

@@ -55,7 +55,7 @@ class Tree(NamedTuple):
 
 
 def new_tree(items: Integers, num_ranks: int) -> Tree:
-    """A tree at its root; ``items`` [P] in descending order."""
+    """A tree for ``items`` [P] in descending order; :func:`restart` puts it to its root."""
     P = len(items)
     S = P // num_ranks
     tree = Tree(
@@ -72,21 +72,29 @@ def new_tree(items: Integers, num_ranks: int) -> Tree:
 
 @compiled
 def load(tree: Tree, items: Integers) -> None:
-    """Set the tree to the root for ``items`` [P] in descending order."""
+    """Give the root of the tree ``items`` [P] in descending order."""
     for p in range(len(items)):
         tree.item[0, p] = p
         tree.size[0, p] = items[p]
         tree.prefix[0, p + 1] = tree.prefix[0, p] + items[p]
-    restart(tree)
 
 
 @compiled
-def restart(tree: Tree) -> None:
-    """Back to the root."""
+def after(item: Integers, kind: Integers, level: int, p: int, n: int) -> int:
+    """First position below ``p`` whose item is of another kind; ``n`` if none."""
+    this = kind[item[level, p]]
+    while p < n and kind[item[level, p]] == this:
+        p += 1
+    return p
+
+
+@compiled
+def restart(tree: Tree, kind: Integers, spread: bool) -> None:
+    """Back to the root: the first rank holds the largest item and is to be filled."""
     tree.counters[LEVEL], tree.counters[SLOT] = 0, 1
     tree.counters[NODES], tree.counters[NEXT_THRESHOLD] = 0, NEVER
     tree.chosen[0, 0] = 0
-    tree.chosen[0, 1] = 1
+    tree.chosen[0, 1] = after(tree.item, kind, 0, 0, len(kind)) if spread else 1
     tree.partial[0, 0] = tree.size[0, 0]
 
 
@@ -139,15 +147,6 @@ def open_level(tree: Tree, level: int, kind: Integers, spread: bool) -> None:
         tree.chosen[level, 0] = 0
         tree.partial[level, 0] = tree.size[level, 0]
         tree.chosen[level, 1] = after(tree.item, kind, level, 0, kept) if spread else 1
-
-
-@compiled
-def after(item: Integers, kind: Integers, level: int, p: int, n: int) -> int:
-    """First position below ``p`` whose item is of another kind; ``n`` if none."""
-    this = kind[item[level, p]]
-    while p < n and kind[item[level, p]] == this:
-        p += 1
-    return p
 
 
 @compiled

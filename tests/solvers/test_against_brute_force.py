@@ -77,7 +77,7 @@ SLOW = ("cbc", "highs", "scip", "scipy")
 
 
 @pytest.mark.parametrize("backend", JOINT)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(layer=tiny_layers(Rule.GLOBAL))
 def test_joint_global(backend: str, layer: Layer) -> None:
     assume(backend not in SLOW or layer.topology.num_physical_experts <= 6)

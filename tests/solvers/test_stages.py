@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Layer, Rule, Topology
+from eplb_opt import Instance, Layer, Result, Rule, Topology
 from eplb_opt.bounds import lower_bound
 from eplb_opt.io.synthetic import generate
 from solvers import BACKENDS, Stages, solve
@@ -130,3 +130,14 @@ def test_tolerance_ends_the_search_early() -> None:
     assert result.gap <= 0.01
     assert result.runtime < 60
     assert result.limit in (None, "tolerance")
+
+
+def test_an_invalid_placement_of_a_backend_is_never_returned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> Result:
+        return Result("joint", "broken", Fraction(0), Fraction(1), (0, 0))
+
+    monkeypatch.setattr("solvers.joint.cp_sat.solve_joint", broken)
+    with pytest.raises(RuntimeError, match="broken returned an invalid placement"):
+        solve(layer_of([1, 2], Topology(2, 1)), backend="cp-sat")

@@ -112,3 +112,15 @@ def test_is_repeatable_under_a_node_limit():
 def test_no_load_is_solved(num_ranks):
     result = solve_joint(Layer((0, 0, 0), Fraction(1), Topology(8, num_ranks)), Options())
     assert result.objective == result.lower_bound == 0
+
+
+def test_the_first_rank_is_spread_too():
+    """The root of the search once gave the largest expert's second replica to the same rank."""
+    loads = [155, 65, 301, 0, 298, 679]
+    layer = Instance([loads], Topology(8, 2), spread_replicas=True).layer(0)
+    for backend in ("search", "portfolio", "brute-force"):
+        assert solve(layer, backend=backend).objective == 780
+    assert (
+        solve(layer, stage="packing").objective
+        == solve(layer, stage="packing", backend="brute-force").objective
+    )
