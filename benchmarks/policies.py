@@ -1,9 +1,8 @@
 """Balance and time of the heuristics, side by side in one run.
 
-Each set of loads is placed by each policy on each shape. The gap is over ``max(mean rank load,
-max_e w_e / c_e at greedy counts)``, a lower bound for the global rule. Under the hierarchical rule
-the reference is, layer by layer, the best placement of all policies run here: not a bound. Times
-are medians of interleaved runs, as ratios to ``deepseek``.
+Each set of loads is placed by each policy on each shape. The gap is over a proven lower bound under
+the rule: the closed form, or with ``--exact SECONDS`` that of an exact search of the layers 0, 20
+and 40. Times are medians of interleaved runs of all 58 layers, as ratios to ``deepseek``.
 """
 
 from __future__ import annotations
@@ -22,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eplb_opt import Instance, Topology
+from eplb_opt.bounds import lower_bound
 from heuristics import POLICIES
 from heuristics.policies import Policy, refined, with_maps
 from heuristics.refined import makespans
-from heuristics.replication import greedy_counts
+from solvers import solve
 
 LAYERS = 58
 SHAPES = [
@@ -102,14 +103,18 @@ def generated(rng: np.random.Generator, experts: int) -> np.ndarray:
     return np.exp(sigma_group * group + sigma_expert * expert) * 4096
 
 
-def reference(loads: Tensor, shape: tuple[int, ...], results: list[Tensor]) -> Tensor:
-    """The lower bound [L] under the global rule, the best result under the hierarchical one."""
-    _, slots, _, nodes, ranks = shape
-    if nodes > 1:
-        return torch.stack(results).amin(0)
-    loads = loads.double()
-    threshold = (loads / greedy_counts(loads, slots)).amax(1)
-    return torch.maximum(loads.sum(1) / ranks, threshold)
+def reference(loads: Tensor, shape: tuple[int, ...], exact: float | None) -> Tensor:
+    """A lower bound for each layer [L]; after a search of so many seconds a layer, if any."""
+    _, slots, groups, nodes, ranks = shape
+    rule = "hierarchical" if nodes > 1 else "global"
+    instance = Instance(loads.double().numpy(), Topology(slots, ranks, nodes, groups), rule=rule)
+    layers = instance.layers()
+    if exact is None:
+        bounds = [lower_bound(layer).value for layer in layers]
+    else:
+        options = {"time_limit": exact, "tolerance": 1e-5}
+        bounds = [solve(layer, stage="joint", **options).lower_bound for layer in layers]
+    return torch.tensor([float(bound) for bound in bounds], dtype=torch.float64)
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -119,7 +124,12 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def measure(
-    name: str, loads: Tensor, shape: tuple[int, ...], policies: dict[str, Policy], repeats: int
+    name: str,
+    loads: Tensor,
+    shape: tuple[int, ...],
+    policies: dict[str, Policy],
+    repeats: int,
+    exact: float | None,
 ) -> list[Row]:
     calls = {policy: partial(run, loads, *shape[1:]) for policy, run in policies.items()}
     spans = {
@@ -130,11 +140,12 @@ def measure(
         for policy, call in calls.items():
             if turn == 0 or median(times[policy]) < 1000:  # the slow ones once
                 times[policy].append(timed(call))
-    bound = reference(loads, shape, list(spans.values()))
+    layers = list(range(len(loads))) if exact is None else [0, 20, 40]
+    bound = reference(loads[layers], shape, exact)
     base = median(times["deepseek"])
     rows = []
     for policy, span in spans.items():
-        gap = (span / bound - 1) * 100
+        gap = (span[layers] / bound - 1) * 100
         spent = median(times[policy])
         figures = (float(gap.mean()), float(gap.max()), spent, spent / base)
         rows.append(Row(shape, name, policy, *figures))
@@ -147,6 +158,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", help="sets whose name starts so (default: all)")
     parser.add_argument("--policies", nargs="*", help="policies besides deepseek (default: all)")
     parser.add_argument("--quick", action="store_true", help="10 layers, one timed run")
+    parser.add_argument("--exact", type=float, help="seconds of exact search a layer")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -164,7 +176,8 @@ def main() -> None:
             if options.sets and not name.startswith(tuple(options.sets)):
                 continue
             kept = loads.float()[:10] if options.quick else loads.float()
-            for row in measure(name, kept, shape, policies, 1 if options.quick else 7):
+            repeats = 1 if options.quick else 7
+            for row in measure(name, kept, shape, policies, repeats, options.exact):
                 print(row, flush=True)
 
 

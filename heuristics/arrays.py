@@ -31,3 +31,11 @@ def sort_rows(values: Tensor) -> Tensor:
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.numpy(), axis=1))
     return torch.sort(values, dim=1).values
+
+
+def luck(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Random numbers in [0, 1) with the dtype and device of ``like``.
+
+    Drawn on the CPU, so that a seed means the same on every device.
+    """
+    return torch.rand(shape, generator=generator, dtype=like.dtype).to(like.device)

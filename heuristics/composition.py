@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from heuristics.exchange import exchange_for_peak, exchange_for_spread, move_replica, swap_extremes
-from heuristics.hierarchical import GroupPacking, Shape, place_hierarchically
+from heuristics.hierarchical import GroupPacking, Shape, by_total, place_hierarchically
 from heuristics.packing import diverse, interleaved_snake, lpt, snake
 from heuristics.refined import better
 from heuristics.refinement import decode, encode, refine, rounds
@@ -87,6 +87,9 @@ def swapped_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
     return swap_extremes(group_loads, lpt(group_loads, num_nodes), num_nodes)
 
 
+LPT_GROUPS = by_total(lpt)
+
+
 @dataclass(frozen=True)
 class Composition:
     """A policy made of a counts rule, a packing and refinements, run in float32.
@@ -103,7 +106,7 @@ class Composition:
     counts: str
     packing: str
     refinements: Sequence[str] = ()
-    pack_groups: GroupPacking = lpt
+    pack_groups: GroupPacking = LPT_GROUPS
 
     def __post_init__(self) -> None:
         _check("counts rule", self.counts, COUNTS)

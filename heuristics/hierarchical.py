@@ -16,8 +16,8 @@ from heuristics.replication import count_replicas
 Maps = tuple[Tensor, Tensor, Tensor]
 """``phy2log [L, P]``, ``log2phy [L, E, X]`` padded with -1, ``logcnt [L, E]``; all int64."""
 
-GroupPacking = Callable[[Tensor, int], Tensor]
-"""(group loads [L, K], number of nodes) -> the group in each place [L, K], K/N places a node."""
+GroupPacking = Callable[[Tensor, "Shape"], Tensor]
+"""(expert loads [L, K, E/K], shape) -> the group in each place [L, K], K/N places a node."""
 
 Placing = Callable[[Tensor, int, int], Tensor]
 """(loads [B, E], number of slots P, number of ranks G) -> the expert in each slot [B, P]."""
@@ -93,7 +93,7 @@ def place_hierarchically(
     Args:
         loads: [L, E] floating point.
         shape: the machine.
-        pack_groups: stage 1, from the groups' total loads.
+        pack_groups: stage 1.
         place: stages 2 and 3, from the loads of each node's experts.
 
     Returns:
@@ -101,9 +101,7 @@ def place_hierarchically(
     """
     layers, experts = loads.shape
     nodes, size = shape.num_nodes, experts // shape.num_groups
-    # In float32, as the baseline adds: no policy may start from other groups than it does.
-    group_loads = loads.float().view(layers, shape.num_groups, size).sum(2)
-    group_in_place = pack_groups(group_loads, nodes)
+    group_in_place = pack_groups(loads.view(layers, shape.num_groups, size), shape)
     within = torch.arange(size, device=loads.device)
     expert_in_place = (group_in_place[:, :, None] * size + within).view(layers * nodes, -1)
     node_loads = loads.gather(1, expert_in_place.view(layers, -1)).view(layers * nodes, -1)
@@ -111,13 +109,30 @@ def place_hierarchically(
     return expert_in_place.gather(1, local).view(layers, shape.num_slots)
 
 
+def by_total(pack: Callable[[Tensor, int], Tensor]) -> GroupPacking:
+    """Groups to nodes by their total loads, through a packing of items.
+
+    In float32, as the baseline adds: no policy may start from other groups than it does.
+    """
+    return lambda loads, shape: pack(loads.float().sum(2), shape.num_nodes)
+
+
+WIDE = 2**27
+"""Elements (1 GB) above which ``log2phy`` is made no wider than the placement needs."""
+
+
 def maps(phy2log: Tensor, num_experts: int) -> Maps:
-    """``phy2log``, its inverse ``log2phy [L, E, P - E + 1]`` (slots ascending, padded with -1) and
+    """``phy2log``, its inverse ``log2phy [L, E, X]`` (slots ascending, padded with -1) and
     ``logcnt [L, E]``.
+
+    X is ``P - E + 1``, known without waiting for a device, as in DeepSeek EPLB; the largest count
+    where that would take more than ``WIDE`` elements.
     """
     layers, num_slots = phy2log.shape
-    width = num_slots - num_experts + 1
     logcnt = count_replicas(phy2log, num_experts)
+    width = num_slots - num_experts + 1
+    if layers * num_experts * width > WIDE:
+        width = int(logcnt.max())
     expert, slot = torch.sort(phy2log, dim=1, stable=True)
     first = logcnt.cumsum(1) - logcnt
     replica_index = torch.arange(num_slots, device=phy2log.device) - first.gather(1, expert)

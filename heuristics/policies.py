@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from heuristics.composition import Composition, compose, swapped_groups
-from heuristics.hierarchical import Maps, Shape, maps, place_hierarchically
+from heuristics.grouping import groups_by_reach
+from heuristics.hierarchical import Maps, Shape, by_total, maps, place_hierarchically
 from heuristics.packing import lpt, snake
-from heuristics.refined import balance_groups, better, place_refined
+from heuristics.refined import better, place_refined
 
 Placer = Callable[[Tensor, int, int, int, int], Tensor]
 """(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> phy2log [L, P]."""
@@ -33,15 +34,17 @@ waterfill_diverse = Composition("water-filling", "diverse", ["exchange-for-peak"
 """Seed program 000."""
 
 apportion_zigzag = Composition(
-    "apportioned", "interleaved-snake", ["exchange-for-spread"], pack_groups=snake
+    "apportioned", "interleaved-snake", ["exchange-for-spread"], pack_groups=by_total(snake)
 )
 """Seed program 001, valid where that returns a wrong number of slots."""
 
-vectorized_swap = Composition("greedy", "lpt", ["swap-extremes"], pack_groups=swapped_groups)
+vectorized_swap = Composition(
+    "greedy", "lpt", ["swap-extremes"], pack_groups=by_total(swapped_groups)
+)
 """Seed program 002."""
 
 replica_refine = Composition(
-    "greedy", "lpt", ["swap-extremes", "replica-move"], pack_groups=swapped_groups
+    "greedy", "lpt", ["swap-extremes", "replica-move"], pack_groups=by_total(swapped_groups)
 )
 """Seed program 004 on 002, never worse than ``vectorized_swap``."""
 
@@ -68,7 +71,7 @@ def refined(
         num_nodes: N.
         num_gpus: G.
         effort: ``fast``, ``default`` or ``thorough``.
-        seed: of the changes of counts that are tried.
+        seed: of the changes of counts that are tried; the same on every device.
 
     Returns:
         The expert in each slot, [L, P] int64.
@@ -76,11 +79,11 @@ def refined(
     shape = Shape.resolve(weight, num_replicas, num_groups, num_nodes, num_gpus)
     loads = weight if weight.dtype == torch.float64 else weight.float()
     place = partial(place_refined, effort=effort, seed=seed)
-    if shape.num_nodes == 1 or effort == "fast":
-        return place_hierarchically(loads, shape, lpt, place)
-    # Balanced nodes are nearly always better, but not by law: the thresholds of nodes differ too.
-    fast = place_hierarchically(loads, shape, lpt, partial(place_refined, effort="fast"))
-    regrouped = place_hierarchically(loads, shape, balance_groups, place)
+    if shape.num_groups <= 2 * shape.num_nodes or effort == "fast":  # LPT balances them best
+        return place_hierarchically(loads, shape, by_total(lpt), place)
+    # Nodes that could be lighter nearly always become lighter, but not by law.
+    fast = place_hierarchically(loads, shape, by_total(lpt), partial(place_refined, effort="fast"))
+    regrouped = place_hierarchically(loads, shape, groups_by_reach, place)
     return better(loads.double(), fast, regrouped, num_gpus)
 
 

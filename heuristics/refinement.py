@@ -82,82 +82,98 @@ class Round:
 def rounds(first: int, last: int) -> list[Round]:
     """Rounds ``first .. last - 1`` of the schedule.
 
-    At first all ranks meet in pairs, then fewer and fewer heavy ranks have more and more of a
-    choice.
+    At first all ranks meet in pairs, then fewer heavy ranks have a choice.
     """
-    return [Round(partners=(1, 1, 3)[i] if i < 3 else 7, shift=i) for i in range(first, last)]
+    return [Round(partners=1 if i < 3 else 7, shift=i) for i in range(first, last)]
 
 
-def refine(ranks: Tensor, schedule: list[Round]) -> Tensor:
-    """Run the rounds on coded replicas [B, G, S]. No row's makespan (in units) rises."""
-    for this in schedule if ranks.shape[1] > 1 else []:
-        ranks = _refine_once(ranks, this)
-    return ranks
+@dataclass(frozen=True)
+class Coded:
+    """Placements inside the loops.
+
+    Attributes:
+        replicas: [B G, S] codes; rank g of row b is number ``b G + g``.
+        totals: [B, G] float32, rank loads in units.
+    """
+
+    replicas: Tensor
+    totals: Tensor
+
+    @property
+    def peak(self) -> Tensor:
+        """The makespan of each row [B], in units."""
+        return self.totals.amax(1)
 
 
-def _refine_once(ranks: Tensor, this: Round) -> Tensor:
-    rows, num_ranks, slots = ranks.shape
+def encode(share: Tensor, phy2log: Tensor, num_ranks: int) -> Coded:
+    """The placement [B, P] in code; share [B, E] is the load of one replica.
+
+    A replica is rounded by at most half a unit, so a rank load is within S / 2 units.
+    """
+    load = share.gather(1, phy2log).view(len(phy2log), num_ranks, -1)
+    makespan = load.sum(2).amax(1).clamp(min=torch.finfo(share.dtype).tiny * LOAD_STEPS)
+    units = (load * (LOAD_STEPS / makespan)[:, None, None]).round().to(torch.int64)
+    codes = (units << EXPERT_BITS) + phy2log.view_as(load)
+    return Coded(codes.flatten(0, 1), units.sum(2).to(torch.float32))
+
+
+def decode(coded: Coded) -> Tensor:
+    """The placement [B, P]."""
+    placement: Tensor = coded.replicas & (2**EXPERT_BITS - 1)
+    return placement.view(len(coded.totals), -1)
+
+
+def refine(coded: Coded, schedule: list[Round]) -> Coded:
+    """Run the rounds. No row's makespan (in units) rises."""
+    for this in schedule if coded.totals.shape[1] > 1 else []:
+        coded = _refine_once(coded, this)
+    return coded
+
+
+def _refine_once(coded: Coded, this: Round) -> Coded:
+    codes, totals = coded.replicas, coded.totals
+    slots, num_ranks = codes.shape[1], totals.shape[1]
     partners = min(this.partners, num_ranks - 1)
-    num_heavy = num_ranks // (1 + partners)
-    totals = _loads(ranks).sum(2)
-    by_load = torch.sort(totals, dim=1, descending=True, stable=True).indices
-    heavy = by_load[:, :num_heavy]
-    light = by_load[:, num_heavy:].flip(1).roll(this.shift, 1)[:, : num_heavy * partners]
-    light = light.view(rows, partners, num_heavy).transpose(1, 2)
-    pair = torch.cat(
-        [
-            _take(ranks, heavy)[:, :, None].expand(-1, -1, partners, -1),
-            _take(ranks, light.reshape(rows, -1)).view(rows, num_heavy, partners, slots),
-        ],
-        3,
-    )
-    after, peak = _split(pair, this.shift % FAMILIES)
-    peak, choice = peak.min(2)
-    better = peak < totals.gather(1, heavy)
-    after = torch.where(better[:, :, None], _choose(after, choice), _choose(pair, choice))
-    partner = light.gather(2, choice[:, :, None])[:, :, 0]
-    changed = torch.cat([heavy, partner], 1)[:, :, None].expand(-1, -1, slots)
-    return ranks.scatter(1, changed, torch.cat(after.chunk(2, dim=2), 1))
-
-
-def _take(ranks: Tensor, which: Tensor) -> Tensor:
-    """Ranks [B, n, S] from [B, G, S] and their numbers [B, n]."""
-    return ranks.gather(1, which[:, :, None].expand(-1, -1, ranks.shape[2]))
-
-
-def _choose(pair: Tensor, choice: Tensor) -> Tensor:
-    """The chosen pair of each heavy rank, [B, h, 2S] from [B, h, partners, 2S]."""
-    index = choice[:, :, None, None].expand(-1, -1, 1, pair.shape[3])
-    return pair.gather(2, index)[:, :, 0]
-
-
-def _split(pair: Tensor, family: int) -> tuple[Tensor, Tensor]:
-    """The best split of each pair [..., 2S], and the load of its heavier half [...]."""
-    slots = pair.shape[-1] // 2
-    ways = splits(slots, family, pair.device)
-    flat = sort_rows(pair.reshape(-1, 2 * slots))
-    load = _loads(flat)
+    positions = meetings(num_ranks, partners, this.shift, codes.device)
+    meeting = _by_load(totals).index_select(1, positions).view(-1, 2)
+    pair = sort_rows(codes.index_select(0, meeting.flatten()).view(-1, 2 * slots))
+    ways = splits(slots, this.shift % FAMILIES, codes.device)
+    load = _loads(pair)
     difference = (load @ ways.signs).abs_()
     way = argmin_rows(difference)
-    split = flat.gather(1, ways.order[way])
-    peak: Tensor = (load.sum(1) + difference.gather(1, way[:, None])[:, 0]) / 2
-    return split.view_as(pair), peak.view(pair.shape[:-1])
+    peak = (load.sum(1) + difference.gather(1, way[:, None])[:, 0]) / 2
+    if partners > 1:
+        best = argmin_rows(peak.view(-1, partners))
+        best += torch.arange(0, len(peak), partners, device=best.device)
+        meeting, pair, way, peak = (x.index_select(0, best) for x in (meeting, pair, way, peak))
+    split = pair.gather(1, ways.order.index_select(0, way)).view(-1, slots)
+    which, flat = meeting.flatten(), totals.flatten()
+    better = (peak < flat.index_select(0, meeting[:, 0])).repeat_interleave(2)
+    split = torch.where(better[:, None], split, codes.index_select(0, which))
+    totals = flat.index_copy(0, which, _loads(split).sum(1)).view_as(totals)
+    return Coded(codes.index_copy(0, which, split), totals)
+
+
+def _by_load(totals: Tensor) -> Tensor:
+    """The ranks of each row by load, lightest first, numbered as in :class:`Coded`."""
+    rows, num_ranks = totals.shape
+    rank = torch.arange(num_ranks, device=totals.device)
+    first = torch.arange(0, rows * num_ranks, num_ranks, device=totals.device)
+    return sort_rows(totals.long() * num_ranks + rank) % num_ranks + first[:, None]
+
+
+@lru_cache(maxsize=256)
+def meetings(num_ranks: int, partners: int, shift: int, device: torch.device) -> Tensor:
+    """Who meets in a round, as positions in the order by load: heavy, light, heavy, light, ..
+
+    The pairs of a heavy rank stand together.
+    """
+    num_heavy = num_ranks // (1 + partners)
+    heavy = torch.arange(num_ranks - 1, num_ranks - 1 - num_heavy, -1)
+    others = torch.arange(num_ranks - num_heavy).roll(shift)[: num_heavy * partners]
+    light = others.view(partners, num_heavy).T
+    return torch.stack([heavy[:, None].expand_as(light), light], 2).flatten().to(device)
 
 
 def _loads(codes: Tensor) -> Tensor:
     return (codes >> EXPERT_BITS).to(torch.float32)
-
-
-def encode(share: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
-    """Coded replicas [B, G, S] of a placement [B, P]; share [B, E] is the load of one replica."""
-    load = share.gather(1, phy2log).view(len(phy2log), num_ranks, -1)
-    makespan = load.sum(2).amax(1).clamp(min=torch.finfo(share.dtype).tiny * LOAD_STEPS)
-    units = (load * (LOAD_STEPS / makespan)[:, None, None]).round().to(torch.int64)
-    codes: Tensor = (units << EXPERT_BITS) + phy2log.view_as(load)
-    return codes
-
-
-def decode(ranks: Tensor) -> Tensor:
-    """The placement [B, P] of coded replicas [B, G, S]."""
-    placement: Tensor = ranks & (2**EXPERT_BITS - 1)
-    return placement.flatten(1)

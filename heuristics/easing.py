@@ -1,0 +1,100 @@
+"""Other replica counts where greedy's leave the packing no room.
+
+Greedy counts make the largest replica as light as can be, and yet some rank may have to be heavy:
+where more replicas than ranks are heavier than half the mean rank load, two of them must share.
+For given counts a lower bound on every packing says so before anything is packed; replicas move
+between experts while that bound falls. With two slots a rank the bound is the best packing itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from heuristics.arrays import argmin_rows, luck, sort_rows
+from heuristics.replication import count_replicas
+
+RECEIVERS, DONORS = 4, 4
+"""A trial weighs each of four heavy replicas' experts against each of four donors."""
+NOISE = 0.15
+"""Who is heavy and who can spare a replica is blurred by this much, so that trials differ."""
+GAIN = 1e-5
+"""A move helps where it lowers the bound by more than this part; sums in float32 are no better."""
+
+
+def least_makespan(items: Tensor, num_ranks: int) -> Tensor:
+    """A lower bound [B] on the makespan of replicas with loads [B, P], in ascending order.
+
+    The largest of: with S = 2, the folded row (attained); for k = 1 .. G, the k heaviest replicas
+    on k ranks with the k (S - 1) lightest, ``(sum of both) / k``, which is the mean for k = G;
+    for j = 1 .. S - 1, what the rank that holds j + 1 of the ``j G + 1`` heaviest carries at least.
+    """
+    num_slots = items.shape[1]
+    slots = num_slots // num_ranks
+    if slots == 2:
+        return (items[:, :num_ranks] + items[:, num_ranks:].flip(1)).amax(1)
+    sums = torch.nn.functional.pad(items.cumsum(1), (1, 0))
+    ranks = torch.arange(1, num_ranks + 1, device=items.device)
+    heaviest = sums[:, -1:] - sums[:, num_slots - ranks]
+    alone = (heaviest + sums[:, (slots - 1) * ranks]) / ranks
+    together = torch.arange(1, slots, device=items.device)
+    first = num_slots - together * num_ranks - 1
+    shared = sums[:, first + together + 1] - sums[:, first] + sums[:, slots - 1 - together]
+    return torch.cat([alone, shared], 1).amax(1)
+
+
+def ease(loads: Tensor, replicas: Tensor, num_ranks: int, trials: int, seed: int) -> Tensor:
+    """The expert of each replica [B, P] after moves that lower :func:`least_makespan`.
+
+    A trial tries 16 moves of one replica and makes the best one that helps. A row where none helps
+    stays as it is. Heuristic; repeatable for a seed.
+
+    Args:
+        loads: [B, E] floating point.
+        replicas: [B, P] the expert of each replica.
+        num_ranks: G.
+        trials: how often.
+        seed: of the blur.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    items = (loads / count_replicas(replicas, loads.shape[1])).gather(1, replicas)
+    bound = least_makespan(sort_rows(items), num_ranks)
+    for _ in range(trials):
+        replicas, bound = _move_one(loads, replicas, bound, num_ranks, generator)
+    return replicas
+
+
+def _move_one(
+    loads: Tensor, replicas: Tensor, bound: Tensor, num_ranks: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    counts = count_replicas(replicas, loads.shape[1])
+    receiver, donor = _candidates(loads, counts, generator)
+    gained, left = counts.gather(1, receiver) + 1, counts.gather(1, donor) - 1
+    possible = (left > 0) & (receiver != donor)
+    left = left.clamp(min=1)
+    items = (loads / counts).gather(1, replicas)[:, None]
+    receives = replicas[:, None] == receiver[:, :, None]
+    gives = replicas[:, None] == donor[:, :, None]
+    lighter = ((gained - 1) / gained).to(loads.dtype)[:, :, None]
+    heavier = ((left + 1) / left).to(loads.dtype)[:, :, None]
+    items = torch.where(receives, items * lighter, torch.where(gives, items * heavier, items))
+    slot = gives.to(torch.uint8).argmax(2)
+    items.scatter_(2, slot[:, :, None], (loads.gather(1, receiver) / gained)[:, :, None])
+    after = least_makespan(sort_rows(items.flatten(0, 1)), num_ranks).view_as(slot)
+    after = torch.where(possible, after, torch.inf)
+    choice = argmin_rows(after)[:, None]
+    after, slot, receiver = (x.gather(1, choice) for x in (after, slot, receiver))
+    helps = after < bound[:, None] * (1 - GAIN)
+    moved = torch.where(helps, receiver, replicas.gather(1, slot))
+    return replicas.scatter(1, slot, moved), torch.where(helps, after, bound[:, None])[:, 0]
+
+
+def _candidates(loads: Tensor, counts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Receivers and donors [B, 16]: every pair of four experts with heavy replicas and four whose
+    replicas would stay light with one less.
+    """
+    heavy, light = loads / counts, torch.where(counts > 1, loads / (counts - 1), torch.inf)
+    blur = 1 - NOISE + 2 * NOISE * luck((2, *loads.shape), generator, loads)
+    receiver = (heavy * blur[0]).topk(min(RECEIVERS, loads.shape[1])).indices
+    donor = (light * blur[1]).topk(min(DONORS, loads.shape[1]), largest=False).indices
+    return receiver.repeat_interleave(donor.shape[1], 1), donor.repeat(1, receiver.shape[1])

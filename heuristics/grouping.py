@@ -1,0 +1,74 @@
+"""Groups to nodes by what a node can reach, where all ways to do it can be listed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import combinations
+from math import comb
+
+import torch
+from torch import Tensor
+
+from heuristics.arrays import argmin_rows, sort_rows
+from heuristics.hierarchical import Shape
+from heuristics.packing import lpt
+
+MAX_PARTITIONS = 5775
+"""All partitions are listed up to this many, as 12 groups on 3 nodes have; 8 on 4 have 105."""
+
+
+def groups_by_reach(loads: Tensor, shape: Shape) -> Tensor:
+    """The group in each place [L, K], from expert loads [L, K, E/K].
+
+    Minimizes the largest :func:`node_bounds` over all partitions; LPT of the groups' loads where
+    these are more than ``MAX_PARTITIONS``. Ties: the first in lexicographic order.
+    """
+    nodes, size = shape.num_nodes, shape.num_groups // shape.num_nodes
+    if num_partitions(shape.num_groups, size) > MAX_PARTITIONS:
+        return lpt(loads.float().sum(2), nodes)
+    subsets, partition = partitions(shape.num_groups, size, loads.device)
+    bounds = node_bounds(loads, subsets, shape)
+    worst = bounds.index_select(1, partition.flatten()).view(-1, *partition.shape).amax(2)
+    return subsets[partition[argmin_rows(worst)]].flatten(1)
+
+
+def node_bounds(loads: Tensor, subsets: Tensor, shape: Shape) -> Tensor:
+    """A lower bound [L, n] on the makespan of a node that takes a subset [n, K/N] of the groups.
+
+    The larger of the mean rank load and the largest replica under greedy counts; the latter is the
+    ``R + 1``-th largest of all ``w_e / k``, k = 1, 2, .., where R is the number of further slots.
+    """
+    totals = loads.sum(2)[:, subsets].sum(2)
+    mean = totals * (shape.num_nodes / shape.num_ranks)
+    further = (shape.num_slots - loads.shape[1] * loads.shape[2]) // shape.num_nodes
+    heaviest = loads.topk(min(further + 1, loads.shape[2]), dim=2).values
+    shares = heaviest[:, :, :, None] / torch.arange(1, further + 2, device=loads.device)
+    kept = shares.flatten(2).topk(further + 1, dim=2).values  # of each group; more can't matter
+    joined = kept[:, subsets].flatten(2)
+    largest = sort_rows(joined.flatten(0, 1))[:, -(further + 1)]
+    return torch.maximum(mean, largest.view_as(mean))
+
+
+def num_partitions(groups: int, size: int) -> int:
+    """Ways to split ``groups`` into unordered sets of ``size``."""
+    return 1 if groups == 0 else comb(groups - 1, size - 1) * num_partitions(groups - size, size)
+
+
+@lru_cache(maxsize=16)
+def partitions(groups: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All subsets of a size [n, size], and all partitions as numbers of subsets [m, K / size]."""
+    subsets = list(combinations(range(groups), size))
+    number = {subset: i for i, subset in enumerate(subsets)}
+
+    def split(left: tuple[int, ...]) -> list[list[int]]:
+        if not left:
+            return [[]]
+        found = []
+        for others in combinations(left[1:], size - 1):
+            first = (left[0], *others)
+            rest = tuple(group for group in left if group not in first)
+            found += [[number[first], *tail] for tail in split(rest)]
+        return found
+
+    listed = torch.tensor(split(tuple(range(groups))))
+    return torch.tensor(subsets).to(device), listed.to(device)
