@@ -15,7 +15,7 @@ possible do not decrease:
 
 The total loss ``(V_5 - m) / m`` is the sum of five terms ``(V_i - V_{i-1}) / m``, none negative:
 
-- **indivisibility**, V_1 - V_0: replicas cannot be cut, so even the best placement is not even;
+- **granularity**, V_1 - V_0: replicas cannot be cut, so even the best placement is not even;
 - **rule**, V_2 - V_1: the price of keeping groups of experts on nodes (0 under the global rule);
 - **groups**, V_3 - V_2: groups on the wrong nodes (0 under the global rule);
 - **counts**, V_4 - V_3: the wrong experts have replicas, given those groups;
@@ -50,7 +50,7 @@ from eplb_opt.splits import (
     point,
 )
 
-TERMS = ("indivisibility", "rule", "groups", "counts", "packing")
+TERMS = ("granularity", "rule", "groups", "counts", "packing")
 """Term i leads from V_i to V_{i+1}."""
 OWN = ("groups", "counts", "packing")
 """What the policy decides."""

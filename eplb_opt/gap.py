@@ -163,9 +163,8 @@ def measure_gap(
             policy do not meet. None: small layers (up to 24 slots) get 10 s, others no search.
         seed: of the exact search.
         workers: threads of the exact search.
-        explain: also split each policy's loss, see :mod:`eplb_opt.attribution`. ``time_limit`` then
-            holds for each of up to 2 + 2 searches a layer and policy; None is 0.2 s for layers that
-            are not small.
+        explain: also split each policy's loss, see :mod:`eplb_opt.attribution`. Each of the optima
+            that this needs is searched for up to ``time_limit``, None: 0.2 s, small layers 10 s.
         serve_on: other loads for the same machine and rule. The policies see ``instance`` and are
             measured on these; the loss is also split, see :mod:`eplb_opt.staleness`.
         progress: called as the work goes on.

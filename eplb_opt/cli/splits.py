@@ -19,7 +19,7 @@ HOW_TO_READ = (
     "a .. b: proven to lie in between, rounded outwards"
 )
 ATTRIBUTION = (
-    "why: total = indivisibility + rule + groups + counts + packing; "
+    "why: total = granularity + rule + groups + counts + packing; "
     "own = the last three, the policy's mistakes"
 )
 STALENESS = (
@@ -34,6 +34,7 @@ def split_table(splits: Sequence[PolicySplit]) -> Any:
     """One row a policy: the total, the terms and their partial sums; at least one policy."""
     first = splits[0].mean
     result = table("policy", "total", *first.terms, *(f"= {name}" for name in first.sums))
+    result.pad_edge = False  # the names of the built-in policies just fit
     for policy in splits:
         mean = policy.mean
         intervals = (*mean.terms.values(), *mean.sums.values())

@@ -89,7 +89,7 @@ def test_void_terms(rule: str, topology: Topology, void: set[str]) -> None:
 @pytest.mark.parametrize(
     ("term", "loads", "rule", "topology", "slots", "loss"),
     [
-        ("indivisibility", [9, 1, 1, 1], "global", Topology(4, 4), (0, 1, 2, 3), "2"),
+        ("granularity", [9, 1, 1, 1], "global", Topology(4, 4), (0, 1, 2, 3), "2"),
         ("rule", [4, 4, 0, 0], "hierarchical", Topology(8, 4, 2, 2), LEFT_HEAVY, "1"),
         ("groups", [4, 4, 0, 0], "hierarchical", Topology(8, 4, 2, 4), LEFT_HEAVY, "1"),
         ("counts", [4, 4], "global", Topology(4, 2), (0, 1, 1, 1), "1/3"),

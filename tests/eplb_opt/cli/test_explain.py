@@ -26,7 +26,7 @@ def test_explain(folder: Path) -> None:
     command = ("gap", "loads.json", *MACHINE, *NODES, *policies, "--explain")
     result = eplb_opt(*command, "--json", "gap.json", cwd=folder)
     assert (result.returncode, result.stderr) == (0, "")
-    for word in ("indivisibility", "rule", "groups", "counts", "packing", "= own"):
+    for word in ("granularity", "rule", "groups", "counts", "packing", "= own"):
         assert word in result.stdout
     document = json.loads((folder / "gap.json").read_text())
     assert document["schema"] == "eplb-opt/gap/1"
