@@ -9,17 +9,23 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
+from eplb_opt.attribution import attribute_layers
 from eplb_opt.bounds import lower_bound, mean_load
 from eplb_opt.instance import Instance, Layer
 from eplb_opt.metrics import exact_makespan, relative_gap
+from eplb_opt.optima import Search
 from eplb_opt.placement import Placement
 from eplb_opt.registry import InvalidPlacementError, PolicyError, load_policy
 from eplb_opt.result import float_below
+from eplb_opt.splits import PolicySplit
+from eplb_opt.staleness import same_problem, split_layers
 
 SMALL_SLOTS = 24
 """Layers of at most this many slots are solved to optimality unless a time limit is given."""
 SMALL_TIME_LIMIT = 10.0
 """Seconds for each such layer."""
+EXPLAIN_TIME_LIMIT = 0.2
+"""Seconds for each search that explains a gap, for layers that are not small."""
 TOLERANCE = 1e-5
 """A search for a reference ends when placement and bound are as close as this, relatively."""
 
@@ -104,12 +110,25 @@ class PolicyGap:
 
 @dataclass(frozen=True)
 class GapReport:
-    """Reference and policies for one instance; ``interrupted`` if Ctrl-C ended it early."""
+    """Reference and policies for one instance; ``interrupted`` if Ctrl-C ended it early.
+
+    Attributes:
+        instance: the loads that are served.
+        reference: one entry a layer.
+        policies: one entry a policy, in the order given.
+        interrupted: Ctrl-C ended the work early.
+        attribution: with ``explain``, :mod:`eplb_opt.attribution` of each policy that is ``ok``.
+        staleness: with ``serve_on``, :mod:`eplb_opt.staleness` of each policy that is ``ok``.
+        placed_on: where the loads came from that the policies saw.
+    """
 
     instance: Instance
     reference: tuple[Reference, ...]
     policies: tuple[PolicyGap, ...]
     interrupted: bool = False
+    attribution: tuple[PolicySplit, ...] = ()
+    staleness: tuple[PolicySplit, ...] = ()
+    placed_on: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The document ``eplb-opt/gap/1``: plain numbers, strings, lists; None where unknown."""
@@ -118,6 +137,9 @@ class GapReport:
             "instance": describe_instance(self.instance),
             "reference": [_reference_json(reference) for reference in self.reference],
             "policies": [_policy_json(policy) for policy in self.policies],
+            "placed_on": self.placed_on,
+            "attribution": [split.to_json() for split in self.attribution],
+            "staleness": [split.to_json() for split in self.staleness],
         }
 
 
@@ -128,6 +150,8 @@ def measure_gap(
     time_limit: float | None = None,
     seed: int = 0,
     workers: int = 1,
+    explain: bool = False,
+    serve_on: Instance | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> GapReport:
     """Place ``instance`` with every policy and compare with proven lower bounds.
@@ -139,11 +163,18 @@ def measure_gap(
             policy do not meet. None: small layers (up to 24 slots) get 10 s, others no search.
         seed: of the exact search.
         workers: threads of the exact search.
+        explain: also split each policy's loss, see :mod:`eplb_opt.attribution`. Each of the optima
+            that this needs is searched for up to ``time_limit``, None: 0.2 s, small layers 10 s.
+        serve_on: other loads for the same machine and rule. The policies see ``instance`` and are
+            measured on these; the loss is also split, see :mod:`eplb_opt.staleness`.
         progress: called as the work goes on.
 
     Returns:
         A report with one reference a layer and one entry a policy, in the order given. A policy
         that fails has a status and a message; the others are measured all the same.
+
+    Raises:
+        ValueError: ``serve_on`` differs in machine, rule, layers or experts.
 
     Example:
         >>> from eplb_opt import Topology
@@ -153,7 +184,9 @@ def measure_gap(
         >>> str(report.reference[0].lower_bound), str(report.policies[0].layers[0].makespan)
         ('590/3', '232')
     """
-    layers = instance.layers()
+    served = instance if serve_on is None else same_problem(instance, serve_on)
+    layers = served.layers()
+    search = _search(instance, time_limit, seed, workers)
     interrupted = False
     measured: list[_Measured] = []
     for name in policies:
@@ -179,7 +212,25 @@ def measure_gap(
     except KeyboardInterrupt:  # between two searches: the layers done so far are the report
         interrupted = True
     gaps = tuple(_policy_gap(policy, references) for policy in measured)
-    return GapReport(instance, tuple(references), gaps, interrupted)
+    placements = {p.policy: p.placement.phy2log.tolist() for p in gaps if p.placement is not None}
+    attribution: tuple[PolicySplit, ...] = ()
+    staleness: tuple[PolicySplit, ...] = ()
+    if explain and not interrupted:
+        attribution, interrupted = attribute_layers(layers, placements, search, progress)
+    if serve_on is not None and not interrupted:
+        seen = instance.layers()
+        staleness, interrupted = split_layers(seen, layers, placements, search, progress)
+    return GapReport(
+        served, tuple(references), gaps, interrupted, attribution, staleness, instance.source
+    )
+
+
+def _search(instance: Instance, time_limit: float | None, seed: int, workers: int) -> Search:
+    """Limits of the searches that explain a gap."""
+    if time_limit is None:
+        small = instance.topology.num_physical_experts <= SMALL_SLOTS
+        time_limit = SMALL_TIME_LIMIT if small else EXPLAIN_TIME_LIMIT
+    return Search(time_limit, TOLERANCE, seed, workers)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eplb_opt.cli.errors import bad_input
 from eplb_opt.cli.options import (
     instance_options,
     json_option,
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     help="Policy to measure; may be given several times.",
 )
 @search_options
+@click.option("--explain", is_flag=True, help="Split each policy's loss by what causes it.")
+@click.option(
+    "--serve-on",
+    metavar="OTHER|next",
+    help="Place on LOADS, measure on this file, or on the next step of a trace.",
+)
 @click.option("--fail-above", type=float, help="Exit 1 if a layer's gap exceeds this ratio.")
 @placements_option
 @json_option
@@ -41,6 +48,8 @@ def command(
     time_limit: float | None,
     seed: int,
     workers: int,
+    explain: bool,
+    serve_on: str | None,
     fail_above: float | None,
     placements: str | None,
     json_target: str | None,
@@ -49,9 +58,16 @@ def command(
 
     LOADS is a file of recorded loads (json, npy, npz, csv, pt, TensorRT-LLM directory). For each
     layer a lower bound is proven; small instances are solved to optimality.
+
+    With --explain every optimum that the split needs is searched for up to 0.2 s (10 s where there
+    are at most 24 slots), or --time-limit. With --serve-on next each step of the trace is placed,
+    and the step after it is measured.
     """
     from eplb_opt.gap import measure_gap
 
+    served = None
+    if serve_on is not None:
+        instance, served = _placed_and_served(instance, serve_on)
     with progress_bar() as progress:
         report = measure_gap(
             instance,
@@ -59,6 +75,8 @@ def command(
             time_limit=time_limit,
             seed=seed,
             workers=workers,
+            explain=explain,
+            serve_on=served,
             progress=progress,
         )
     if placements is not None:
@@ -66,10 +84,43 @@ def command(
     if json_target is not None:
         write_json(json_target, report.to_json())
     if json_target != "-":
-        show(describe(instance), reference_line(report), policy_table(report))
+        show(describe(report.instance), reference_line(report), policy_table(report))
+        show(*_split_tables(report))
     if report.interrupted:
         return 130
     return 1 if fail_above is not None and _fails(report, fail_above) else 0
+
+
+def _placed_and_served(instance: Instance, other: str) -> tuple[Instance, Instance]:
+    """What the policies see and what they are measured on."""
+    from eplb_opt.instance import Instance
+    from eplb_opt.io import read_loads
+    from eplb_opt.staleness import next_window, same_problem
+
+    with bad_input("--serve-on"):
+        if other == "next":
+            return next_window(instance)
+        with bad_input(other):
+            loads = read_loads(other).loads
+            served = Instance(
+                loads, instance.topology, instance.rule, other, instance.spread_replicas
+            )
+            layers = click.get_current_context().params["layers"]
+            served = served if layers is None else served.select(layers)
+            return instance, same_problem(instance, served)
+
+
+def _split_tables(report: GapReport) -> list[Any]:
+    """The tables of ``--explain`` and ``--serve-on``, each with the lines that explain it."""
+    from eplb_opt.cli.splits import ATTRIBUTION, STALENESS, how_to_read, split_table
+
+    parts: list[Any] = []
+    if report.attribution:
+        parts += [ATTRIBUTION, how_to_read(report.attribution), split_table(report.attribution)]
+    if report.staleness:
+        sources = STALENESS.format(served=report.instance.source, seen=report.placed_on)
+        parts += [sources, how_to_read(report.staleness), split_table(report.staleness)]
+    return parts
 
 
 def reference_line(report: GapReport) -> str:

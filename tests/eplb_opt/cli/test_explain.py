@@ -1,0 +1,85 @@
+"""``gap --explain`` and ``gap --serve-on`` in real processes."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.eplb_opt.cli.test_cli import MACHINE, eplb_opt
+
+LOADS = [[600, 560, 120, 120, 20, 10, 10, 10], [3, 1, 4, 1, 5, 9, 2, 6]]
+NODES = ("--nodes", 2, "--groups", 4)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "loads.json").write_text(json.dumps(LOADS))
+    (tmp_path / "other.json").write_text(json.dumps([row[::-1] for row in LOADS]))
+    np.save(tmp_path / "trace.npy", [LOADS, LOADS[::-1], LOADS])
+    return tmp_path
+
+
+def test_explain(folder: Path) -> None:
+    policies = ("--policy", "deepseek", "--policy", "refined")
+    command = ("gap", "loads.json", *MACHINE, *NODES, *policies, "--explain")
+    result = eplb_opt(*command, "--json", "gap.json", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    for word in ("granularity", "rule", "groups", "counts", "packing", "= own"):
+        assert word in result.stdout
+    document = json.loads((folder / "gap.json").read_text())
+    assert document["schema"] == "eplb-opt/gap/1"
+    for policy, gap in zip(document["attribution"], document["policies"], strict=True):
+        assert policy["policy"] == gap["policy"]
+        for split, layer, loads in zip(policy["layers"], gap["layers"], LOADS, strict=True):
+            assert split["total"] == pytest.approx(layer["makespan"] * 8 / sum(loads) - 1)
+            shown = [Fraction(term["shown_exact"]) for term in split["terms"].values()]
+            assert sum(shown) == Fraction(split["total_exact"])
+        total = f"{100 * policy['mean']['total']:.2f}"
+        assert total in result.stdout
+    plain = json.loads(eplb_opt("gap", "loads.json", *MACHINE, "--json", "-", cwd=folder).stdout)
+    assert (plain["attribution"], plain["staleness"]) == ([], [])
+
+
+def test_serve_on_another_recording(folder: Path) -> None:
+    command = ("gap", "loads.json", *MACHINE, "--layers", "1", "--json", "-", "--serve-on")
+    same = json.loads(eplb_opt(*command, "loads.json", cwd=folder).stdout)
+    (layer,) = same["staleness"][0]["layers"]
+    assert layer["layer"] == 1
+    assert layer["terms"]["staleness"]["high_exact"] == "0/1"
+    other = json.loads(eplb_opt(*command, "other.json", cwd=folder).stdout)
+    (layer,) = other["staleness"][0]["layers"]
+    assert (other["instance"]["source"], other["placed_on"]) == ("other.json", "loads.json")
+    assert Fraction(layer["terms"]["staleness"]["low_exact"]) > 0
+    table = eplb_opt(*command[:-3], "--serve-on", "other.json", "--explain", cwd=folder).stdout
+    assert "placed on loads.json, served other.json" in table
+    for word in ("hindsight", "optimality", "staleness", "= regret", "= own"):
+        assert word in table
+
+
+def test_serve_on_the_next_step(folder: Path) -> None:
+    command = ("gap", "trace.npy", *MACHINE, "--serve-on", "next", "--json", "-")
+    document = json.loads(eplb_opt(*command, cwd=folder).stdout)
+    reference = document["reference"]
+    assert [r["mean_load"] * 8 for r in reference] == [31, 1450, 1450, 31]
+    assert [layer["layer"] for layer in document["staleness"][0]["layers"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("loads", "other", "message"),
+    [
+        ("loads.json", "next", "needs a trace of at least two steps"),
+        ("loads.json", "missing.json", "missing.json"),
+        ("loads.json", "short.csv", "num_layers=1"),
+        ("loads.json", "narrow.csv", "narrow.csv"),
+    ],
+)
+def test_loads_that_cannot_be_served(folder: Path, loads: str, other: str, message: str) -> None:
+    (folder / "short.csv").write_text("1,2,3,4,5,6,7,8\n")
+    (folder / "narrow.csv").write_text("1,2\n3,4\n")
+    result = eplb_opt("gap", loads, *MACHINE, "--serve-on", other, cwd=folder)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.stderr
