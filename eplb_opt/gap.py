@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from statistics import fmean
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 from eplb_opt.attribution import attribute_layers
 from eplb_opt.bounds import lower_bound, mean_load
 from eplb_opt.instance import Instance, Layer
+from eplb_opt.isolation import MEMORY, TIMEOUT, Limits, PolicyRunner
 from eplb_opt.metrics import exact_makespan, relative_gap
 from eplb_opt.optima import Search
 from eplb_opt.placement import Placement
-from eplb_opt.registry import InvalidPlacementError, PolicyError, load_policy
+from eplb_opt.registry import InvalidPlacementError, PolicyError, PolicyTimeoutError
 from eplb_opt.result import float_below
 from eplb_opt.splits import PolicySplit
 from eplb_opt.staleness import same_problem, split_layers
@@ -77,7 +79,9 @@ class LayerGap:
 class PolicyGap:
     """A policy on all layers that have load; without them unless ``status`` is ``ok``.
 
-    ``status`` is ``ok``, ``invalid`` (no valid placement) or ``error``; ``message`` says why.
+    ``status`` is ``ok``, ``invalid`` (no valid placement), ``error`` or ``timeout``; ``message``
+    says why. ``runtime`` is the median second of a call, ``first_call`` that of the first one,
+    ``import_time`` that of a user's file; all without the start of a process.
     """
 
     policy: str
@@ -86,6 +90,8 @@ class PolicyGap:
     runtime: float | None = None
     layers: tuple[LayerGap, ...] = ()
     placement: Placement | None = field(default=None, repr=False)
+    first_call: float | None = None
+    import_time: float | None = None
 
     @property
     def gap_mean(self) -> float | None:
@@ -152,6 +158,9 @@ def measure_gap(
     workers: int = 1,
     explain: bool = False,
     serve_on: Instance | None = None,
+    policy_timeout: float = TIMEOUT,
+    policy_memory: int = MEMORY,
+    runner: PolicyRunner | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> GapReport:
     """Place ``instance`` with every policy and compare with proven lower bounds.
@@ -167,6 +176,9 @@ def measure_gap(
             that this needs is searched for up to ``time_limit``, None: 0.2 s, small layers 10 s.
         serve_on: other loads for the same machine and rule. The policies see ``instance`` and are
             measured on these; the loss is also split, see :mod:`eplb_opt.staleness`.
+        policy_timeout: seconds for each call of a user's program, and for its import.
+        policy_memory: bytes that a user's program may allocate.
+        runner: runs the policies, in place of one with these two limits; for many instances.
         progress: called as the work goes on.
 
     Returns:
@@ -189,13 +201,15 @@ def measure_gap(
     search = _search(instance, time_limit, seed, workers)
     interrupted = False
     measured: list[_Measured] = []
-    for name in policies:
-        progress(name, len(measured), len(policies))
-        try:
-            measured.append(_run_policy(name, instance, layers))
-        except KeyboardInterrupt:
-            interrupted = True
-            measured.append(_Measured(PolicyGap(name, "error", "interrupted")))
+    own = PolicyRunner(Limits(policy_timeout, policy_memory))
+    with own if runner is None else nullcontext(runner) as running:
+        for name in policies:
+            progress(name, len(measured), len(policies))
+            try:
+                measured.append(_run_policy(running, name, instance, layers))
+            except KeyboardInterrupt:
+                interrupted = True
+                measured.append(_Measured(PolicyGap(name, "error", "interrupted")))
     if time_limit is None:
         small = instance.topology.num_physical_experts <= SMALL_SLOTS
         time_limit = SMALL_TIME_LIMIT if small else 0.0
@@ -241,16 +255,27 @@ class _Measured:
     makespans: tuple[Fraction, ...] = ()
 
 
-def _run_policy(name: str, instance: Instance, layers: Sequence[Layer]) -> _Measured:
+def _run_policy(
+    runner: PolicyRunner, name: str, instance: Instance, layers: Sequence[Layer]
+) -> _Measured:
     try:
-        run = load_policy(name).run(instance)
+        run = runner.run(name, instance)
+    except PolicyTimeoutError as error:
+        return _Measured(PolicyGap(name, "timeout", str(error)))
     except InvalidPlacementError as error:
         return _Measured(PolicyGap(name, "invalid", str(error)))
     except PolicyError as error:
         return _Measured(PolicyGap(name, "error", str(error)))
     rows = run.placement.phy2log.tolist()
     makespans = tuple(exact_makespan(*pair) for pair in zip(layers, rows, strict=True))
-    outcome = PolicyGap(name, "ok", runtime=run.runtime, placement=run.placement)
+    outcome = PolicyGap(
+        name,
+        "ok",
+        runtime=run.runtime,
+        placement=run.placement,
+        first_call=run.first_call,
+        import_time=run.import_time,
+    )
     return _Measured(outcome, makespans)
 
 
@@ -280,20 +305,12 @@ def _refer(
 
 
 def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyGap:
-    outcome = measured.outcome
     layers = tuple(
         _layer_gap(makespan, reference)
         for makespan, reference in zip(measured.makespans, references, strict=False)
         if reference.status != "no-load"
     )
-    return PolicyGap(
-        outcome.policy,
-        outcome.status,
-        outcome.message,
-        outcome.runtime,
-        layers,
-        outcome.placement,
-    )
+    return replace(measured.outcome, layers=layers)
 
 
 def _layer_gap(makespan: Fraction, reference: Reference) -> LayerGap:
@@ -345,6 +362,8 @@ def _policy_json(policy: PolicyGap) -> dict[str, Any]:
         "status": policy.status,
         "message": policy.message,
         "runtime_s": policy.runtime,
+        "first_call_s": policy.first_call,
+        "import_s": policy.import_time,
         "layers": [
             {
                 "layer": layer.layer,

@@ -7,9 +7,10 @@ import importlib.util
 import inspect
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 from typing import Any
 
@@ -40,12 +41,44 @@ class InvalidPlacementError(PolicyError):
     """A policy ran, but what it returned is no valid placement; the message is one line."""
 
 
+class PolicyTimeoutError(PolicyError):
+    """A policy did not answer in time; the message is one line."""
+
+
+MOST_CALLS, CALL_SECONDS = 5, 0.5
+"""A policy is called again until so many calls are made or so many seconds are spent on them."""
+
+
+def enough_calls(seconds: Sequence[float]) -> bool:
+    """Whether these calls tell how long a policy takes."""
+    return len(seconds) >= MOST_CALLS or sum(seconds) >= CALL_SECONDS
+
+
 @dataclass(frozen=True)
 class Run:
-    """A placement and the seconds that the policy took for all layers."""
+    """What a policy placed at its first call, and the seconds of its calls, for all layers at once.
+
+    Attributes:
+        placement: valid.
+        runtime: median of the calls after the first; of the first, if that is the only one.
+        first_call: the first call may load and compile.
+        import_time: of a user's file; None for a built-in policy.
+    """
 
     placement: Placement
     runtime: float
+    first_call: float
+    import_time: float | None = None
+
+    @staticmethod
+    def of(
+        placement: Placement,
+        first: float,
+        further: Sequence[float],
+        import_time: float | None = None,
+    ) -> Run:
+        """The run of a first call and further ones."""
+        return Run(placement, median(further or [first]), first, import_time)
 
 
 @dataclass(frozen=True)
@@ -61,13 +94,17 @@ class Policy:
     name: str
     function: Callable[..., Any]
 
-    def run(self, instance: Instance) -> Run:
-        """Place all layers of ``instance`` and check the answer.
+    def call(self, weight: Any, sizes: Sequence[int]) -> Any:
+        """What the function returns for loads (a tensor) and ``sizes`` as in :func:`arguments`."""
+        old = [None] if _required_arguments(self.function) > 1 + len(sizes) else []
+        return self.function(weight, *sizes, *old)
 
-        The policy gets the loads [L, E] as a float32 tensor of its own on the CPU, as serving
-        engines give them. Under the global rule it gets one group and one node. What it prints
-        goes to stderr. torch works with one thread meanwhile: the tensors are small, and on a busy
-        machine two threads that wait for each other took 30 times as long.
+    def run(self, instance: Instance) -> Run:
+        """Place all layers of ``instance`` in this process, check the answer, and time it.
+
+        torch works with one thread meanwhile: the tensors are small, and on a busy machine two
+        threads that wait for each other took 30 times as long. What the policy prints goes to
+        stderr.
 
         Raises:
             InvalidPlacementError: the answer is no placement, or breaks a rule of the instance.
@@ -75,29 +112,45 @@ class Policy:
         """
         import torch
 
-        topology = instance.topology
-        hierarchical = instance.rule == Rule.HIERARCHICAL
-        arguments: list[Any] = [
-            torch.tensor(instance.loads, dtype=torch.float32),
-            topology.num_physical_experts,
-            topology.num_groups if hierarchical else 1,
-            topology.num_nodes if hierarchical else 1,
-            topology.num_ranks,
-        ]
-        if _required_arguments(self.function) > len(arguments):
-            arguments.append(None)
+        loads, sizes = arguments(instance)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        start = time.perf_counter()
+        placement, seconds = None, list[float]()
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                answer = self.function(*arguments)
+                while placement is None or not enough_calls(seconds):
+                    weight = torch.from_numpy(loads.copy())
+                    start = time.perf_counter()
+                    answer = self.call(weight, sizes)
+                    seconds.append(time.perf_counter() - start)
+                    placement = placement or checked_placement(answer, instance)
+        except PolicyError:
+            raise
         except (Exception, SystemExit) as error:
-            raise PolicyError(_one_line(error)) from error
+            raise PolicyError(one_line(error)) from error
         finally:
-            runtime = time.perf_counter() - start
             torch.set_num_threads(threads)
-        return Run(_checked_placement(answer, instance), runtime)
+        return Run.of(placement, seconds[0], seconds[1:])
+
+
+def arguments(instance: Instance) -> tuple[Any, list[int]]:
+    """What a policy is called with: loads [L, E] in float32, as serving engines give them, and the
+    number of slots, groups, nodes and ranks; one group and one node under the global rule.
+    """
+    topology = instance.topology
+    hierarchical = instance.rule == Rule.HIERARCHICAL
+    sizes = [
+        topology.num_physical_experts,
+        topology.num_groups if hierarchical else 1,
+        topology.num_nodes if hierarchical else 1,
+        topology.num_ranks,
+    ]
+    return np.array(instance.loads, dtype=np.float32), sizes
+
+
+def is_user_file(name: str) -> bool:
+    """Whether a policy's name is that of a file, and neither a built-in policy nor stages."""
+    return name.partition(":")[0].endswith(".py")
 
 
 def load_policy(name: str) -> Policy:
@@ -151,7 +204,7 @@ def _imported(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise PolicyError(f"importing {path} failed: {_one_line(error)}") from error
+        raise PolicyError(f"importing {path} failed: {one_line(error)}") from error
     return module
 
 
@@ -164,13 +217,17 @@ def _required_arguments(function: Callable[..., Any]) -> int:
     return sum(p.kind in positional and p.default is p.empty for p in parameters)
 
 
-def _checked_placement(answer: Any, instance: Instance) -> Placement:
-    """The placement in ``phy2log`` or ``(phy2log, log2phy, logcnt)``, if all of it is right."""
+def checked_placement(answer: Any, instance: Instance) -> Placement:
+    """The placement in ``phy2log`` or ``(phy2log, log2phy, logcnt)``, if all of it is right.
+
+    Raises:
+        InvalidPlacementError: it is no placement, or breaks a rule of the instance.
+    """
     maps = answer if isinstance(answer, tuple) else (answer,)
     if not maps:
         raise InvalidPlacementError("the policy returned nothing")
     try:
-        placement = Placement(_array(maps[0], "phy2log"), instance.num_logical_experts)
+        placement = Placement(as_array(maps[0], "phy2log"), instance.num_logical_experts)
     except ValueError as error:
         raise InvalidPlacementError(str(error)) from None
     violations = find_violations(placement, instance)
@@ -178,7 +235,7 @@ def _checked_placement(answer: Any, instance: Instance) -> Placement:
         more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
         raise InvalidPlacementError(violations[0].message + more)
     if len(maps) == 3:
-        _check_maps(placement, _array(maps[1], "log2phy"), _array(maps[2], "logcnt"))
+        _check_maps(placement, as_array(maps[1], "log2phy"), as_array(maps[2], "logcnt"))
     return placement
 
 
@@ -201,15 +258,16 @@ def _check_maps(placement: Placement, log2phy: Any, logcnt: Any) -> None:
         )
 
 
-def _array(value: Any, name: str) -> Any:
+def as_array(value: Any, name: str) -> Any:
     """A numpy array from a tensor on any device, or from anything that looks like an array."""
     try:
         return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     except Exception as error:
         kind = type(value).__name__
-        raise InvalidPlacementError(f"{name} is a {kind}: {_one_line(error)}") from None
+        raise InvalidPlacementError(f"{name} is a {kind}: {one_line(error)}") from None
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Kind and first line of an exception."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from eplb_opt.cli.errors import InputError
-from eplb_opt.cli.options import instance_options
+from eplb_opt.cli.options import instance_options, policy_limits
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table
 
 if TYPE_CHECKING:
     from eplb_opt.instance import Instance
-    from eplb_opt.registry import Policy
+    from eplb_opt.isolation import Limits, PolicyRunner
 
 
 @click.command()
@@ -26,20 +26,23 @@ if TYPE_CHECKING:
     help="Default: all built-in ones. The first is the one that times are compared with.",
 )
 @click.option("--repeat", type=int, default=7, show_default=True, help="Timed runs of each.")
-def command(instance: Instance, policies: tuple[str, ...], repeat: int) -> int:
+@policy_limits
+def command(instance: Instance, policies: tuple[str, ...], repeat: int, limits: Limits) -> int:
     """Time policies on LOADS, in turns so that all see the same machine; medians and ratios."""
     from eplb_opt.gap import measure_gap
-    from eplb_opt.registry import BUILT_IN, PolicyError, load_policy
+    from eplb_opt.isolation import PolicyRunner
+    from eplb_opt.registry import BUILT_IN, PolicyError
 
     if repeat < 1:
         raise InputError(f"--repeat {repeat} must be at least 1")
     names = policies or tuple(BUILT_IN)
-    report = measure_gap(instance, names, time_limit=0.0)
-    try:
-        runnable = [load_policy(p.policy) for p in report.policies if p.status == "ok"]
-        seconds = _seconds(instance, runnable, repeat)
-    except PolicyError as error:
-        raise InputError(str(error)) from error
+    with PolicyRunner(limits) as runner:
+        report = measure_gap(instance, names, time_limit=0.0, runner=runner)
+        runnable = [p.policy for p in report.policies if p.status == "ok"]
+        try:
+            seconds = _seconds(runner, instance, runnable, repeat)
+        except PolicyError as error:
+            raise InputError(str(error)) from error
     base = next(iter(seconds.values()), 0.0)
     columns = ("median ms", "ratio", "mean gap", "max gap")
     found = table("policy", *columns)
@@ -59,12 +62,14 @@ def command(instance: Instance, policies: tuple[str, ...], repeat: int) -> int:
     return 0
 
 
-def _seconds(instance: Instance, policies: list[Policy], repeat: int) -> dict[str, float]:
+def _seconds(
+    runner: PolicyRunner, instance: Instance, policies: list[str], repeat: int
+) -> dict[str, float]:
     """Median seconds of each policy; rounds over all policies, so that drift hits all alike."""
-    times: dict[str, list[float]] = {policy.name: [] for policy in policies}
+    times: dict[str, list[float]] = {name: [] for name in policies}
     with progress_bar() as progress:
         for i in range(repeat):
             progress("timing", i, repeat)
-            for policy in policies:
-                times[policy.name].append(policy.run(instance).runtime)
+            for name in policies:
+                times[name].append(runner.run(name, instance).runtime)
     return {name: median(values) for name, values in times.items()}

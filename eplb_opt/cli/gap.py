@@ -12,6 +12,7 @@ from eplb_opt.cli.options import (
     instance_options,
     json_option,
     placements_option,
+    policy_limits,
     search_options,
 )
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
@@ -19,6 +20,7 @@ from eplb_opt.cli.output import describe, percent, progress_bar, show, table, wr
 if TYPE_CHECKING:
     from eplb_opt.gap import GapReport, PolicyGap
     from eplb_opt.instance import Instance
+    from eplb_opt.isolation import Limits
 
 
 @click.command()
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     metavar="NAME|FILE.py[:FUNCTION]",
     help="Policy to measure; may be given several times.",
 )
+@policy_limits
 @search_options
 @click.option("--explain", is_flag=True, help="Split each policy's loss by what causes it.")
 @click.option(
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 def command(
     instance: Instance,
     policies: tuple[str, ...],
+    limits: Limits,
     time_limit: float | None,
     seed: int,
     workers: int,
@@ -77,6 +81,8 @@ def command(
             workers=workers,
             explain=explain,
             serve_on=served,
+            policy_timeout=limits.timeout,
+            policy_memory=limits.memory,
             progress=progress,
         )
     if placements is not None:

@@ -208,3 +208,46 @@ def _with(options: Sequence[Command], function: Command) -> Command:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
+
+
+def parse_memory(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """``4GB``, ``500MB``: bytes, in powers of 1024."""
+    number, unit = value.strip().upper()[:-2], value.strip().upper()[-2:]
+    try:
+        size = int(float(number) * UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise click.BadParameter(f"{value!r} is not a size such as 4GB or 500MB")
+    return size
+
+
+def policy_limits(function: Command) -> Command:
+    """Adds the limits of user programs; the command gets ``limits: isolation.Limits``."""
+
+    @click.option(
+        "--policy-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For each call of a policy in a file, and for its import.",
+    )
+    @click.option(
+        "--policy-memory",
+        default="4GB",
+        show_default=True,
+        callback=parse_memory,
+        metavar="SIZE",
+        help="What a policy in a file may allocate.",
+    )
+    @functools.wraps(function)
+    def wrapper(*args: Any, policy_timeout: float, policy_memory: int, **kwargs: Any) -> Any:
+        from eplb_opt.isolation import Limits
+
+        return function(*args, limits=Limits(policy_timeout, policy_memory), **kwargs)
+
+    return wrapper

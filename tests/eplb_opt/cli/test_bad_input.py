@@ -36,6 +36,8 @@ BAD = {
         [*GAP, *MACHINE, "--nodes", "3", "--groups", "3"],
         "num_logical_experts=4 is not a multiple of num_groups=3",
     ),
+    "memory of nothing": ([*GAP, *MACHINE, "--policy-memory", "4"], "'4' is not a size such as"),
+    "no time for policies": ([*GAP, *MACHINE, "--policy-timeout", "0"], "--policy-timeout"),
     "unknown rule": ([*GAP, *MACHINE, "--rule", "best"], "'best' is not one of"),
     "missing file": (["gap", "none.json", *MACHINE], "none.json"),
     "directory": (["gap", ".", *MACHINE], "."),
