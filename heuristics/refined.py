@@ -43,7 +43,7 @@ class Work:
 EFFORTS = ("fast", "default", "thorough")
 WORK = {
     2: (Work(0), Work(0, 24, 1e-4), Work(0, 96, 1e-5)),
-    3: (Work(1), Work(64, 12, 3e-3), Work(128, 48, 5e-4)),
+    3: (Work(1), Work(48, 4, 3e-3), Work(128, 24, 5e-4)),
     4: (Work(1), Work(16, 2, 6e-3), Work(80, 8, 1e-3)),
     5: (Work(1), Work(14, 2, 2e-3), Work(80, 8, 3e-4)),
     6: (Work(1), Work(5, 2, 3e-3), Work(48, 6, 1e-4)),

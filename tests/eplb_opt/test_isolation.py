@@ -138,6 +138,11 @@ def test_children_of_a_policy_end_with_it():
     assert gone("eplb-orphan")
 
 
+def heed_interrupts() -> None:
+    """A shell lets programs in the background ignore Ctrl-C, and these tests may run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks into /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_nothing_is_left_when_the_command_is_ended(tmp_path, number, code):
@@ -155,7 +160,7 @@ def test_nothing_is_left_when_the_command_is_ended(tmp_path, number, code):
         [*command, "--gpus", "3", "--policy", str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     while not (tmp_path / "called").exists():
         assert process.poll() is None
