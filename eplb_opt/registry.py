@@ -180,6 +180,16 @@ def load_policy(name: str) -> Policy:
     return Policy(name, target)
 
 
+def known_policy(name: str) -> None:
+    """Check a policy's name without loading the file that it may name.
+
+    Raises:
+        PolicyError: it is neither built in, nor stages, nor a file.
+    """
+    if not is_user_file(name):
+        load_policy(name)
+
+
 def _built_in(name: str) -> Callable[..., Any]:
     from heuristics.policies import placer
 

@@ -9,7 +9,19 @@ import click
 
 from eplb_opt.cli.errors import InputError
 
-COMMANDS = ("demo", "gap", "solve", "bound", "verify", "policies", "generate", "convert", "bench")
+COMMANDS = (
+    "demo",
+    "gap",
+    "solve",
+    "bound",
+    "verify",
+    "sweep",
+    "export",
+    "policies",
+    "generate",
+    "convert",
+    "bench",
+)
 
 
 class _LazyGroup(click.Group):
