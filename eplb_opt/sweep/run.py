@@ -74,7 +74,7 @@ def _on_cluster(todo: Iterator[Task], spec: Spec, address: str) -> Iterator[list
             "--dask needs the extra 'cluster': pip install 'eplb-opt[cluster]'"
         ) from None
 
-    with Client(address, set_as_default=False) as client:
+    with Client(address) as client:
         threads = max(1, sum(client.nthreads().values()))
 
         def submit(task: Task) -> Any:
