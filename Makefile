@@ -41,5 +41,5 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
-	$(PIP) install -c constraints.txt -e ".[compiled,milp,frame,cluster,notebooks,dev]"
+	$(PIP) install -c constraints.txt -e ".[compiled,milp,frame,cluster,report,notebooks,dev]"
 	touch $@

@@ -10,6 +10,8 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from eplb_opt.attribution import attribute_layers
 from eplb_opt.bounds import lower_bound, mean_load
 from eplb_opt.instance import Instance, Layer
@@ -21,6 +23,7 @@ from eplb_opt.registry import InvalidPlacementError, PolicyError, PolicyTimeoutE
 from eplb_opt.result import float_below
 from eplb_opt.splits import PolicySplit
 from eplb_opt.staleness import same_problem, split_layers
+from eplb_opt.versions import versions
 
 SMALL_SLOTS = 24
 """Layers of at most this many slots are solved to optimality unless a time limit is given."""
@@ -142,10 +145,12 @@ class GapReport:
             "schema": "eplb-opt/gap/1",
             "instance": describe_instance(self.instance),
             "reference": [_reference_json(reference) for reference in self.reference],
-            "policies": [_policy_json(policy) for policy in self.policies],
+            "policies": [_policy_json(policy, self) for policy in self.policies],
+            "rank_loads_in_order": _rank_loads(in_order(self.instance), self),
             "placed_on": self.placed_on,
             "attribution": [split.to_json() for split in self.attribution],
             "staleness": [split.to_json() for split in self.staleness],
+            "versions": versions(),
         }
 
 
@@ -356,7 +361,23 @@ def _reference_json(reference: Reference) -> dict[str, Any]:
     }
 
 
-def _policy_json(policy: PolicyGap) -> dict[str, Any]:
+def in_order(instance: Instance) -> Placement:
+    """What engines start with: the experts in order, then again from the first."""
+    slots = instance.topology.num_physical_experts
+    row = np.arange(slots, dtype=np.int64) % instance.num_logical_experts
+    return Placement(np.tile(row, (instance.num_layers, 1)), instance.num_logical_experts)
+
+
+def _rank_loads(placement: Placement | None, report: GapReport) -> list[list[float]] | None:
+    """Tokens on each rank of each layer with load, with six digits: for pictures."""
+    if placement is None:
+        return None
+    loads = placement.rank_loads(report.instance.loads, report.instance.topology.num_ranks)
+    kept = [r.layer for r in report.reference if r.status != "no-load"]
+    return [[float(f"{load:.6g}") for load in loads[layer]] for layer in kept]
+
+
+def _policy_json(policy: PolicyGap, report: GapReport) -> dict[str, Any]:
     return {
         "policy": policy.policy,
         "status": policy.status,
@@ -377,4 +398,5 @@ def _policy_json(policy: PolicyGap) -> dict[str, Any]:
         "gap_max": policy.gap_max,
         "balancedness_mean": policy.balancedness_mean,
         "num_optimal": policy.num_optimal,
+        "rank_loads": _rank_loads(policy.placement, report),
     }

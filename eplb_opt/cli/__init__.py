@@ -17,6 +17,7 @@ COMMANDS = (
     "verify",
     "sweep",
     "export",
+    "report",
     "policies",
     "generate",
     "convert",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +16,7 @@ from eplb_opt.isolation import Limits, PolicyRunner
 from eplb_opt.metrics import relative_gap
 from eplb_opt.sweep.plan import Source, Task, solver_name
 from eplb_opt.sweep.spec import Generated, Solver, Spec
+from eplb_opt.versions import versions
 
 SCHEMA = "eplb-opt/sweep/1"
 
@@ -144,10 +143,3 @@ def solver_row(solver: Solver, instance: Instance, spec: Spec) -> Row:
         makespans = [float(r.objective) for r in results if r.objective is not None]
         row |= {"layer_gaps": gaps, "layer_makespans": makespans}
     return row
-
-
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    """Of this program and of what its figures depend on."""
-    names = ("eplb-opt", "torch", "numpy", "scipy", "ortools")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}

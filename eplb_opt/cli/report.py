@@ -1,0 +1,31 @@
+"""``eplb-opt report``: a page about a gap measurement or a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from eplb_opt.cli.errors import InputError, bad_input
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The page (.html); one file that needs nothing else.",
+)
+def command(source: Path, output: Path) -> int:
+    """Make a page of SOURCE: what `gap --json` wrote, or the results of a sweep."""
+    from eplb_opt.report import write_page
+
+    with bad_input():
+        try:
+            write_page(source, output)
+        except ImportError as error:
+            raise InputError(str(error)) from error
+    click.echo(f"{output}: {output.stat().st_size / 1000:.0f} kB", err=True)
+    return 0

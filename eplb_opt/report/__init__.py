@@ -1,0 +1,33 @@
+"""Reports: a page of HTML, and its figures for notebooks.
+
+>>> from eplb_opt import Instance, Topology
+>>> from eplb_opt.gap import measure_gap
+>>> report = measure_gap(Instance([[4, 3, 2, 1]], Topology(6, 3)), ["deepseek", "refined"])
+>>> summarize(report).policies["refined"].optimal
+1
+"""
+
+from eplb_opt.report.figures import (
+    plot_attribution,
+    plot_certified,
+    plot_gap,
+    plot_heatmap,
+    plot_pareto,
+    plot_rank_loads,
+)
+from eplb_opt.report.page import page, write_page
+from eplb_opt.report.summary import ReportError, Summary, summarize
+
+__all__ = [
+    "ReportError",
+    "Summary",
+    "page",
+    "plot_attribution",
+    "plot_certified",
+    "plot_gap",
+    "plot_heatmap",
+    "plot_pareto",
+    "plot_rank_loads",
+    "summarize",
+    "write_page",
+]
