@@ -18,6 +18,8 @@ COMMANDS = (
     "sweep",
     "export",
     "report",
+    "check",
+    "attack",
     "policies",
     "generate",
     "convert",

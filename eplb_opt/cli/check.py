@@ -1,0 +1,82 @@
+"""``eplb-opt check``: the oracle suite on one policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from eplb_opt.cli.errors import InputError
+from eplb_opt.cli.options import policy_limits
+
+if TYPE_CHECKING:
+    from eplb_opt.isolation import Limits
+    from eplb_opt.testing.oracle import Finding
+
+
+@click.command()
+@click.argument("policy", metavar="NAME|FILE.py[:FUNCTION]")
+@click.option("--never-worse-than", metavar="POLICY", help="It must lose to this one in no layer.")
+@click.option("--gap-below", type=float, help="Largest gap to the proven bound, a ratio.")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File of gaps that must not rise; written if it is missing.",
+)
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML.")
+@policy_limits
+def command(
+    policy: str,
+    never_worse_than: str | None,
+    gap_below: float | None,
+    baseline: Path | None,
+    junit: Path | None,
+    limits: Limits,
+) -> int:
+    """Run every check on POLICY: valid placements, an engine's contracts, and quality if asked.
+
+    Exit code 1 if a check fails.
+    """
+    from eplb_opt.registry import PolicyError, known_policy
+    from eplb_opt.testing.oracle import run_suite
+
+    try:
+        for name in (policy, never_worse_than or policy):
+            known_policy(name)
+    except PolicyError as error:
+        raise InputError(str(error)) from error
+    findings = []
+    suite = run_suite(
+        policy,
+        limits=limits,
+        never_worse_than=never_worse_than,
+        gap_below=gap_below,
+        baseline=baseline,
+    )
+    for finding in suite:
+        findings.append(finding)
+        mark = "FAILED" if finding.message else "ok    "
+        click.echo(f"{mark} {finding.check}" + f": {finding.message}" * bool(finding.message))
+    failed = sum(bool(finding.message) for finding in findings)
+    click.echo(f"{len(findings)} checks, {failed} failed")
+    if junit is not None:
+        write_junit(junit, policy, findings)
+    return 1 if failed else 0
+
+
+def write_junit(target: Path, policy: str, findings: list[Finding]) -> None:
+    """The findings in the format that CI systems read."""
+    from xml.etree import ElementTree
+
+    from eplb_opt.io.atomic import replace_file
+
+    failed = sum(bool(finding.message) for finding in findings)
+    suite = ElementTree.Element(
+        "testsuite", name=f"eplb-opt check {policy}", tests=str(len(findings)), failures=str(failed)
+    )
+    for finding in findings:
+        case = ElementTree.SubElement(suite, "testcase", classname=policy, name=finding.check)
+        if finding.message:
+            ElementTree.SubElement(case, "failure", message=finding.message)
+    replace_file(target, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))

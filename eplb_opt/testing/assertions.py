@@ -1,0 +1,167 @@
+"""Assertions about placements and policies. A policy is a name, ``FILE.py[:FUNCTION]`` or a
+function.
+
+A failure is an ``AssertionError`` that says which instance, layer, slot and value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from eplb_opt.bounds import lower_bound
+from eplb_opt.gap import SMALL_SLOTS, SMALL_TIME_LIMIT
+from eplb_opt.instance import Instance
+from eplb_opt.isolation import PolicyRunner
+from eplb_opt.metrics import exact_makespan
+from eplb_opt.placement import Placement
+from eplb_opt.registry import Policy, load_policy
+from eplb_opt.validity import find_violations
+
+AnyPolicy = str | Callable[..., Any]
+
+FLOAT_TOLERANCE = 1e-6
+"""Policies see loads in float32; two makespans are the same within this, relatively."""
+
+
+def place(policy: AnyPolicy, instance: Instance, runner: PolicyRunner | None = None) -> Placement:
+    """The valid placement of a policy: a function runs here, a file in a process of its own.
+
+    Raises:
+        PolicyError: it failed, or what it returned is no valid placement.
+    """
+    if not isinstance(policy, str):
+        return load_function(policy).run(instance).placement
+    with PolicyRunner() if runner is None else nullcontext(runner) as running:
+        return running.run(policy, instance).placement
+
+
+def load_function(policy: AnyPolicy) -> Policy:
+    """The policy of a name or of a function, to be called in this process."""
+    if isinstance(policy, str):
+        return load_policy(policy)
+    return Policy(getattr(policy, "__qualname__", repr(policy)), policy)
+
+
+def assert_valid(placement: Placement | ArrayLike, instance: Instance) -> None:
+    """Every rule of the instance holds: shape, every expert placed, groups on their nodes, spread.
+
+    Raises:
+        AssertionError: names the layer, slot and expert of each of the first violations.
+    """
+    if not isinstance(placement, Placement):
+        try:
+            placement = Placement(np.asarray(placement), instance.num_logical_experts)
+        except ValueError as error:
+            raise AssertionError(str(error)) from None
+    violations = find_violations(placement, instance)
+    if violations:
+        shown = "; ".join(violation.message for violation in violations[:5])
+        more = f" (and {len(violations) - 5} more)" if len(violations) > 5 else ""
+        raise AssertionError(shown + more)
+
+
+def assert_gap_below(
+    policy: AnyPolicy,
+    instance: Instance,
+    limit: float,
+    *,
+    time_limit: float | None = None,
+) -> None:
+    """In every layer ``(makespan - bound) / bound <= limit``.
+
+    The bound is proven: the closed form, and where that does not do, up to ``time_limit`` seconds
+    of exact search a layer (None: 10 s for up to 24 slots, no search for more).
+
+    Raises:
+        AssertionError: names the layer, its gap and what is proven.
+    """
+    if time_limit is None:
+        small = instance.topology.num_physical_experts <= SMALL_SLOTS
+        time_limit = SMALL_TIME_LIMIT if small else 0.0
+    placement = place(policy, instance)
+    for layer, row in zip(instance.layers(), placement.phy2log.tolist(), strict=True):
+        if not layer.has_load:
+            continue
+        makespan, bound = exact_makespan(layer, row), lower_bound(layer).value
+        if makespan > bound * (1 + Fraction(limit)) and time_limit > 0:
+            from solvers import solve
+
+            bound = max(bound, solve(layer, time_limit=time_limit).lower_bound)
+        gap = float(makespan / bound) - 1
+        if makespan > bound * (1 + Fraction(limit)):
+            raise AssertionError(
+                f"layer {layer.index}: makespan {float(makespan):g} is {gap:.4%} above the proven "
+                f"bound {float(bound):g}, more than {limit:.4%}"
+            )
+
+
+def makespans(policy: AnyPolicy, instance: Instance, runner: PolicyRunner | None = None) -> Any:
+    """The makespan of each layer, [L] float64."""
+    placement = place(policy, instance, runner)
+    return placement.rank_loads(instance.loads, instance.topology.num_ranks).max(axis=1)
+
+
+def assert_never_worse(
+    policy: AnyPolicy,
+    than: AnyPolicy = "deepseek",
+    *,
+    on: Instance | Sequence[Instance],
+    tolerance: float = FLOAT_TOLERANCE,
+) -> None:
+    """In no layer of any instance a larger makespan than the other policy, up to ``tolerance``.
+
+    Raises:
+        AssertionError: names the instance, the layer and both makespans.
+    """
+    for instance in [on] if isinstance(on, Instance) else on:
+        ours, theirs = makespans(policy, instance), makespans(than, instance)
+        worse = ours > theirs * (1 + tolerance)
+        if worse.any():
+            layer = int(np.argmax(ours / np.maximum(theirs, 1e-300)))
+            raise AssertionError(
+                f"{instance.source}, layer {layer}: makespan {ours[layer]:g} is worse than the "
+                f"{theirs[layer]:g} of {than}, in {int(worse.sum())} of {len(ours)} layers"
+            )
+
+
+def assert_equivalent(
+    policy: AnyPolicy,
+    other: AnyPolicy,
+    *,
+    on: Instance | Sequence[Instance],
+    tolerance: float = FLOAT_TOLERANCE,
+) -> None:
+    """The same makespan in every layer of every instance, up to ``tolerance``.
+
+    Raises:
+        AssertionError: names the instance, the layer and both makespans.
+    """
+    for instance in [on] if isinstance(on, Instance) else on:
+        ours, theirs = makespans(policy, instance), makespans(other, instance)
+        differs = np.abs(ours - theirs) > tolerance * np.maximum(ours, theirs)
+        if differs.any():
+            layer = int(np.argmax(differs))
+            raise AssertionError(
+                f"{instance.source}, layer {layer}: makespan {ours[layer]:g}, but "
+                f"{theirs[layer]:g} of {other}"
+            )
+
+
+def assert_drop_in(function: AnyPolicy) -> None:
+    """An engine can call it: every contract in :data:`eplb_opt.testing.oracle.CONTRACTS` holds.
+
+    Raises:
+        AssertionError: names every contract that is broken, and how.
+    """
+    from eplb_opt.testing.oracle import CONTRACTS, Finding
+
+    found = [Finding(name, check(load_function(function))) for name, check in CONTRACTS.items()]
+    broken = [f"{finding.check}: {finding.message}" for finding in found if finding.message]
+    if broken:
+        raise AssertionError("; ".join(broken))

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from eplb_opt import Instance, Topology
+from eplb_opt.gap import measure_gap
+from eplb_opt.testing.attack import attack
+
+PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
+
+# Found by `eplb-opt attack`: policy, machine, loads, makespan over optimum
+KNOWN = [
+    ("deepseek", Topology(8, 4), [57, 17, 1, 1, 1], "57/40"),
+]
+
+
+@pytest.mark.parametrize(("policy", "machine", "loads", "ratio"), KNOWN)
+def test_known_worst_cases_have_not_become_worse(policy, machine, loads, ratio) -> None:
+    report = measure_gap(Instance([loads], machine), [policy])
+    (reference,), (layer,) = report.reference, report.policies[0].layers
+    assert reference.status == "optimal"
+    assert layer.makespan / reference.incumbent <= Fraction(ratio)
+
+
+def test_attack_finds_loads_on_which_the_baseline_is_far_off() -> None:
+    worst = attack("deepseek", 5, Topology(8, 4), seconds=12, seed=1)
+    assert worst is not None
+    assert worst.result.status == "optimal"
+    assert worst.ratio > Fraction(13, 10)
+    assert min(worst.loads) >= 1
+    best = measure_gap(Instance([worst.loads], Topology(8, 4)), ["deepseek"]).reference[0]
+    assert best.incumbent == worst.result.objective
+
+
+def test_nothing_is_found_where_the_policy_is_optimal() -> None:
+    worst = attack("deepseek", 4, Topology(4, 4), seconds=2)
+    assert worst is None or worst.ratio == 1
+
+
+def test_the_command_writes_a_test_and_a_certificate(tmp_path: Path) -> None:
+    machine = ["--experts", "5", "--physical", "8", "--gpus", "4"]
+    outputs = ["-o", "test_worst.py", "--certificate", "worst.json"]
+    result = subprocess.run(
+        [*PROGRAM, "attack", "deepseek", *machine, "--seconds", "8", *outputs],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "ratio    1." in result.stdout
+    assert json.loads((tmp_path / "worst.json").read_text())["layers"][0]["status"] == "optimal"
+    for command in (
+        [*PROGRAM, "verify", "worst.json"],
+        [sys.executable, "-m", "pytest", "-q", "test_worst.py"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from eplb_opt.registry import BUILT_IN
+from eplb_opt.testing.oracle import run_suite
+
+PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
+FILE = Path(__file__).parents[1] / "broken_policies.py"
+
+
+def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, "check", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("policy", BUILT_IN)
+def test_every_policy_here_passes(policy: str) -> None:
+    assert [finding for finding in run_suite(policy) if finding.message] == []
+
+
+def test_the_published_algorithm_as_a_users_file_passes(tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    options = ["--never-worse-than", "deepseek", "--junit", str(junit)]
+    result = check(f"{FILE}:deepseek", *options)
+    failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
+    assert failed == []
+    assert result.returncode == 0
+    suite = ElementTree.parse(junit).getroot()
+    assert suite.get("failures") == "0"
+    assert len(suite) == int(suite.get("tests", "0")) > 30
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "message"),
+    [
+        ("off_by_one_count", "valid", "logcnt is not the number of replicas"),
+        ("duplicate_slot", "valid", "has no replica|log2phy"),
+        ("nondeterministic", "deterministic", "different placements"),
+        ("input_mutated", "valid", "wrote into its input"),
+        ("one_percent_worse", "never worse than deepseek", "is worse than the"),
+    ],
+)
+def test_each_fault_is_found_and_named(
+    function: str, name: str, message: str, tmp_path: Path
+) -> None:
+    import re
+
+    junit = tmp_path / "junit.xml"
+    options = ["--never-worse-than", "deepseek", "--junit", str(junit)]
+    result = check(f"{FILE}:{function}", *options)
+    assert result.returncode == 1
+    failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
+    assert any(name in line and re.search(message, line) for line in failed), failed
+    assert int(ElementTree.parse(junit).getroot().get("failures", "0")) == len(failed)
+
+
+def test_a_policy_that_has_got_worse_is_found(tmp_path: Path) -> None:
+    baseline = tmp_path / "gaps.json"
+    assert check(f"{FILE}:deepseek", "--baseline", str(baseline)).returncode == 0
+    kept = json.loads(baseline.read_text())
+    assert len(kept) > 15
+    assert check(f"{FILE}:deepseek", "--baseline", str(baseline)).returncode == 0
+    result = check(f"{FILE}:one_percent_worse", "--baseline", str(baseline))
+    assert result.returncode == 1
+    assert "gaps have not risen: " in result.stdout
+    assert json.loads(baseline.read_text()) == kept
+
+
+def test_gap_limit_and_bad_names() -> None:
+    assert check("refined", "--gap-below", "100").returncode == 0
+    result = check("deepseek", "--gap-below", "0.001")
+    assert result.returncode == 1
+    assert "above the proven bound" in result.stdout
+    result = check("deepsek")
+    assert result.returncode == 2
+    assert "unknown policy 'deepsek'" in result.stderr
+
+
+OUTSIDE = """import pytest
+from my_policy import place
+from eplb_opt.testing import assert_drop_in, assert_never_worse
+
+def test_policy(full_scale_instances):
+    assert_drop_in(place), assert_never_worse(place, "deepseek", on=full_scale_instances)
+"""
+
+
+def test_an_outside_repository_with_one_short_test_file(tmp_path: Path) -> None:
+    (tmp_path / "my_policy.py").write_text(
+        "from heuristics import rebalance_experts as place\nrebalance_experts = place\n"
+    )
+    (tmp_path / "test_policy.py").write_text(OUTSIDE)
+    (tmp_path / "test_optimal.py").write_text(
+        "def test_optimum(optimal, small_instances):\n"
+        "    assert optimal(small_instances[2])[0] == 590 / 3\n"
+    )
+    options = ["-q", "--eplb-policy", "my_policy.py", "--eplb-never-worse-than", "deepseek"]
+    command = [sys.executable, "-m", "pytest", *options]
+    for _ in range(2):  # the second time with optima from the cache
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout
+        assert "3 passed" in result.stdout
+    assert list((tmp_path / ".pytest_cache" / "v" / "eplb-opt" / "optimal").iterdir())
+    (tmp_path / "my_policy.py").write_text(
+        FILE.read_text() + "\nplace = rebalance_experts = duplicate_slot\n"
+    )
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "valid: " in result.stdout
