@@ -373,8 +373,11 @@ def _rank_loads(placement: Placement | None, report: GapReport) -> list[list[flo
     if placement is None:
         return None
     loads = placement.rank_loads(report.instance.loads, report.instance.topology.num_ranks)
-    kept = [r.layer for r in report.reference if r.status != "no-load"]
-    return [[float(f"{load:.6g}") for load in loads[layer]] for layer in kept]
+    return [
+        [float(f"{load:.6g}") for load in row]
+        for reference, row in zip(report.reference, loads, strict=False)  # fewer if interrupted
+        if reference.status != "no-load"
+    ]
 
 
 def _policy_json(policy: PolicyGap, report: GapReport) -> dict[str, Any]:

@@ -27,6 +27,8 @@ PROVED = 6
 """Of each batch so many are solved, those that look worst."""
 LARGEST = 1000
 """No expert gets more tokens."""
+SLACK = Fraction(1, 100)
+"""So much of the worst ratio found may be given up for simpler loads."""
 
 Loads = NDArray[np.int64]
 
@@ -67,8 +69,9 @@ def attack(
 ) -> Worst | None:
     """The worst loads found in the time: seeded random starts, local search, then shrinking.
 
-    Only proven optima count. Ctrl-C returns what is known so far. None if the policy is optimal on
-    everything that was tried, or failed on it.
+    Only proven optima count. What is returned is the simplest found within ``SLACK`` of the worst.
+    Ctrl-C returns what is known so far. None if the policy is optimal on everything that was
+    tried, or failed on it.
     """
     chance = np.random.default_rng(seed)
     hunt = _Hunt(policy, num_experts, machine, rule, least, solve_seconds, chance)
@@ -78,10 +81,9 @@ def attack(
             while (spent := time.monotonic() - start) < 0.85 * seconds:
                 progress(spent / seconds, hunt.worst)
                 hunt.step(runner)
-            while hunt.worst and time.monotonic() - start < seconds:
+            least_ratio = hunt.worst.ratio * (1 - SLACK) if hunt.worst else Fraction(1)
+            while time.monotonic() - start < seconds and hunt.shrink(runner, least_ratio):
                 progress((time.monotonic() - start) / seconds, hunt.worst)
-                if not hunt.shrink(runner):
-                    break
     except KeyboardInterrupt:
         pass
     return hunt.worst
@@ -118,18 +120,18 @@ class _Hunt:
             if self.worst is None or found.ratio > self.worst.ratio:
                 self.worst = found
 
-    def shrink(self, runner: PolicyRunner) -> bool:
-        """Take simpler loads that are as bad; whether there were any."""
+    def shrink(self, runner: PolicyRunner, least_ratio: Fraction) -> bool:
+        """Take simpler loads whose ratio is large enough; whether there were any."""
         worst = self.worst
         if worst is None:
             return False
         simpler = np.array(list(_simpler(worst.loads))).clip(self.least, LARGEST)
         simpler = np.unique(simpler[simpler.sum(1) > 0], axis=0)
-        for candidate in self._promising(runner, simpler):
-            if candidate[0] < float(worst.ratio) * (1 - 1e-9):
+        for candidate in sorted(self._promising(runner, simpler), key=lambda c: _size(c[1])):
+            if _size(candidate[1]) >= _size(worst.loads):
                 continue
             found = self._prove(candidate)
-            if found and found.ratio >= worst.ratio and _size(found.loads) < _size(worst.loads):
+            if found and found.ratio >= least_ratio:
                 self.worst = found
                 return True
         return False
@@ -184,8 +186,8 @@ class _Hunt:
     def _prove(self, candidate: tuple[float, tuple[int, ...], tuple[int, ...]]) -> Worst | None:
         """The exact ratio, if the optimum can be proven in time."""
         ratio, loads, slots = candidate
-        if self.worst is not None and ratio <= float(self.worst.ratio) * 0.9:
-            return None
+        if self.worst is not None and ratio <= 0.9 * float(self.worst.ratio):
+            return None  # the ratio to the mean is at least that to the optimum
         layer = Instance([loads], self.machine, self.rule).layer(0)  # type: ignore[arg-type]
         if loads not in self._optima:
             self._optima[loads] = solve(layer, time_limit=self.solve_seconds)

@@ -52,6 +52,8 @@ def test_serve_on_another_recording(folder: Path) -> None:
     (layer,) = other["staleness"][0]["layers"]
     assert (other["instance"]["source"], other["placed_on"]) == ("other.json", "loads.json")
     assert Fraction(layer["terms"]["staleness"]["low_exact"]) > 0
+    (rank_loads,) = other["policies"][0]["rank_loads"]  # of the layer asked for, not of layer 0
+    assert sum(rank_loads) == pytest.approx(sum(LOADS[1]))
     table = eplb_opt(*command[:-3], "--serve-on", "other.json", "--explain", cwd=folder).stdout
     assert "placed on loads.json, served other.json" in table
     for word in ("hindsight", "optimality", "staleness", "= regret", "= own"):

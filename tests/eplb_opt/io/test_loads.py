@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
+import random
 import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -402,6 +405,61 @@ def test_corrupted_bytes_raise_nothing_but_format_errors(name, originals, tmp_pa
         loads = read_loads(path, format=fmt).loads
         assert loads.ndim in (2, 3)
         assert loads.dtype in (np.int64, np.float64)
+
+
+def mangled(content: bytes, chance: random.Random) -> bytes:
+    """Bytes changed, cut, repeated, moved; numbers made huge."""
+    data = bytearray(content)
+    for _ in range(chance.randint(1, 5)):
+        at, kind = chance.randrange(len(data) or 1), chance.randrange(6)
+        if kind == 0:
+            data[at : at + 1] = bytes([chance.randrange(256)])
+        elif kind == 1:
+            del data[at : at + chance.randint(1, 40)]
+        elif kind == 2:
+            data[at:at] = data[at : at + chance.randint(1, 200)]
+        elif kind == 3:
+            data[at : at + 8] = chance.randbytes(8)
+        elif kind == 4:
+            digits = [i for i, byte in enumerate(data) if 48 <= byte < 58]
+            if digits:
+                i = chance.choice(digits)
+                data[i : i + 1] = b"9" * chance.choice([1, 7, 12, 18, 30])
+        else:
+            data = data[:at]
+    return bytes(data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_readers_survive_mangled_files_for_a_while(originals, tmp_path):
+    import resource
+
+    seconds = float(os.environ.get("EPLB_FUZZ_SECONDS", "60"))
+    chance, path, tried, read = random.Random(seconds), tmp_path / "mangled", 0, 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        name = chance.choice(list(originals))
+        content = mangled(originals[name], chance)
+        path.write_bytes(content)
+        start = time.monotonic()
+        try:
+            loads = read_loads(path, format=chance.choice([None, FORMAT_OF[name], *FORMATS])).loads
+            assert loads.ndim in (2, 3)
+            read += 1
+        except (FormatError, OSError):
+            pass
+        except BaseException:
+            print(f"seed {seconds}, file {tried}, from {name}: {content[:300]!r}")
+            raise
+        tried += 1
+        assert time.monotonic() - start < 5, content[:300]
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < 2**20, (grown, content[:300])  # kilobytes: 1 GB
+    print(f"{tried} files, {read} of them still readable")
+    assert read < tried
 
 
 def test_importing_the_readers_imports_no_framework():
