@@ -10,8 +10,6 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from eplb_opt.attribution import attribute_layers
 from eplb_opt.bounds import lower_bound, mean_load
 from eplb_opt.instance import Instance, Layer
@@ -146,7 +144,7 @@ class GapReport:
             "instance": describe_instance(self.instance),
             "reference": [_reference_json(reference) for reference in self.reference],
             "policies": [_policy_json(policy, self) for policy in self.policies],
-            "rank_loads_in_order": _rank_loads(in_order(self.instance), self),
+            "rank_loads_in_order": _rank_loads(_in_order(self.instance), self),
             "placed_on": self.placed_on,
             "attribution": [split.to_json() for split in self.attribution],
             "staleness": [split.to_json() for split in self.staleness],
@@ -361,11 +359,9 @@ def _reference_json(reference: Reference) -> dict[str, Any]:
     }
 
 
-def in_order(instance: Instance) -> Placement:
-    """What engines start with: the experts in order, then again from the first."""
+def _in_order(instance: Instance) -> Placement:
     slots = instance.topology.num_physical_experts
-    row = np.arange(slots, dtype=np.int64) % instance.num_logical_experts
-    return Placement(np.tile(row, (instance.num_layers, 1)), instance.num_logical_experts)
+    return Placement.in_order(instance.num_layers, instance.num_logical_experts, slots)
 
 
 def _rank_loads(placement: Placement | None, report: GapReport) -> list[list[float]] | None:

@@ -35,6 +35,12 @@ class Placement:
     def __post_init__(self) -> None:
         object.__setattr__(self, "phy2log", _checked_map(self.phy2log, self.num_logical_experts))
 
+    @classmethod
+    def in_order(cls, num_layers: int, num_logical_experts: int, num_slots: int) -> Placement:
+        """What engines start with: the experts in order, then again from the first."""
+        row = np.arange(num_slots, dtype=np.int64) % num_logical_experts
+        return cls(np.tile(row, (num_layers, 1)), num_logical_experts)
+
     @cached_property
     def logcnt(self) -> NDArray[np.int64]:
         """[L, E] int64, replicas of each expert."""

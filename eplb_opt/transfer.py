@@ -11,6 +11,7 @@ do not hold (or will not hold) anything.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,3 +124,30 @@ def _first_slots(phy2log: list[int], slots_per_rank: int) -> dict[int, dict[int,
         if expert != EMPTY:
             found.setdefault(expert, {}).setdefault(slot // slots_per_rank, slot)
     return found
+
+
+def over_same_ranks(
+    old: ArrayLike, new: ArrayLike, stays: Sequence[int], slots_per_rank: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Two maps of different ranks, written over all of them: those of ``old``, then the fresh ones.
+
+    Args:
+        old: [L, P] on the old ranks.
+        new: [L, P'] on the new ranks.
+        stays: for each old rank its number among the new ones, or -1 if it leaves.
+        slots_per_rank: S.
+
+    Returns:
+        Both as [L, F S], F = old ranks and new ranks that were no old ones (in order), with
+        ``EMPTY`` where a rank has not started or leaves.
+    """
+    before, after = np.asarray(old), np.asarray(new)
+    num_new = after.shape[1] // slots_per_rank
+    fresh = [rank for rank in range(num_new) if rank not in stays]
+    numbers = np.array([*stays, *fresh])
+    shape = (len(before), len(numbers), slots_per_rank)
+    first, second = np.full(shape, EMPTY), np.full(shape, EMPTY)
+    first[:, : len(stays)] = before.reshape(len(before), -1, slots_per_rank)
+    ranks = after.reshape(len(after), num_new, slots_per_rank)
+    second[:, numbers >= 0] = ranks[:, numbers[numbers >= 0]]
+    return first.reshape(len(before), -1), second.reshape(len(after), -1)
