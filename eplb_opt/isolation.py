@@ -22,6 +22,7 @@ from eplb_opt.registry import (
     PolicyError,
     PolicyTimeoutError,
     Run,
+    Slots,
     arguments,
     checked_placement,
     enough_calls,
@@ -73,8 +74,12 @@ class PolicyRunner:
         if worker is not None:
             worker.kill()
 
-    def run(self, name: str, instance: Instance) -> Run:
+    def run(
+        self, name: str, instance: Instance, old: Slots | None = None, *, once: bool = False
+    ) -> Run:
         """Place all layers with a policy, several times for a steady time; the first answer counts.
+
+        ``old`` [L, P] is the placement until now, for policies that take it; ``once`` calls once.
 
         Raises:
             PolicyTimeoutError: no answer in time.
@@ -82,12 +87,12 @@ class PolicyRunner:
             PolicyError: it could not be imported, raised an exception, or its process ended.
         """
         if not is_user_file(name):
-            return load_policy(name).run(instance)
+            return load_policy(name).run(instance, old, once=once)
         try:
             if name not in self._workers:
                 self._workers[name] = _Worker(name, self.limits)
                 self._workers[name].wait_for_import()
-            return _repeated(self._workers[name], instance)
+            return _repeated(self._workers[name], instance, old, once)
         except InvalidPlacementError:
             raise
         except BaseException:
@@ -95,12 +100,12 @@ class PolicyRunner:
             raise
 
 
-def _repeated(worker: _Worker, instance: Instance) -> Run:
-    seconds, maps = worker.call(instance, want=True)
+def _repeated(worker: _Worker, instance: Instance, old: Slots | None, once: bool) -> Run:
+    seconds, maps = worker.call(instance, old, want=True)
     placement = checked_placement(tuple(maps), instance)
     runtimes: list[float] = []
-    while not enough_calls([seconds, *runtimes]):
-        runtimes.append(worker.call(instance, want=False)[0])
+    while not (once or enough_calls([seconds, *runtimes])):
+        runtimes.append(worker.call(instance, old, want=False)[0])
     return Run.of(placement, seconds, runtimes, worker.import_time)
 
 
@@ -130,11 +135,12 @@ class _Worker:
         header, _ = self._receive("importing it did not end", self.limits.timeout, 0)
         self.import_time = float(header["import_s"])
 
-    def call(self, instance: Instance, *, want: bool) -> tuple[float, list[Any]]:
+    def call(self, instance: Instance, old: Slots | None, *, want: bool) -> tuple[float, list[Any]]:
         """Seconds of one call, and the maps if they are wanted."""
         loads, sizes = arguments(instance)
         try:
-            wire.send(self._requests, {"sizes": sizes, "want": want}, [loads])
+            arrays = [loads] if old is None else [loads, old]
+            wire.send(self._requests, {"sizes": sizes, "want": want}, arrays)
         except BrokenPipeError:
             raise PolicyError(self._epitaph()) from None
         most = 8 * loads.size * (sizes[0] + 1)  # log2phy can't be wider than all slots

@@ -49,19 +49,20 @@ def serve(requests: int, answers: int, name: str, memory: int) -> None:
     wire.send(answers, {"import_s": time.perf_counter() - start})
     while True:
         try:
-            request, (loads,) = wire.receive(requests)
+            request, arrays = wire.receive(requests)
         except wire.WireError:  # nobody asks any more
             return
-        wire.send(answers, *_call(policy, loads, request))
+        wire.send(answers, *_call(policy, request, *arrays))
 
 
-def _call(policy: Policy, loads: Any, request: dict[str, Any]) -> wire.Message:
+def _call(policy: Policy, request: dict[str, Any], loads: Any, old: Any = None) -> wire.Message:
     import torch
 
     weight = torch.from_numpy(loads.copy())
+    before = None if old is None else torch.from_numpy(old.copy())
     try:
         start = time.perf_counter()
-        answer = policy.call(weight, request["sizes"])
+        answer = policy.call(weight, request["sizes"], before)
         runtime = time.perf_counter() - start
         maps = answer if isinstance(answer, tuple) else (answer,)
         arrays = [_numbers(value) for value in maps[:3]] if request["want"] else []

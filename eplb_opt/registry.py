@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eplb_opt.instance import Instance, Rule
 from eplb_opt.placement import Placement
@@ -29,6 +30,12 @@ BUILT_IN = {
     "refined": "pairs of ranks re-split, groups balanced, other counts tried; never worse",
 }
 """The names in ``heuristics.policies``, which is imported when one is first used, and the idea."""
+
+Slots = NDArray[np.int64]
+"""[L, P], the logical expert in each slot."""
+
+KEEPING, RELABEL = "refined", "relabel"
+"""The policy that can start from the placement until now, and the word for keeping all it can."""
 
 DEFAULT_FUNCTION = "rebalance_experts"
 
@@ -88,19 +95,25 @@ class Policy:
     Attributes:
         name: as the user gave it.
         function: ``(weight, num_replicas, num_groups, num_nodes, num_gpus)``, in DeepSeek EPLB's
-            meaning; a sixth argument without default, vLLM's old placement, is given as None.
+            meaning; a sixth argument without default is given vLLM's old placement, or None.
     """
 
     name: str
     function: Callable[..., Any]
 
-    def call(self, weight: Any, sizes: Sequence[int]) -> Any:
-        """What the function returns for loads (a tensor) and ``sizes`` as in :func:`arguments`."""
-        old = [None] if _required_arguments(self.function) > 1 + len(sizes) else []
-        return self.function(weight, *sizes, *old)
+    def call(self, weight: Any, sizes: Sequence[int], old: Any = None) -> Any:
+        """What the function returns for loads (a tensor) and ``sizes`` as in :func:`arguments`.
 
-    def run(self, instance: Instance) -> Run:
+        ``old`` is the placement until now, a tensor [L, P], if there is one.
+        """
+        sixth = [old] if _required_arguments(self.function) > 1 + len(sizes) else []
+        return self.function(weight, *sizes, *sixth)
+
+    def run(self, instance: Instance, old: Slots | None = None, *, once: bool = False) -> Run:
         """Place all layers of ``instance`` in this process, check the answer, and time it.
+
+        ``old`` [L, P] is the placement until now. The function is called several times for a steady
+        time, or once.
 
         torch works with one thread meanwhile: the tensors are small, and on a busy machine two
         threads that wait for each other took 30 times as long. What the policy prints goes to
@@ -118,10 +131,11 @@ class Policy:
         placement, seconds = None, list[float]()
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                while placement is None or not enough_calls(seconds):
+                while placement is None or not (once or enough_calls(seconds)):
                     weight = torch.from_numpy(loads.copy())
+                    before = None if old is None else torch.tensor(old)
                     start = time.perf_counter()
-                    answer = self.call(weight, sizes)
+                    answer = self.call(weight, sizes, before)
                     seconds.append(time.perf_counter() - start)
                     placement = placement or checked_placement(answer, instance)
         except PolicyError:
@@ -157,7 +171,9 @@ def load_policy(name: str) -> Policy:
     """A built-in policy, stages by name, or ``path/to/file.py[:function]``.
 
     Stages are joined by ``+``, as in ``huntington-hill + snake + pair-resplit``. The function of a
-    file is ``rebalance_experts`` by default.
+    file is ``rebalance_experts`` by default. ``refined:40`` starts from the placement until now and
+    receives at most 40 experts a layer; ``refined:relabel`` places anew and keeps what it can where
+    it is.
 
     The function may be an attribute of a class (``file.py:Class.function``).
 
@@ -166,6 +182,8 @@ def load_policy(name: str) -> Policy:
     """
     if name in BUILT_IN or "+" in name:
         return Policy(name, _built_in(name))
+    if name.startswith(f"{KEEPING}:"):
+        return Policy(name, _keeping(name))
     path, _, function = name.partition(":")
     if not path.endswith(".py"):
         known = ", ".join(BUILT_IN)
@@ -188,6 +206,23 @@ def known_policy(name: str) -> None:
     """
     if not is_user_file(name):
         load_policy(name)
+
+
+def _keeping(name: str) -> Callable[..., Any]:
+    """``refined`` with the placement until now as sixth argument."""
+    from heuristics.policies import refined
+
+    budget = name.partition(":")[2]
+    if budget != RELABEL and not budget.isdecimal():
+        raise PolicyError(
+            f"{name!r} is neither {KEEPING}:{RELABEL} nor {KEEPING}:N with N experts to receive"
+        )
+    moves = None if budget == RELABEL else int(budget)
+
+    def place(weight: Any, slots: int, groups: int, nodes: int, ranks: int, old: Any) -> Any:
+        return refined(weight, slots, groups, nodes, ranks, old=old, move_budget=moves)
+
+    return place
 
 
 def _built_in(name: str) -> Callable[..., Any]:

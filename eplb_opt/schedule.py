@@ -83,7 +83,7 @@ class Engine(Protocol):
         """Whether all ranks have this layer in their buffers."""
 
     def commit(self, model: int, layer: int) -> None:
-        """Replace one layer's weights by the buffer's."""
+        """Replace one layer's weights by the buffer's; wait for it if it is not :meth:`ready`."""
 
 
 @dataclass(frozen=True)
@@ -206,18 +206,27 @@ class Schedule:
         return loads
 
     def _commit_ready(self) -> tuple[tuple[int, int], ...]:
-        committed = []
+        return tuple(
+            self._commit(number, model.target)
+            for number, model in enumerate(self._models)
+            if model.target is not None and self.engine.ready(number, model.next_layer)
+        )
+
+    def _commit(self, number: int, target: Map) -> tuple[int, int]:
+        model = self._models[number]
+        layer = model.next_layer
+        self.engine.commit(number, layer)
+        model.phy2log[layer] = target[layer]
+        model.next_layer += 1
+        if model.next_layer == self.num_layers:
+            model.target, model.next_layer = None, 0
+        return number, layer
+
+    def finish(self) -> None:
+        """Wait for a transfer that is under way and commit what is left of it."""
         for number, model in enumerate(self._models):
-            if model.target is None or not self.engine.ready(number, model.next_layer):
-                continue
-            layer = model.next_layer
-            self.engine.commit(number, layer)
-            model.phy2log[layer] = model.target[layer]
-            model.next_layer += 1
-            committed.append((number, layer))
-            if model.next_layer == self.num_layers:
-                model.target, model.next_layer = None, 0
-        return tuple(committed)
+            while model.target is not None:
+                self._commit(number, model.target)
 
     def loads(self) -> list[Tokens]:
         """[L, E] of each model: what the window holds, over all ranks."""
@@ -267,7 +276,7 @@ class Schedule:
         """
         _check_mapping(stays, len(self.node_of_rank), len(node_of_rank))
         if self.transferring:
-            raise RuntimeError("a transfer is under way: scale when all layers are committed")
+            raise RuntimeError("a transfer is under way: call finish() before ranks leave or come")
         slots = self.topology.slots_per_rank
         before = (self.topology.num_physical_experts, self.node_of_rank)
         loads = self.loads()

@@ -20,6 +20,7 @@ COMMANDS = (
     "report",
     "check",
     "attack",
+    "replay",
     "policies",
     "generate",
     "convert",

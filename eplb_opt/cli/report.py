@@ -1,4 +1,4 @@
-"""``eplb-opt report``: a page about a gap measurement or a sweep."""
+"""``eplb-opt report``: a page about a gap measurement, a replay or a sweep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eplb_opt.cli.errors import InputError, bad_input
     help="The page (.html); one file that needs nothing else.",
 )
 def command(source: Path, output: Path) -> int:
-    """Make a page of SOURCE: what `gap --json` wrote, or the results of a sweep."""
+    """Make a page of SOURCE: what `gap` or `replay --json` wrote, or the results of a sweep."""
     from eplb_opt.report import write_page
 
     with bad_input():

@@ -16,6 +16,12 @@ from eplb_opt.report.figures import (
     plot_rank_loads,
 )
 from eplb_opt.report.page import page, write_page
+from eplb_opt.report.replays import (
+    plot_balancedness,
+    plot_intervals,
+    plot_received,
+    plot_tradeoff,
+)
 from eplb_opt.report.summary import ReportError, Summary, summarize
 
 __all__ = [
@@ -23,11 +29,15 @@ __all__ = [
     "Summary",
     "page",
     "plot_attribution",
+    "plot_balancedness",
     "plot_certified",
     "plot_gap",
     "plot_heatmap",
+    "plot_intervals",
     "plot_pareto",
     "plot_rank_loads",
+    "plot_received",
+    "plot_tradeoff",
     "summarize",
     "write_page",
 ]

@@ -28,7 +28,7 @@ def plot_gap(source: Source, ax: Any = None) -> Any:
     """Gaps by policy: box 25 to 75 %, whiskers 5 and 95 %, cross the largest."""
     shown = [p for p in summarize(source).policies.values() if p.gaps.size]
     shown.sort(key=lambda policy: policy.gaps.mean or 0)
-    ax = _axes(ax, height=0.9 + 0.36 * max(1, len(shown)))
+    ax = new_axes(ax, height=0.9 + 0.36 * max(1, len(shown)))
     boxes = [
         {name: max(FLOOR, 100 * p.gaps.quantile(q)) for name, q in QUANTILES.items()}
         | {"label": short(p.policy), "fliers": [max(FLOOR, 100 * p.gaps.largest)]}
@@ -49,7 +49,7 @@ def plot_pareto(source: Source, ax: Any = None) -> Any:
 
     Only policies that were run on as many instances as any: others are not comparable.
     """
-    ax = _axes(ax, height=4.0)
+    ax = new_axes(ax, height=4.0)
     policies = summarize(source).policies.values()
     most = max((len(p.runtimes) for p in policies), default=0)
     points = sorted(
@@ -75,7 +75,7 @@ def plot_pareto(source: Source, ax: Any = None) -> Any:
 def plot_rank_loads(source: Source, ax: Any = None) -> Any:
     """Rank loads over their mean, sorted within each layer, mean over layers; before and after."""
     summary = summarize(source)
-    ax = _axes(ax)
+    ax = new_axes(ax)
     series = [("experts in order", summary.before)]
     series += [(short(p.policy), p.rank_loads) for p in summary.policies.values()]
     for i, (name, loads) in enumerate((n, x) for n, x in series if x is not None):
@@ -100,7 +100,7 @@ def plot_heatmap(source: Source, policy: str | None = None, ax: Any = None) -> A
     loads = summary.before if policy is None else known.rank_loads if known else None
     if loads is None:
         raise ValueError(f"no rank loads of {policy or 'the experts in order'}")
-    ax = _axes(ax, height=3.6)
+    ax = new_axes(ax, height=3.6)
     ratio = loads / loads.mean(1, keepdims=True)
     top = max(1.1, float(np.quantile(ratio, 0.98)))
     image = ax.imshow(ratio, aspect="auto", cmap="cividis", vmin=min(0.9, ratio.min()), vmax=top,
@@ -114,7 +114,7 @@ def plot_heatmap(source: Source, policy: str | None = None, ax: Any = None) -> A
 def plot_attribution(source: Source, ax: Any = None) -> Any:
     """Where the loss over the mean rank load comes from, mean over layers, in percent of it."""
     summary = summarize(source)
-    ax = _axes(ax, height=1.2 + 0.4 * max(1, len(summary.attribution)))
+    ax = new_axes(ax, height=1.2 + 0.4 * max(1, len(summary.attribution)))
     names = [short(entry["policy"]) for entry in summary.attribution]
     left = np.zeros(len(names))
     terms = list(summary.attribution[0]["mean"]["terms"]) if names else []
@@ -133,7 +133,7 @@ def plot_certified(source: Source, ax: Any = None) -> Any:
     """Share of layers by what is proven of each policy: optimal, or within a bound."""
     summary = summarize(source)
     shown = [p for p in summary.policies.values() if p.gaps.size]
-    ax = _axes(ax, height=1.0 + 0.32 * max(1, len(shown)))
+    ax = new_axes(ax, height=1.0 + 0.32 * max(1, len(shown)))
     names = [short(p.policy) for p in shown]
     optimal = np.array([100 * p.optimal / p.gaps.size for p in shown])
     near = np.array([100 * _within(p.gaps, 1e-3) for p in shown])
@@ -162,7 +162,8 @@ def short(policy: str) -> str:
     return Path(path).name + colon + function if path.endswith(".py") else policy
 
 
-def _axes(ax: Any, height: float = 3.2) -> Any:
+def new_axes(ax: Any, height: float = 3.2) -> Any:
+    """``ax``, or the axes of a new figure."""
     if ax is not None:
         return ax
     try:

@@ -9,14 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eplb_opt.report import figures
+from eplb_opt.replay import ReplayReport
+from eplb_opt.report import figures, replays
 from eplb_opt.report.figures import Source, short
+from eplb_opt.report.replays import describe, replay_document
 from eplb_opt.report.summary import Summary, summarize
 
 MOST_HEATMAPS = 2
 
 
-def write_page(source: Source, target: str | Path) -> None:
+def write_page(source: Source | ReplayReport, target: str | Path) -> None:
     """Write the report; whole or not at all.
 
     Raises:
@@ -29,8 +31,19 @@ def write_page(source: Source, target: str | Path) -> None:
     replace_file(Path(target), page(source).encode())
 
 
-def page(source: Source) -> str:
+def page(source: Source | ReplayReport) -> str:
     """The HTML of a report."""
+    environment = _environment()
+    document = replay_document(source)
+    if document is not None:
+        words = {"sections": over_time(document)} | describe(document)
+        return str(environment.get_template("replay.html.j2").render(words))
+    summary = summarize(source)  # type: ignore[arg-type]
+    words = {"summary": summary, "sections": sections(summary), "ranked": ranked(summary)}
+    return str(environment.get_template("page.html.j2").render(words))
+
+
+def _environment() -> Any:
     try:
         import jinja2
         import matplotlib as mpl
@@ -43,10 +56,42 @@ def page(source: Source) -> str:
         loader=jinja2.PackageLoader("eplb_opt.report", "."), autoescape=True, trim_blocks=True
     )
     environment.filters |= {"percent": percent, "short": short}
-    summary = summarize(source)
-    return environment.get_template("page.html.j2").render(
-        summary=summary, sections=sections(summary), ranked=ranked(summary)
-    )
+    return environment
+
+
+def over_time(document: dict[str, Any]) -> list[dict[str, str]]:
+    """The sections about a replay."""
+    found = [
+        _section(
+            "Balance over time",
+            "Mean rank load over fullest rank, all layers of a step together. Grey lines: "
+            "rearrangements.",
+            replays.plot_balancedness,
+            document,
+        ),
+        _section(
+            "What is moved",
+            "Experts received from other ranks until each step, all layers.",
+            replays.plot_received,
+            document,
+        ),
+        _section(
+            "Loss against moving",
+            "Each policy on the whole trace. What is left and below is better on both.",
+            replays.plot_tradeoff,
+            document,
+        ),
+    ]
+    return found + [
+        _section(
+            f"Placement by placement: {short(entry['policy'])}",
+            "Loss of the steps that each placement served, what the placement before would have "
+            "lost on them, and where the best constant placement lies that knows them.",
+            partial(replays.plot_intervals, policy=entry["policy"]),
+            document,
+        )
+        for entry in document["policies"]
+    ]
 
 
 def ranked(summary: Summary) -> list[Any]:
@@ -122,12 +167,12 @@ def _section(
     heading: str,
     text: str,
     plot: Callable[..., Any] | None,
-    summary: Summary,
+    source: Any,
     missing: str = "No data.",
 ) -> dict[str, str]:
     if plot is None:
         return {"heading": heading, "text": "", "figure": "", "missing": missing}
-    figure = svg(plot(summary).figure, heading)
+    figure = svg(plot(source).figure, heading)
     return {"heading": heading, "text": text, "figure": figure, "missing": ""}
 
 

@@ -159,8 +159,8 @@ def _first(path: Path) -> tuple[str, dict[str, Any] | None]:
         return str(document["schema"]), document
     except (ValueError, KeyError, TypeError):
         raise ReportError(
-            f"{path}: neither a gap JSON nor results of a sweep: give what `eplb-opt gap --json` "
-            "or `eplb-opt sweep -o` wrote"
+            f"{path}: neither JSON of a gap or a replay nor results of a sweep: give what "
+            "`eplb-opt gap --json`, `eplb-opt replay --json` or `eplb-opt sweep -o` wrote"
         ) from None
 
 
