@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from heuristics.hierarchical import Maps
 from heuristics.policies import placer, rebalance_experts
+from heuristics.relabelling import keep_slots
 
 
 class RefinedEplbPolicy:
@@ -46,36 +46,6 @@ class RefinedEplbPolicy:
         if old_global_expert_indices is None:
             return phy2log
         return keep_slots(phy2log, old_global_expert_indices.to(phy2log.device), num_ranks)
-
-
-def keep_slots(phy2log: Tensor, old: Tensor, num_ranks: int) -> Tensor:
-    """``phy2log`` [L, P] with the slots of each rank permuted: what stays on a rank keeps its slot.
-
-    As many slots as possible keep their expert; the others are filled in order. O(L P S) time.
-
-    Raises:
-        ValueError: ``old`` is of another shape.
-    """
-    if old.shape != phy2log.shape:
-        raise ValueError(
-            f"old_global_expert_indices of shape {tuple(old.shape)} is not {tuple(phy2log.shape)}"
-        )
-    new, before = (x.view(len(x), num_ranks, -1) for x in (phy2log, old))
-    same = before[:, :, :, None] == new[:, :, None, :]
-    same &= _occurrence(before)[:, :, :, None] == _occurrence(new)[:, :, None, :]
-    stays, kept = same.any(2), same.any(3)
-    free = torch.sort(
-        kept.long(), dim=2, stable=True
-    ).indices  # slots to fill, in order, come first
-    next_free = ((~stays).long().cumsum(2) - 1).clamp(min=0)
-    slot = torch.where(stays, same.long().argmax(2), free.gather(2, next_free))
-    return torch.empty_like(new).scatter_(2, slot, new).flatten(1)
-
-
-def _occurrence(experts: Tensor) -> Tensor:
-    """How many slots before this one, on the same rank, hold the same expert; [L, G, S]."""
-    equal = experts[:, :, :, None] == experts[:, :, None, :]
-    return equal.tril(-1).sum(3)
 
 
 def rebalance_experts_sglang(

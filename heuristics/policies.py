@@ -11,8 +11,10 @@ from torch import Tensor
 from heuristics.composition import Composition, compose, swapped_groups
 from heuristics.grouping import groups_by_reach
 from heuristics.hierarchical import Maps, Shape, by_total, maps, place_hierarchically
+from heuristics.migration import migrate
 from heuristics.packing import lpt, snake
 from heuristics.refined import better, place_refined
+from heuristics.relabelling import check_old, receives, relabel
 
 Placer = Callable[[Tensor, int, int, int, int], Tensor]
 """(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> phy2log [L, P]."""
@@ -58,6 +60,8 @@ def refined(
     *,
     effort: str = "default",
     seed: int = 0,
+    old: Tensor | None = None,
+    move_budget: int | None = None,
 ) -> Tensor:
     """The baseline improved: pairs of ranks re-split, groups to nodes likewise, other counts tried.
 
@@ -72,11 +76,32 @@ def refined(
         num_gpus: G.
         effort: ``fast``, ``default`` or ``thorough``.
         seed: of the changes of counts that are tried; the same on every device.
+        old: [L, P] the placement now. What is placed anew is then written so that many experts stay
+            where they are.
+        move_budget: received experts a layer at most. The result is then the best found within
+            it, and in no layer worse than ``old``, of which it may be a change (under the
+            hierarchical rule with the groups on the nodes where ``old`` has them).
 
     Returns:
         The expert in each slot, [L, P] int64.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
     """
     shape = Shape.resolve(weight, num_replicas, num_groups, num_nodes, num_gpus)
+    if move_budget is not None and (old is None or move_budget < 0):
+        raise ValueError(f"move_budget={move_budget} must not be negative, and needs old")
+    if old is not None:
+        old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, weight)
+    fresh = _fresh(weight, shape, effort, seed)
+    if old is None:
+        return fresh
+    fresh = relabel(fresh, old, num_gpus, shape.num_nodes, weight.shape[1])
+    return fresh if move_budget is None else _within(weight, shape, old, fresh, move_budget)
+
+
+def _fresh(weight: Tensor, shape: Shape, effort: str, seed: int) -> Tensor:
+    """``refined`` without an old placement."""
     loads = weight if weight.dtype == torch.float64 else weight.float()
     place = partial(place_refined, effort=effort, seed=seed)
     if shape.num_groups <= 2 * shape.num_nodes or effort == "fast":  # LPT balances them best
@@ -84,7 +109,15 @@ def refined(
     # Nodes that could be lighter nearly always become lighter, but not by law.
     fast = place_hierarchically(loads, shape, by_total(lpt), partial(place_refined, effort="fast"))
     regrouped = place_hierarchically(loads, shape, groups_by_reach, place)
-    return better(loads.double(), fast, regrouped, num_gpus)
+    return better(loads.double(), fast, regrouped, shape.num_ranks)
+
+
+def _within(weight: Tensor, shape: Shape, old: Tensor, fresh: Tensor, budget: int) -> Tensor:
+    """``old`` changed within the budget, or ``fresh`` where it fits and is better."""
+    loads, ranks = weight.double(), shape.num_ranks
+    found = migrate(loads, old, ranks, [budget], num_nodes=shape.num_nodes).phy2log[:, 0]
+    fits = receives(old, fresh, ranks, weight.shape[1]) <= budget
+    return better(loads, found, torch.where(fits[:, None], fresh, found), ranks)
 
 
 PLACERS: dict[str, Placer] = {

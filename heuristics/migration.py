@@ -1,0 +1,319 @@
+"""Moving less: a placement improved by a few changes, under a budget of received experts.
+
+Two kinds of change are tried, all of a kind at once for all rows:
+
+- *swap*: a slot of the heaviest rank and a slot of another rank exchange their experts (two
+  receives, fewer where an expert is already or was before on its new rank);
+- *new replica*: a slot whose expert has other replicas takes another expert (one receive, none if
+  its rank holds that expert now or held it before); the shares of both experts change everywhere.
+
+Ranks should carry at most a target ``T``. With ``excess = sum over ranks of max(0, load - T)``, the
+change with the most ``excess`` taken away per received expert is made; one that returns a receive
+at no cost in excess is made at once. Two passes:
+
+1. ``T`` follows the makespan M down: ``T = floor + REACH (M - floor)``, where ``floor`` is the mean
+   rank load. This gives the makespan for every number of receives up to the budget.
+2. ``T`` is fixed a little below what pass 1 reached with the budget, so that no receive is spent on
+   ranks that are light enough.
+
+Every placement on the way is a candidate; for each budget the best that fits is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from heuristics.relabelling import held, keep_slots
+from heuristics.replication import count_replicas
+
+REACH = 0.2
+"""Target over floor as a share of makespan over floor, in the first pass."""
+FIXED = 0.8
+"""The same in the second pass, with the makespan that the first reached; fixed there."""
+STEPS_PER_RECEIVE, MORE_STEPS = 2, 20
+"""Changes in a pass at most: so many for each receive of the budget, and some more."""
+NOISE = 1e-6
+"""Relative to the target: an excess below this is rounding."""
+GAIN = 1e-12
+"""A makespan is smaller if it is by this ratio; the sum of a rank is exact to 1e-14 or so."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """Placements that replace an old one, by budget.
+
+    Attributes:
+        budgets: received experts of a row at most, ascending.
+        makespan: [B, n] float64 for each of the n budgets; none is above the old one.
+        phy2log: [B, n, P] int64.
+    """
+
+    budgets: tuple[int, ...]
+    makespan: Tensor
+    phy2log: Tensor
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What does not change on the way: loads [B, E] float64, old [B, P], what ranks held and may
+    hold [B, G, E] bool, and the rank of each slot [P].
+    """
+
+    loads: Tensor
+    old: Tensor
+    before: Tensor
+    allowed: Tensor
+    floor: Tensor
+
+    @property
+    def num_ranks(self) -> int:
+        return self.before.shape[1]
+
+    @property
+    def rank(self) -> Tensor:
+        slots = self.old.shape[1]
+        return torch.arange(slots, device=self.old.device) // (slots // self.num_ranks)
+
+    def rows(self, which: Tensor) -> _Task:
+        """Some rows of it."""
+        return _Task(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One change of each row: ``slot`` takes ``expert``, then ``other`` takes ``returned``; with
+    the score by which it is chosen (``-inf``: there is none) and what it receives. All [B].
+    """
+
+    score: Tensor
+    cost: Tensor
+    slot: Tensor
+    expert: Tensor
+    other: Tensor
+    returned: Tensor
+
+    def or_better(self, rival: _Change) -> _Change:
+        """Row by row the one with the higher score."""
+        wins = rival.score > self.score
+        names = self.__dataclass_fields__
+        return _Change(*(torch.where(wins, getattr(rival, n), getattr(self, n)) for n in names))
+
+
+def migrate(
+    loads: Tensor,
+    old: Tensor,
+    num_ranks: int,
+    budgets: Sequence[int],
+    *,
+    num_nodes: int = 1,
+    every_budget: bool = False,
+) -> Migration:
+    """The best placements found that receive at most so many experts a row.
+
+    Under the hierarchical rule the groups stay on the nodes where ``old`` has them.
+
+    Args:
+        loads: [B, E] tokens per logical expert now.
+        old: [B, P] a valid placement.
+        num_ranks: G.
+        budgets: received experts a row at most.
+        num_nodes: N, 1 under the global rule.
+        every_budget: make the second pass for every budget, not for the largest alone.
+
+    Returns:
+        A placement for each budget; no makespan is above that of ``old`` or of a smaller budget. A
+        heuristic.
+    """
+    task = _task(loads.double(), old, num_ranks, num_nodes)
+    found = _start(task, tuple(sorted(set(budgets))))
+    found = _pass(task, found, found.budgets[-1], None)
+    for budget in found.budgets if every_budget else found.budgets[-1:]:
+        reached = found.makespan[:, found.budgets.index(budget)]
+        found = _pass(task, found, budget, task.floor + FIXED * (reached - task.floor))
+    kept = [keep_slots(found.phy2log[:, i], old, num_ranks) for i in range(len(found.budgets))]
+    return replace(found, phy2log=torch.stack(kept, 1))
+
+
+def _task(loads: Tensor, old: Tensor, num_ranks: int, num_nodes: int) -> _Task:
+    rows, experts = loads.shape
+    before = held(old, num_ranks, experts) > 0
+    node = before.view(rows, num_nodes, -1, experts).any(2)
+    if num_nodes == 1:
+        node = torch.ones_like(node)
+    allowed = node.repeat_interleave(num_ranks // num_nodes, 1)
+    load = (loads[:, None] * node).sum(2) * (num_nodes / num_ranks)
+    floor = load.amax(1).clamp(min=torch.finfo(torch.float64).tiny * 2**60)
+    return _Task(loads, old, before, allowed, floor)
+
+
+def _start(task: _Task, budgets: tuple[int, ...]) -> Migration:
+    peak = _State.of(task, task.old, task.floor).peak
+    makespan = peak[:, None].repeat(1, len(budgets))
+    return Migration(budgets, makespan, task.old[:, None].repeat(1, len(budgets), 1))
+
+
+def _pass(task: _Task, found: Migration, budget: int, target: Tensor | None) -> Migration:
+    """Change after change from the old placement; rows that have come to their end drop out."""
+    rows = torch.arange(len(task.old), device=task.old.device)
+    placed, used = task.old, torch.zeros_like(rows)
+    for _ in range(STEPS_PER_RECEIVE * budget + MORE_STEPS):
+        state = _State.of(task, placed, target)
+        found = _noted(found, rows, state, used)
+        change = _best_change(task, state, budget - used)
+        goes = torch.nonzero(change.score > -torch.inf)[:, 0]
+        if len(goes) == 0:
+            break
+        placed = placed.scatter(1, change.slot[:, None], change.expert[:, None])
+        placed = placed.scatter(1, change.other[:, None], change.returned[:, None])[goes]
+        used = (used + change.cost)[goes]
+        if len(goes) < len(rows):
+            rows, task = rows[goes], task.rows(goes)
+            target = None if target is None else target[goes]
+    return found
+
+
+def _noted(found: Migration, rows: Tensor, state: _State, used: Tensor) -> Migration:
+    """``found`` with the placements of some rows, where they fit a budget and are better."""
+    limits = torch.tensor(found.budgets, device=used.device)
+    best, placed = found.makespan[rows], found.phy2log[rows]
+    better = (used[:, None] <= limits) & (state.peak[:, None] < best * (1 - GAIN))
+    best = torch.where(better, state.peak[:, None], best)
+    placed = torch.where(better[:, :, None], state.placed[:, None], placed)
+    makespan, phy2log = found.makespan.clone(), found.phy2log.clone()
+    makespan[rows], phy2log[rows] = best, placed
+    return Migration(found.budgets, makespan, phy2log)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Placements [B, P] and what scoring needs; loads in float32 as multiples of the target.
+
+    Attributes:
+        placed: [B, P].
+        peak: [B] float64 makespan in tokens.
+        counts: [B, E] replicas.
+        weight: [B, E] load of an expert, share: that of one replica.
+        over: [B, G] rank load less 1.
+        number: [B, G, E] how often a rank holds an expert.
+        enters: [B, G, E] bool: the rank would have to receive the expert.
+        returns: [B, P] bool: the slot's expert was received, and leaves the rank with the slot.
+    """
+
+    placed: Tensor
+    peak: Tensor
+    counts: Tensor
+    weight: Tensor
+    share: Tensor
+    over: Tensor
+    number: Tensor
+    enters: Tensor
+    returns: Tensor
+
+    @classmethod
+    def of(cls, task: _Task, placed: Tensor, target: Tensor | None) -> _State:
+        """With a target [B], or one that follows the makespan."""
+        rows, experts = task.loads.shape
+        counts = count_replicas(placed, experts)
+        share = task.loads / counts
+        load = share.gather(1, placed).view(rows, task.num_ranks, -1).sum(2)
+        peak = load.amax(1)
+        if target is None:
+            target = task.floor + REACH * (peak - task.floor)
+        number = held(placed, task.num_ranks, experts)
+        cell = task.rank * experts + placed
+        alone = number.flatten(1).gather(1, cell) == 1
+        new = ~task.before.flatten(1).gather(1, cell)
+        weight, share = ((x / target[:, None]).float() for x in (task.loads, share))
+        over = (load / target[:, None] - 1).float()
+        enters = (number == 0) & ~task.before
+        return cls(placed, peak, counts, weight, share, over, number, enters, alone & new)
+
+
+def _best_change(task: _Task, state: _State, left: Tensor) -> _Change:
+    """The change with the best score of each row, that receives at most ``left`` [B]."""
+    change = _best_swap(task, state, left)
+    if task.old.shape[1] == task.loads.shape[1]:  # no expert has a replica to spare
+        return change
+    return change.or_better(_best_replica(task, state, left))
+
+
+def _excess(over: Tensor) -> Tensor:
+    return over.clamp(min=0)
+
+
+def _score(gain: Tensor, cost: Tensor, possible: Tensor, left: Tensor) -> Tensor:
+    """Excess taken away per receive; a free change counts as a tenth of a receive.
+
+    A change that returns a receive and loses nothing comes before all others.
+    """
+    score = torch.where(gain > NOISE, gain / cost.clamp(min=0.1), -torch.inf)
+    score = torch.where((cost < 0) & (gain >= 0), 1e6 + gain, score)
+    return torch.where(possible & (cost <= left[:, None, None]), score, -torch.inf)
+
+
+def _best_swap(task: _Task, state: _State, left: Tensor) -> _Change:
+    """Of all exchanges between the heaviest rank a and another rank b: expert x of a, y of b."""
+    rows, num_slots = state.placed.shape
+    per_rank, every = num_slots // task.num_ranks, torch.arange(rows, device=left.device)
+    a, rank = state.over.argmax(1), task.rank
+    own = a[:, None] * per_rank + torch.arange(per_rank, device=left.device)
+    x, slot_share = state.placed.gather(1, own), state.share.gather(1, state.placed)
+    moved = slot_share.gather(1, own)[:, :, None] - slot_share[:, None]
+    over_a, over_b = state.over.gather(1, a[:, None])[:, :, None], state.over[:, None, rank]
+    gain = _excess(over_a) + _excess(over_b)
+    gain = gain - _excess(over_a - moved) - _excess(over_b + moved)
+
+    def of_x(table: Tensor) -> Tensor:  # [B, G, E] -> [B, S, P]: x on the rank of each slot
+        picked = table.gather(2, x[:, None, :].expand(-1, task.num_ranks, -1))
+        return picked[:, rank].transpose(1, 2)
+
+    def of_y(table: Tensor) -> Tensor:  # [B, G, E] -> [B, 1, P]: y of each slot on a
+        return table[every, a].gather(1, state.placed)[:, None]
+
+    cost = of_x(state.enters).int() + of_y(state.enters).int()
+    cost = cost - state.returns[:, None].int() - state.returns.gather(1, own)[:, :, None].int()
+    possible = of_x(task.allowed) & of_y(task.allowed) & (x[:, :, None] != state.placed[:, None])
+    possible &= rank != a[:, None, None]
+    best, which = _score(gain, cost, possible, left).flatten(1).max(1)
+    slot, other = own.gather(1, which[:, None] // num_slots)[:, 0], which % num_slots
+    y, returned = (state.placed.gather(1, p[:, None])[:, 0] for p in (other, slot))
+    paid = cost.flatten(1).gather(1, which[:, None])[:, 0].long()
+    return _Change(best, paid, slot, y, other, returned)
+
+
+def _best_replica(task: _Task, state: _State, left: Tensor) -> _Change:
+    """Of all slots p on rank r whose expert x has other replicas, and experts y to take the slot.
+
+    With A_g >= 0 and B_g <= 0 what rank g != r gains by the larger shares of x and loses by the
+    smaller shares of y, ``excess(l + A + B) <= excess(l + A) + excess(l + B) - excess(l)`` (it is
+    convex), so the two are scored apart; rank r is scored exactly. No gain is overrated.
+    """
+    experts = task.loads.shape[1]
+    spare = min(state.placed.shape[1], 2 * (state.placed.shape[1] - experts))
+    copies, slot = state.counts.gather(1, state.placed).topk(spare, 1)
+    x, r = state.placed.gather(1, slot), task.rank[slot]
+    grown = state.weight / (state.counts - 1).clamp(min=1) - state.share
+    shrunk = state.weight / (state.counts + 1) - state.share
+    number, over = state.number.float(), state.over[:, :, None]
+    relief = _excess(over) - _excess(over + number * shrunk[:, None])
+    of_x = number.gather(2, x[:, None].expand(-1, task.num_ranks, -1))
+    harm = _excess(over + of_x * grown.gather(1, x)[:, None]) - _excess(over)
+    here = r[:, :, None].expand(-1, -1, experts)
+    elsewhere = relief.sum(1)[:, None] - relief.gather(1, here)
+    elsewhere = elsewhere - (harm.sum(1) - harm.gather(1, r[:, None])[:, 0])[:, :, None]
+    on_r, x_shares = number.gather(1, here), (state.share + grown).gather(1, x)[:, :, None]
+    mine = state.over.gather(1, r)[:, :, None]
+    after = mine + on_r.gather(2, x[:, :, None]) * grown.gather(1, x)[:, :, None] - x_shares
+    after = after + on_r * shrunk[:, None] + (state.share + shrunk)[:, None]
+    gain = elsewhere + _excess(mine) - _excess(after)
+    cost = state.enters.gather(1, here).int() - state.returns.gather(1, slot)[:, :, None].int()
+    y = torch.arange(experts, device=left.device)
+    possible = (copies > 1)[:, :, None] & (y != x[:, :, None]) & task.allowed.gather(1, here)
+    best, which = _score(gain, cost, possible, left).flatten(1).max(1)
+    chosen, expert = slot.gather(1, which[:, None] // experts)[:, 0], which % experts
+    paid = cost.flatten(1).gather(1, which[:, None])[:, 0].long()
+    return _Change(best, paid, chosen, expert, chosen, expert)

@@ -1,0 +1,134 @@
+"""Which rank of a new placement is which rank of the old one, and which slot is which.
+
+Ranks of a placement are alike (those of a node, under the hierarchical rule), so a new placement
+may be written down in many ways. Of these, one that leaves many experts where they are moves less.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like: Tensor) -> Tensor:
+    """``old`` as int64 on the device of the loads ``like`` [L, E], if it is a valid placement.
+
+    Raises:
+        ValueError: it is not [L, P], misses an expert, or does not keep groups on their nodes.
+    """
+    layers, experts = like.shape
+    if tuple(old.shape) != (layers, num_slots):
+        raise ValueError(f"old of shape {tuple(old.shape)} is not {(layers, num_slots)}")
+    if old.is_floating_point() or old.is_complex() or old.dtype == torch.bool:
+        raise ValueError(f"old must hold the experts as integers, not {old.dtype}")
+    old = old.to(like.device, torch.int64)
+    low, high = int(old.min()), int(old.max())
+    if low < 0 or high >= experts:
+        raise ValueError(f"old holds expert {low if low < 0 else high}, not in 0..{experts - 1}")
+    on_node = held(old, num_nodes, experts) > 0
+    missing = (~on_node.any(1)).nonzero().tolist()
+    if missing:
+        raise ValueError(f"old has no slot for expert {missing[0][1]} in layer {missing[0][0]}")
+    groups = on_node.view(layers, num_nodes, num_groups, -1).any(3)
+    split = (groups.sum(2) != num_groups // num_nodes).nonzero().tolist()
+    if split:
+        raise ValueError(
+            f"old has not {num_groups // num_nodes} whole groups on node {split[0][1]} in layer "
+            f"{split[0][0]}: it must follow the hierarchical rule, or num_groups must be 1"
+        )
+    return old
+
+
+def held(phy2log: Tensor, num_ranks: int, num_experts: int) -> Tensor:
+    """How often each rank holds each expert: [B, G, E] int32 from [B, P]."""
+    rows, slots = phy2log.shape
+    rank = torch.arange(slots, device=phy2log.device) // (slots // num_ranks)
+    count = torch.zeros(rows, num_ranks * num_experts, dtype=torch.int32, device=phy2log.device)
+    ones = torch.ones_like(phy2log, dtype=torch.int32)
+    return count.scatter_add_(1, rank * num_experts + phy2log, ones).view(rows, num_ranks, -1)
+
+
+def receives(old: Tensor, new: Tensor, num_ranks: int, num_experts: int) -> Tensor:
+    """Received experts of each row [B]: ``sum over ranks of |new experts - old experts|``."""
+    before, after = (held(x, num_ranks, num_experts) > 0 for x in (old, new))
+    return (after & ~before).flatten(1).sum(1)
+
+
+def relabel(new: Tensor, old: Tensor, num_ranks: int, num_nodes: int, num_experts: int) -> Tensor:
+    """``new`` [B, P] with nodes, ranks and slots in another order, so that much stays in place.
+
+    Ranks of each pair of nodes are matched, then nodes, both by :func:`matching`: a heuristic
+    (``solvers.migration.relabel`` is exact), never worse than ``new`` as it is written.
+    """
+    rows, per_node = len(new), num_ranks // num_nodes
+    before, after = ((held(x, num_ranks, num_experts) > 0).float() for x in (old, new))
+    kept = (before @ after.transpose(1, 2)).view(rows, num_nodes, per_node, num_nodes, per_node)
+    inner = kept.permute(0, 1, 3, 2, 4).reshape(-1, per_node, per_node)
+    ranks = matching(inner)
+    value = inner.gather(2, ranks[:, :, None]).sum((1, 2)).view(rows, num_nodes, num_nodes)
+    node = matching(value)
+    chosen = ranks.view(rows, num_nodes, num_nodes, per_node)
+    chosen = chosen.gather(2, node[:, :, None, None].expand(-1, -1, 1, per_node))[:, :, 0]
+    order = (node[:, :, None] * per_node + chosen).view(rows, num_ranks, 1)
+    by_rank = new.view(rows, num_ranks, -1)
+    moved = by_rank.gather(1, order.expand_as(by_rank)).flatten(1)
+    needed = [receives(old, x, num_ranks, num_experts) for x in (moved, new)]
+    fewer = needed[0] < needed[1]
+    return keep_slots(torch.where(fewer[:, None], moved, new), old, num_ranks)
+
+
+def matching(value: Tensor) -> Tensor:
+    """A column for each row of matrices [B, n, n], all different: [B, n] int64; a heuristic.
+
+    Greedy, the largest entry first, then exchanges of two columns while the sum rises. O(n^3) time
+    each for greedy and for n exchanges.
+    """
+    rows, n = value.shape[:2]
+    left, column = value.clone(), torch.zeros(rows, n, dtype=torch.int64, device=value.device)
+    row = torch.arange(rows, device=value.device)
+    for _ in range(n):
+        best = left.flatten(1).argmax(1)
+        column[row, best // n] = best % n
+        left[row, best // n, :] = -torch.inf
+        left[row, :, best % n] = -torch.inf
+    for _ in range(2 * n):
+        mixed = value.gather(2, column[:, None, :].expand(-1, n, -1))  # row i with j's column
+        own = mixed.diagonal(dim1=1, dim2=2)
+        gain = mixed + mixed.transpose(1, 2) - own[:, :, None] - own[:, None, :]
+        most, pair = gain.flatten(1).max(1)
+        if not bool((most > 0).any()):
+            break
+        i, j = (torch.where(most > 0, x, 0)[:, None] for x in (pair // n, pair % n))
+        first, second = column.gather(1, i), column.gather(1, j)
+        column = column.scatter(1, i, second).scatter(1, j, first)
+    return column
+
+
+def keep_slots(phy2log: Tensor, old: Tensor, num_ranks: int) -> Tensor:
+    """``phy2log`` [L, P] with the slots of each rank permuted: what stays on a rank keeps its slot.
+
+    As many slots as possible keep their expert; the others are filled in order. O(L P S) time.
+
+    Raises:
+        ValueError: ``old`` is of another shape.
+    """
+    if old.shape != phy2log.shape:
+        raise ValueError(
+            f"old_global_expert_indices of shape {tuple(old.shape)} is not {tuple(phy2log.shape)}"
+        )
+    new, before = (x.view(len(x), num_ranks, -1) for x in (phy2log, old))
+    same = before[:, :, :, None] == new[:, :, None, :]
+    same &= _occurrence(before)[:, :, :, None] == _occurrence(new)[:, :, None, :]
+    stays, kept = same.any(2), same.any(3)
+    free = torch.sort(
+        kept.long(), dim=2, stable=True
+    ).indices  # slots to fill, in order, come first
+    next_free = ((~stays).long().cumsum(2) - 1).clamp(min=0)
+    slot = torch.where(stays, same.long().argmax(2), free.gather(2, next_free))
+    return torch.empty_like(new).scatter_(2, slot, new).flatten(1)
+
+
+def _occurrence(experts: Tensor) -> Tensor:
+    """How many slots before this one, on the same rank, hold the same expert; [L, G, S]."""
+    equal = experts[:, :, :, None] == experts[:, :, None, :]
+    return equal.tril(-1).sum(3)

@@ -1,0 +1,155 @@
+"""Placements that replace an old one: budgets, the makespan, validity, what stays in place."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt import Instance, Placement, Topology
+from eplb_opt.metrics import exact_makespan
+from eplb_opt.transfer import copied, received
+from eplb_opt.validity import find_violations
+from heuristics.migration import migrate
+from heuristics.policies import refined
+from heuristics.relabelling import matching, receives, relabel
+
+SHAPES = [
+    (64, 72, 1, 1, 8),
+    (64, 80, 8, 4, 8),
+    (24, 24, 1, 1, 8),
+    (24, 32, 4, 2, 16),
+    (6, 8, 1, 1, 1),
+]
+"""(experts, slots, groups, nodes, ranks)"""
+
+
+def drifted(experts: int, layers: int = 6, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(experts)
+    normal = torch.randn(2, layers, experts, generator=generator, dtype=torch.float64)
+    before = (0.8 * normal[0]).exp() * 1000
+    return before, before * (noise * normal[1]).exp()
+
+
+def instance_of(loads: torch.Tensor, shape: tuple[int, ...]) -> Instance:
+    _, slots, groups, nodes, ranks = shape
+    return Instance(loads.numpy(), Topology(slots, ranks, nodes, groups))
+
+
+def values(instance: Instance, phy2log: torch.Tensor) -> list[Fraction]:
+    rows = zip(instance.layers(), phy2log.tolist(), strict=True)
+    return [exact_makespan(layer, slots) for layer, slots in rows]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("budget", [0, 1, 5, 12])
+def test_budget_is_kept_and_nothing_gets_worse(shape: tuple[int, ...], budget: int) -> None:
+    loads, now = drifted(shape[0])
+    old = refined(loads, *shape[1:])
+    new = refined(now, *shape[1:], old=old, move_budget=budget)
+    instance = instance_of(now, shape)
+    assert find_violations(Placement(new.numpy(), shape[0]), instance) == []
+    assert received(old, new, shape[1] // shape[4]).sum(1).max() <= budget
+    pairs = zip(values(instance, new), values(instance, old), strict=True)
+    assert all(after <= before for after, before in pairs)
+
+
+def test_few_receives_come_close_to_a_fresh_placement() -> None:
+    loads, now = drifted(256, noise=0.05)
+    shape = (288, 1, 1, 32)
+    old, fresh = refined(loads, *shape), refined(now, *shape)
+    new = refined(now, *shape, old=old, move_budget=40)
+    instance = instance_of(now, (256, *shape))
+    pairs = zip(values(instance, new), values(instance, fresh), strict=True)
+    assert all(after < 1.01 * float(best) for after, best in pairs)
+
+
+def test_more_budget_is_never_worse() -> None:
+    loads, now = drifted(64)
+    old = refined(loads, 72, 1, 1, 8)
+    found = migrate(now, old, 8, [0, 2, 4, 8, 16], every_budget=True)
+    assert bool((found.makespan.diff(dim=1) <= 0).all())
+    for i, budget in enumerate(found.budgets):
+        assert int(receives(old, found.phy2log[:, i], 8, 64).max()) <= budget
+
+
+def test_a_large_budget_reaches_the_fresh_placement() -> None:
+    loads, now = drifted(64)
+    old = refined(loads, 72, 1, 1, 8)
+    instance = instance_of(now, SHAPES[0])
+    new = refined(now, 72, 1, 1, 8, old=old, move_budget=72)
+    fresh = refined(now, 72, 1, 1, 8)
+    pairs = zip(values(instance, new), values(instance, fresh), strict=True)
+    assert all(after <= before for after, before in pairs)
+
+
+def test_unchanged_loads_move_nothing_that_does_not_pay() -> None:
+    loads = torch.tensor([[4.0, 3, 2, 1]])
+    old = torch.tensor([[0, 3, 1, 2]])
+    assert torch.equal(refined(loads, 4, 1, 1, 2, old=old, move_budget=4), old)
+
+
+def test_no_load() -> None:
+    old = torch.tensor([[0, 1, 2, 0]])
+    assert torch.equal(refined(torch.zeros(1, 3), 4, 1, 1, 2, old=old, move_budget=2), old)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_old_without_budget_relabels_the_fresh_placement(shape: tuple[int, ...]) -> None:
+    loads, now = drifted(shape[0])
+    old, fresh = refined(loads, *shape[1:]), refined(now, *shape[1:])
+    new = refined(now, *shape[1:], old=old)
+    instance, size = instance_of(now, shape), shape[1] // shape[4]
+    assert find_violations(Placement(new.numpy(), shape[0]), instance) == []
+    assert values(instance, new) == values(instance, fresh)
+    assert (received(old, new, size).sum(1) <= received(old, fresh, size).sum(1)).all()
+    assert copied(old, new, size).sum() <= copied(old, fresh, size).sum() + fresh.numel() // 8
+
+
+def test_a_permuted_placement_is_recognized() -> None:
+    old = refined(drifted(64)[0], 80, 8, 4, 8)
+    order = torch.tensor([5, 4, 0, 1, 7, 6, 2, 3])  # nodes 2, 0, 3, 1; their ranks exchanged
+    new = old.view(6, 8, 10)[:, order].flip(2).flatten(1)
+    assert torch.equal(relabel(new, old, 8, 4, 64), old)
+
+
+@given(st.integers(1, 7), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_matching_is_a_permutation_no_exchange_improves(n: int, seed: int) -> None:
+    value = torch.from_numpy(np.random.default_rng(seed).integers(0, 9, (3, n, n))).float()
+    column = matching(value)
+    assert torch.equal(column.sort(1).values, torch.arange(n).expand(3, n))
+    chosen = value.gather(2, column[:, None, :].expand(-1, n, -1))
+    own = chosen.diagonal(dim1=1, dim2=2)
+    gain = chosen + chosen.transpose(1, 2) - own[:, :, None] - own[:, None, :]
+    assert float(gain.max()) <= 0
+
+
+VALID = [[0, 1, 2, 3]]
+BAD = {
+    "shape": ([[0, 1, 2]], "old of shape (1, 3) is not (1, 4)"),
+    "floats": ([[0.0, 1, 2, 3]], "old must hold the experts as integers, not torch.float32"),
+    "range": ([[0, 1, 2, 4]], "old holds expert 4, not in 0..3"),
+    "negative": ([[0, 1, 2, -1]], "old holds expert -1, not in 0..3"),
+    "missing": ([[0, 1, 2, 2]], "old has no slot for expert 3 in layer 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_old(case: str) -> None:
+    old, message = BAD[case]
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        refined(torch.ones(1, 4), 4, 1, 1, 2, old=torch.tensor(old))
+
+
+def test_old_against_the_rule() -> None:
+    with pytest.raises(ValueError, match="old has not 1 whole groups on node 0 in layer 0"):
+        refined(torch.ones(1, 4), 4, 2, 2, 2, old=torch.tensor([[0, 2, 1, 3]]))
+
+
+@pytest.mark.parametrize(("old", "budget"), [(None, 3), (torch.tensor(VALID), -1)])
+def test_bad_budget(old: torch.Tensor | None, budget: int) -> None:
+    with pytest.raises(ValueError, match=f"move_budget={budget} must not be negative"):
+        refined(torch.ones(1, 4), 4, 1, 1, 2, old=old, move_budget=budget)
