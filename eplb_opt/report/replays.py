@@ -119,13 +119,15 @@ def plot_tradeoff(source: ReplaySource, ax: Any = None) -> Any:
     """Loss of the whole trace against what was moved, one point a policy."""
     document = _document(source)
     ax = new_axes(ax)
-    for policy in document["policies"]:
-        if policy["loss"] is None:
-            continue
-        point = policy["bytes"] / 1e9, 100 * policy["loss"]
-        ax.plot(*point, "o", color=COLOURS[0])
-        name = short(policy["policy"])
-        ax.annotate(name, point, fontsize=8, xytext=(6, 3), textcoords="offset points")
+    points = sorted(
+        (policy["bytes"] / 1e9, 100 * policy["loss"], short(policy["policy"]))
+        for policy in document["policies"]
+        if policy["loss"] is not None
+    )
+    for i, (size, loss, name) in enumerate(points):
+        ax.plot(size, loss, "o", color=COLOURS[0])
+        away = (6, 4 if i % 2 else -11)  # neighbours may lie on each other
+        ax.annotate(name, (size, loss), fontsize=8, xytext=away, textcoords="offset points")
     ax.set(xlabel="GB received", ylabel="loss, % of the mean rank load")
     ax.margins(x=0.25, y=0.2)
     ax.grid(alpha=0.3)
