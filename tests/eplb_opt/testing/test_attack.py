@@ -17,6 +17,22 @@ PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 # Found by `eplb-opt attack`: policy, machine, loads, makespan over optimum
 KNOWN = [
     ("deepseek", Topology(8, 4), [57, 17, 1, 1, 1], "57/40"),
+    ("deepseek", Topology(8, 4), [224, 56, 1, 1, 1], "336/227"),
+    ("waterfill-diverse", Topology(8, 4), [138, 35, 1, 1, 1], "69/47"),
+    ("waterfill-diverse", Topology(12, 4), [333, 333, 1, 1, 1, 1, 1, 1], "111/56"),
+    ("apportion-zigzag", Topology(8, 4), [141, 36, 1, 1, 1], "47/32"),
+    ("vectorized-swap", Topology(8, 4), [40, 2, 1, 160, 1], "240/163"),
+    ("replica-refine", Topology(8, 4), [165, 42, 1, 1, 1], "165/112"),
+    ("refined", Topology(12, 4), [1, 1, 1, 4, 1, 1, 24, 25], "33/29"),
+    ("refined", Topology(16, 8), [1, 1, 205, 1, 22, 1, 22, 1], "205/156"),
+    *(
+        (policy, *case)
+        for policy in ("deepseek", "apportion-zigzag", "vectorized-swap", "replica-refine")
+        for case in (
+            (Topology(12, 4), [350, 1, 1, 1, 1, 1, 1, 1], "282/179"),
+            (Topology(16, 8), [440, 1, 1, 1, 1, 1, 1, 1], "110/63"),
+        )
+    ),
 ]
 
 
