@@ -131,18 +131,19 @@ class Schedule:
         node_of_rank: Sequence[int],
         num_groups: int = 1,
         num_models: int = 1,
-        initial: Map | None = None,
+        initial: Sequence[Map] | None = None,
     ) -> None:
-        """Start with ``initial``, or with the experts in order and then again from the first."""
+        """Start with ``initial``, one map a model, or with the experts in order and then again from
+        the first.
+        """
         self.engine, self.settings = engine, settings
         self.num_layers, self.num_logical_experts = num_layers, num_logical_experts
         self.num_groups = num_groups
         self._settle(num_physical_experts, node_of_rank)
         if initial is None:
-            initial = Placement.in_order(
-                num_layers, num_logical_experts, num_physical_experts
-            ).phy2log
-        self._models = [self._fresh(initial) for _ in range(num_models)]
+            start = Placement.in_order(num_layers, num_logical_experts, num_physical_experts)
+            initial = [start.phy2log] * num_models
+        self._models = [self._fresh(phy2log) for phy2log in initial]
         self.counter = settings.step_interval - settings.step_interval // 4
         self._position = 0
 

@@ -74,7 +74,10 @@ def _held(phy2log: NDArray[np.int64], slots_per_rank: int) -> NDArray[np.bool_]:
 
 
 def plan(
-    old: ArrayLike, new: ArrayLike, slots_per_rank: int, ranks_per_node: int | None = None
+    old: ArrayLike,
+    new: ArrayLike,
+    slots_per_rank: int,
+    node_of_rank: Sequence[int] | None = None,
 ) -> list[Receive]:
     """Who sends what to whom in one layer, for maps [P].
 
@@ -85,7 +88,7 @@ def plan(
         old: [P] expert in each slot now.
         new: [P] expert in each slot afterwards.
         slots_per_rank: S.
-        ranks_per_node: G / N; None: all ranks are on one node.
+        node_of_rank: [G]; None: all ranks are on one node.
 
     Raises:
         ValueError: the maps differ in length, or nobody holds an expert that is needed.
@@ -101,14 +104,14 @@ def plan(
     missing = [expert for expert, ranks in receivers.items() if ranks and expert not in holders]
     if missing:
         raise ValueError(f"no rank holds expert {missing[0]}, which the new placement needs")
-    per_node = ranks_per_node or len(before)
+    nodes = node_of_rank or [0] * (len(before) // slots_per_rank)
     sent: Counter[int] = Counter()
     moves = []
     for expert, targets in receivers.items():
         sends: Counter[int] = Counter()
-        near = {rank // per_node for rank in holders[expert]} if targets else set()
-        for rank in sorted(targets, key=lambda r: (r // per_node not in near, r)):
-            same = [h for h in holders[expert] if h // per_node == rank // per_node]
+        near = {nodes[rank] for rank in holders[expert]} if targets else set()
+        for rank in sorted(targets, key=lambda r: (nodes[r] not in near, r)):
+            same = [h for h in holders[expert] if nodes[h] == nodes[rank]]
             sender = min(same or holders[expert], key=lambda h: (sends[h], sent[h], h))
             sends[sender] += 1
             sent[sender] += 1

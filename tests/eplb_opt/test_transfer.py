@@ -27,9 +27,9 @@ def test_an_expert_wanted_twice_is_received_once() -> None:
 def test_holders_on_the_node_send_first_and_holders_share() -> None:
     old = [0, 1, 0, 2, 3, 4, 5, 6]  # expert 0 on ranks 0 and 2; nodes are ranks 0-3 and 4-7
     new = [0, 0, 0, 0, 0, 0, 0, 0]
-    senders = Counter(m.sender for m in plan(old, new, 1, ranks_per_node=8))
+    senders = Counter(m.sender for m in plan(old, new, 1))
     assert senders == {0: 3, 2: 3}
-    on_node_of_rank_4 = plan([1, 0, 2, 3, 0, 4, 5, 6], new, 1, ranks_per_node=4)
+    on_node_of_rank_4 = plan([1, 0, 2, 3, 0, 4, 5, 6], new, 1, [0] * 4 + [1] * 4)
     assert [(m.receiver, m.sender) for m in on_node_of_rank_4] == [
         (0, 1), (2, 1), (3, 1), (5, 4), (6, 4), (7, 4),
     ]  # fmt: skip
@@ -55,7 +55,7 @@ def test_executing_the_plan_gives_the_new_placement(data, slots, per_node, nodes
     row = st.lists(st.integers(0, experts - 1), min_size=ranks * slots, max_size=ranks * slots)
     old, new = data.draw(row), data.draw(row)
     new = [e if e in old else old[0] for e in new]
-    moves = plan(old, new, slots, per_node)
+    moves = plan(old, new, slots, [rank // per_node for rank in range(ranks)])
     memory = [set(old[r * slots : (r + 1) * slots]) for r in range(ranks)]
     wanted = [set(new[r * slots : (r + 1) * slots]) for r in range(ranks)]
     for move in moves:
