@@ -113,6 +113,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    arguments.out = arguments.out.resolve()
+    os.chdir(ROOT)  # where mutmut looks for its settings
     files = [
         file
         for name in GROUPS[arguments.group]
