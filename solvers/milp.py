@@ -44,17 +44,19 @@ class Row:
 
 @dataclass
 class Program:
-    """Minimize the variable ``objective`` over integer variables; built row by row."""
+    """Minimize the variable ``objective``, over integer variables mostly; built row by row."""
 
     lower: list[int] = field(default_factory=list)
     upper: list[int] = field(default_factory=list)
+    integral: list[bool] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     objective: int = 0
 
-    def variable(self, lower: int, upper: int) -> int:
-        """A new integer variable; returns its index."""
+    def variable(self, lower: int, upper: int, *, integral: bool = True) -> int:
+        """A new variable; returns its index."""
         self.lower.append(lower)
         self.upper.append(upper)
+        self.integral.append(integral)
         return len(self.lower) - 1
 
     def add(self, terms: list[tuple[int, float]], low: float, high: float) -> None:
@@ -72,14 +74,17 @@ class Outcome:
     """What a solver found.
 
     Attributes:
-        values: integers [variables] of the best solution; None without a usable one.
+        values: integers [variables] of the best solution (a variable that need not be integral is
+            rounded); None without a usable one.
         bound: lower bound on the objective, an integer; None if the solver gave none.
         limit: ``time`` if the solver stopped before it had proven anything, else None.
+        infeasible: the solver says that there is no solution.
     """
 
     values: NDArray[np.int64] | None
     bound: int | None
     limit: str | None
+    infeasible: bool = False
 
 
 def run(program: Program, backend: str, options: Options) -> Outcome:
@@ -129,16 +134,17 @@ def _run_scipy(program: Program, options: Options) -> Outcome:
         settings["time_limit"] = options.time_limit
     result = milp(
         cost,
-        integrality=np.ones(len(cost), dtype=np.int64),
+        integrality=np.array(program.integral, dtype=np.int64),
         bounds=Bounds(program.lower, program.upper),
         constraints=LinearConstraint(matrix, low, high),
         options=settings,
     )
     # At a limit, success is False while x may hold a usable solution.
     return Outcome(
-        _integers(result.x),
+        _integers(result.x, program.integral),
         _integer_bound(getattr(result, "mip_dual_bound", None)),
         "time" if result.status == 1 else None,
+        infeasible=result.status == 2,
     )
 
 
@@ -147,8 +153,10 @@ def _run_pulp(program: Program, backend: str, options: Options) -> Outcome:
 
     problem = pulp.LpProblem("placement", pulp.LpMinimize)
     variables = [
-        pulp.LpVariable(f"v{j}", low, high, cat="Integer")
-        for j, (low, high) in enumerate(zip(program.lower, program.upper, strict=True))
+        pulp.LpVariable(f"v{j}", low, high, cat="Integer" if whole else "Continuous")
+        for j, (low, high, whole) in enumerate(
+            zip(program.lower, program.upper, program.integral, strict=True)
+        )
     ]
     problem += variables[program.objective]
     for row in program.rows:
@@ -173,7 +181,9 @@ def _run_pulp(program: Program, backend: str, options: Options) -> Outcome:
     if proven:
         bound = pulp.value(problem.objective)
     limit = None if proven else "time"
-    return Outcome(_integers(values if found else None), _integer_bound(bound), limit)
+    return Outcome(
+        _integers(values if found else None, program.integral), _integer_bound(bound), limit
+    )
 
 
 def _pulp_solver(backend: str, options: Options, log: Path | None = None) -> Any:
@@ -201,12 +211,16 @@ BOUNDS: dict[str, Callable[[Any, Path], float | None]] = {
 """Where each solver tells its bound, which PuLP does not pass on."""
 
 
-def _integers(values: Any) -> NDArray[np.int64] | None:
-    """The nearest integers (truncation would turn 0.9999999 into 0); None if any is not close."""
+def _integers(values: Any, integral: list[bool] | None = None) -> NDArray[np.int64] | None:
+    """The nearest integers (truncation would turn 0.9999999 into 0); None if any that must be an
+    integer is not close.
+    """
     if values is None:
         return None
     rounded: NDArray[np.float64] = np.rint(values)
-    if not np.all(np.abs(rounded - values) <= INTEGRALITY):  # also False for NaN
+    distance = np.abs(rounded - values)
+    must = np.ones(len(distance), dtype=bool) if integral is None else np.array(integral)
+    if np.isnan(distance).any() or np.any(distance[must] > INTEGRALITY):
         return None
     return rounded.astype(np.int64)
 

@@ -1,0 +1,604 @@
+"""Moving less, exactly: which rank is which, and the fewest received experts for a makespan.
+
+A rank *receives* the experts that it must hold and did not hold (``eplb_opt.transfer.received``).
+
+:func:`relabel` writes a placement down so that the fewest experts are received: ranks are alike, so
+this is an assignment problem; under the hierarchical rule, one of ranks for each pair of nodes
+and then one of nodes.
+
+:func:`fewest_moves` is a mixed-integer program. With old ranks ``R(e)`` of expert e, counts
+``k`` that the makespan limit ``T`` leaves, and rank g of S slots::
+
+    y[e, k] in {0, 1}    e has k replicas                 sum_k y[e, k] = 1
+    n[e, k, g]           replicas of e on g, if it has k  sum_g n[e, k, g] = k y[e, k]
+    h[e, g] in {0, 1}    g not in R(e) receives e         sum_k n[e, k, g] / min(S, k) <= h[e, g]
+    sum_e,k n[e, k, g] = S,   sum_e,k (w_e / k) n[e, k, g] <= T,   minimize sum h
+
+Where that is too large, a relaxation gives the bound: ``n`` only for g in R(e) ("kept"), and what
+is received as a fluid, of which every rank takes any load, but none without a receive::
+
+    sum_g n[e, k, g] + f[e, k] = k y[e, k],   sum_k f[e, k] / min(S, k) <= a[e] integer
+    sum_e,k n[e, k, g] + m[g] = S,   sum_e,k (w_e / k) n[e, k, g] + L[g] <= T
+    L[g] <= T u[g],  u[g] <= m[g] <= S u[g],  u[g] <= r[g] <= m[g]
+    sum m = sum f,   sum L = sum (w_e / k) f[e, k],   minimize sum a = sum r
+
+There, counts above a few are one choice with the lowest share and any of these numbers of slots.
+
+Replicas are rounded down to integers and the limit is too, which leaves every placement that keeps
+the limit: bounds stay valid. A placement that is found is checked and valued in exact arithmetic.
+Bounds rest on the solver's arithmetic, lowered by a tolerance, as in :mod:`solvers.milp`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eplb_opt.bounds import Window, count_window, lower_bound
+from eplb_opt.instance import Layer, Rule, Topology
+from eplb_opt.metrics import exact_makespan, exact_rank_loads
+from eplb_opt.result import SolveStatus
+from eplb_opt.transfer import received
+from eplb_opt.validity import layer_violation
+from solvers import milp
+from solvers.options import Clock, Options
+from solvers.scaling import scale_for
+
+Slots = tuple[int, ...]
+
+LARGEST_EXACT = 40_000
+"""Variables ``n`` of the whole program at most; beyond, the relaxation bounds."""
+FEW_COUNTS = 2
+"""Replicas more than now that are choices of their own in the relaxation."""
+ROUNDING = 0.25
+"""Added to a limit that integers must keep, so that a solver's tolerance cuts off no placement."""
+ROUNDED_UP = 1e-7
+"""Added to a ratio in a row that must hold for every placement."""
+
+
+@dataclass(frozen=True)
+class MigrationResult:
+    """The fewest received experts of one layer that a makespan limit asks for, as far as known.
+
+    Attributes:
+        makespan_limit: tokens on a rank at most.
+        lower_bound: no placement that keeps the limit receives fewer. Valid whatever the status.
+        moves: received experts of ``placement``; None without one.
+        placement: [P] slots that keep the limit; None if none was found.
+        makespan: its makespan in tokens, exact.
+        proof: what the lower bound rests on.
+        infeasible: no placement keeps the limit.
+        limit: ``time`` if that ended a search.
+        runtime: seconds.
+    """
+
+    makespan_limit: Fraction
+    lower_bound: int
+    moves: int | None = None
+    placement: Slots | None = None
+    makespan: Fraction | None = None
+    proof: str = "none"
+    infeasible: bool = False
+    limit: str | None = None
+    runtime: float = 0.0
+
+    @property
+    def status(self) -> SolveStatus:
+        """Decided by comparing the two numbers."""
+        if self.infeasible:
+            return SolveStatus.INFEASIBLE
+        if self.moves is None:
+            return SolveStatus.UNKNOWN
+        return SolveStatus.OPTIMAL if self.moves == self.lower_bound else SolveStatus.FEASIBLE
+
+
+def num_received(old: Sequence[int], new: Sequence[int], slots_per_rank: int) -> int:
+    """Received experts of one layer, for maps [P]."""
+    return int(received([list(old)], [list(new)], slots_per_rank).sum())
+
+
+def relabel(
+    old: Sequence[int], new: Sequence[int], topology: Topology, rule: Rule = Rule.GLOBAL
+) -> Slots:
+    """``new`` [P] with ranks in the order that receives the fewest experts, and slots kept.
+
+    Exact: an optimal assignment of new ranks to old ones; under the hierarchical rule ranks are
+    assigned for each pair of nodes and nodes by what that keeps. Within a rank as many slots as
+    possible keep their expert. O(G^3) time.
+
+    Raises:
+        ValueError: a map does not have P slots.
+
+    Example:
+        >>> relabel((0, 1, 2, 3, 4, 5), (3, 4, 2, 5, 0, 1), Topology(6, 2))
+        (0, 1, 5, 3, 4, 2)
+    """
+    size, num_nodes = topology.slots_per_rank, 1
+    if rule == Rule.HIERARCHICAL:
+        num_nodes = topology.num_nodes
+    before, after = (_ranks(name, x, topology) for name, x in (("old", old), ("new", new)))
+    kept = np.array([[len(set(b) & set(a)) for a in after] for b in before])
+    nodes = np.split(np.arange(topology.num_ranks), num_nodes)
+    inner = [[_assignment(kept[np.ix_(b, a)]) for a in nodes] for b in nodes]
+    value = np.array(
+        [
+            [int(kept[b, a[inner[i][j]]].sum()) for j, a in enumerate(nodes)]
+            for i, b in enumerate(nodes)
+        ]
+    )
+    chosen = [nodes[j][inner[i][j]] for i, j in enumerate(_assignment(value))]
+    order = [int(rank) for node in chosen for rank in node]
+    slots = (_in_place(before[g], after[r]) for g, r in enumerate(order))
+    return tuple(e for rank in slots for e in rank) if size else ()
+
+
+def _ranks(name: str, slots: Sequence[int], topology: Topology) -> list[list[int]]:
+    size = topology.slots_per_rank
+    if len(slots) != topology.num_physical_experts:
+        raise ValueError(
+            f"{name} has {len(slots)} slots, not "
+            f"num_physical_experts={topology.num_physical_experts}"
+        )
+    return [[int(e) for e in slots[i : i + size]] for i in range(0, len(slots), size)]
+
+
+def _assignment(value: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The column of each row that maximizes the sum."""
+    from scipy.optimize import linear_sum_assignment
+
+    columns: NDArray[np.int64] = linear_sum_assignment(value, maximize=True)[1]
+    return columns
+
+
+def _in_place(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """The experts ``after`` of one rank, in the slots that hold them already where that is so."""
+    left = Counter(after)
+    slots: list[int | None] = []
+    for e in before:
+        slots.append(e if left[e] else None)
+        left[e] -= bool(left[e])
+    others = iter(sorted(left.elements()))
+    return [next(others) if e is None else e for e in slots]
+
+
+def fewest_moves(
+    layer: Layer,
+    old: Sequence[int],
+    makespan_limit: Fraction,
+    *,
+    time_limit: float | None = None,
+    initial: Iterable[Sequence[int]] = (),
+    at_least: int = 0,
+) -> MigrationResult:
+    """The fewest received experts with which a layer keeps a makespan limit.
+
+    Small layers are solved to optimality if time allows; larger ones are bounded by a relaxation,
+    around whose solution a placement is searched. Under the hierarchical rule every node is solved
+    for itself: moving whole groups receives at least ``2 E / K`` experts, so the answer is exact
+    below that number, and no bound exceeds it.
+
+    Args:
+        layer: the loads now.
+        old: slots [P], a valid placement.
+        makespan_limit: tokens on a rank at most.
+        time_limit: seconds, None for none.
+        initial: placements [P] that may be good already, such as a heuristic's.
+        at_least: a proven lower bound, such as that of a higher limit.
+
+    Raises:
+        ValueError: ``old`` or one of ``initial`` is no valid placement of the layer.
+
+    Example:
+        >>> from eplb_opt import Instance
+        >>> layer = Instance([[4, 3, 2, 1]], Topology(4, 2)).layer(0)
+        >>> result = fewest_moves(layer, (0, 1, 2, 3), Fraction(5))
+        >>> result.moves, str(result.status), str(result.makespan)
+        (2, 'optimal', '5')
+    """
+    clock = Clock(Options(time_limit))
+    old = tuple(int(e) for e in old)
+    starts = [old, *(tuple(int(e) for e in slots) for slots in initial)]
+    for slots in starts:
+        wrong = layer_violation(layer, slots)
+        if wrong is not None:
+            raise ValueError(f"{'old' if slots == old else 'initial'} is not valid: {wrong}")
+    known = MigrationResult(makespan_limit, at_least, proof="higher limit" if at_least else "none")
+    for slots in starts:
+        known = _with(known, layer, old, slots)
+    if known.moves != 0 and known.lower_bound == 0 and not _changes_for_free(layer):
+        known = replace(known, lower_bound=1, proof="old is above the limit")
+    if known.moves is None or known.moves > known.lower_bound:
+        known = _prove(layer, old, known, clock)
+    return replace(known, runtime=clock.elapsed())
+
+
+def _changes_for_free(layer: Layer) -> bool:
+    """Whether a rank may change without a receive: it drops a replica for a copy of its own."""
+    size = layer.topology.slots_per_rank
+    return size > 1 and layer.num_redundant_experts > 0 and not layer.spread_replicas
+
+
+def _with(known: MigrationResult, layer: Layer, old: Slots, slots: Slots | None) -> MigrationResult:
+    """With ``slots`` if they keep the limit and receive fewer experts."""
+    if slots is None or layer_violation(layer, slots) is not None:
+        return known
+    value = exact_makespan(layer, slots)
+    moves = num_received(old, slots, layer.topology.slots_per_rank)
+    if value > known.makespan_limit or (known.moves is not None and moves >= known.moves):
+        return known
+    ranks = zip(*(_ranks("", x, layer.topology) for x in (old, slots)), strict=True)
+    placed = tuple(e for before, after in ranks for e in _in_place(before, after))
+    return replace(known, moves=moves, placement=placed, makespan=value)
+
+
+def pareto(
+    layer: Layer,
+    old: Sequence[int],
+    makespan_limits: Iterable[Fraction],
+    *,
+    time_limit: float | None = None,
+    initial: Iterable[Sequence[int]] = (),
+) -> list[MigrationResult]:
+    """:func:`fewest_moves` for each limit, the highest limit first: what each step down costs.
+
+    A bound also holds for every lower limit, and a placement for every higher one. ``time_limit``
+    is for each of them.
+    """
+    starts, bound, results = [tuple(slots) for slots in initial], 0, list[MigrationResult]()
+    for limit in sorted(set(makespan_limits), reverse=True):
+        result = fewest_moves(
+            layer, old, limit, time_limit=time_limit, initial=starts, at_least=bound
+        )
+        bound = max(bound, result.lower_bound)
+        starts += [] if result.placement is None else [result.placement]
+        results.append(result)
+    return results
+
+
+def _prove(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> MigrationResult:
+    """With a bound, and perhaps a better placement, from optimization."""
+    if known.makespan_limit < lower_bound(layer).value:
+        return replace(known, infeasible=True, proof="makespan bound")
+    if layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1:
+        return _by_node(layer, old, known, clock)
+    window = count_window(layer, known.makespan_limit)
+    if isinstance(window, str):
+        return replace(known, infeasible=True, proof=window)
+    choices = _all_counts(layer, window)
+    if sum(map(len, choices)) * layer.topology.num_ranks <= LARGEST_EXACT:
+        move = _Move(layer, old, known, choices, fluid=False)
+        known = _solved(move, "milp", clock.remaining())
+        if known.moves is None and known.limit is None and not known.infeasible:
+            return _solved(replace(move, known=known, up=True), "milp", clock.remaining())
+        return known
+    few = [_few_counts(own, old.count(e)) for e, own in enumerate(choices)]
+    return _solved(_Move(layer, old, known, few, fluid=True), "relaxation", clock.remaining())
+
+
+def _by_node(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> MigrationResult:
+    """Each node with the groups that it has: the sum, as far as moving groups costs no less."""
+    per_node, group_size = layer.topology.slots_per_node, len(layer.groups[0])
+    cap, total, slots, limit = 2 * group_size, 0, list[int](), known.limit
+    nodes = [old[i : i + per_node] for i in range(0, len(old), per_node)]
+    given = known.placement or ()
+    for i, node in enumerate(nodes):
+        groups = sorted({e // group_size for e in node})
+        experts = [e for k in groups for e in layer.groups[k]]
+        number = {e: j for j, e in enumerate(experts)}
+        initial = given[i * per_node : (i + 1) * per_node]
+        result = fewest_moves(
+            layer.node_problem(groups),
+            [number[e] for e in node],
+            known.makespan_limit,
+            time_limit=clock.remaining(1 / (len(nodes) - i)).time_limit,
+            initial=[[number[e] for e in initial]] if set(initial) == set(experts) else [],
+        )
+        total += cap if result.infeasible else result.lower_bound
+        slots += [experts[j] for j in result.placement or ()]
+        limit = limit or result.limit
+    known = _with(known, layer, old, tuple(slots) if len(slots) == len(old) else None)
+    bound = min(total, cap)
+    proof = "nodes" if total <= cap else "moving groups"
+    return replace(known, lower_bound=max(bound, known.lower_bound), proof=proof, limit=limit)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Between ``low`` and ``high`` replicas of an expert; one carries a share for ``high``."""
+
+    low: int
+    high: int
+
+
+def _all_counts(layer: Layer, window: Window) -> list[list[_Choice]]:
+    """Every number of replicas that the window leaves to each expert."""
+    most = [min(least + window.spare, layer.most_replicas) for least in window.least]
+    pairs = zip(window.least, most, strict=True)
+    return [[_Choice(k, k) for k in range(least, top + 1)] for least, top in pairs]
+
+
+def _few_counts(own: list[_Choice], now: int) -> list[_Choice]:
+    """Counts up to a few more than now as they are, larger ones as one choice."""
+    few = [choice for choice in own if choice.high <= max(now + FEW_COUNTS, own[0].low)]
+    while few[-1].high < own[-1].high:
+        low = few[-1].high + 1
+        few.append(_Choice(low, min(own[-1].high, low + low // 2)))
+    return few
+
+
+Terms = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class _Move:
+    """What to build a program for.
+
+    Attributes:
+        layer: under the global rule.
+        old: slots [P].
+        known: the limit, and the incumbent if there is one.
+        choices: of each expert.
+        fluid: only what is kept has variables of its own.
+        up: replicas are rounded up, so that what is found keeps the limit.
+    """
+
+    layer: Layer
+    old: Slots
+    known: MigrationResult
+    choices: list[list[_Choice]]
+    fluid: bool
+    up: bool = False
+
+    @property
+    def size(self) -> int:
+        """Slots a rank."""
+        return self.layer.topology.slots_per_rank
+
+    def scaled(self) -> tuple[list[list[int]], float]:
+        """Integer loads of one replica, by expert and choice, and the limit."""
+        counts = {choice.high for own in self.choices for choice in own}
+        scale = scale_for(self.layer, counts, largest_sum=milp.LARGEST_SUM)
+        loads = [w * self.layer.unit for w in self.layer.loads]
+        round_ = scale.up if self.up else scale.down
+        shares = [
+            [round_(w / choice.high) for choice in own]
+            for w, own in zip(loads, self.choices, strict=True)
+        ]
+        return shares, scale.down(self.known.makespan_limit) + (0 if self.up else ROUNDING)
+
+
+def _solved(move: _Move, proof: str, options: Options) -> MigrationResult:
+    """The incumbent and the bound with what HiGHS says of the program, which asks for fewer
+    receives than the incumbent's.
+    """
+    known, model = move.known, _Model(move)
+    outcome = milp.run(model.program, "scipy", options)
+    if move.up:  # no bound: it leaves out placements that just keep the limit
+        slots = None if outcome.values is None else model.slots(outcome.values)
+        return _with(known, move.layer, move.old, slots)
+    if outcome.infeasible and known.moves is None:
+        return replace(known, infeasible=True, proof=proof)
+    bound = known.moves if outcome.infeasible else outcome.bound
+    if bound is not None and known.lower_bound < bound:
+        bound = bound if known.moves is None else min(bound, known.moves)
+        known = replace(known, lower_bound=bound, proof=proof)
+    if outcome.values is not None and not move.fluid:
+        known = _with(known, move.layer, move.old, model.slots(outcome.values))
+    return replace(known, limit=outcome.limit or known.limit)
+
+
+class _Model:
+    """The program, built constraint family by constraint family.
+
+    Attributes:
+        y: variables by expert and choice.
+        n: by expert, choice and rank, where the rank may hold the expert.
+        received: by expert the terms whose sum is how often it is received.
+        receives: [G] binary, whether a rank receives anything.
+    """
+
+    def __init__(self, move: _Move) -> None:
+        self.move, self.program = move, milp.Program()
+        slots = move.layer.topology.num_physical_experts
+        fewer = slots if move.known.moves is None else move.known.moves - 1
+        self.program.objective = self.program.variable(move.known.lower_bound, fewer)
+        self.ranks = range(move.layer.topology.num_ranks)
+        self.experts = range(len(move.layer.loads))
+        self.before = [Counter(rank) for rank in _ranks("old", move.old, move.layer.topology)]
+        self.share, self.top = move.scaled()
+        self.y = [[self.program.variable(0, 1) for _ in own] for own in move.choices]
+        self.n: dict[tuple[int, int, int], int] = {}
+        self.flow: dict[tuple[int, int], int] = {}
+        self.received: list[Terms] = []
+        self.receives = [self.program.variable(0, 1) for _ in self.ranks]
+        for e in self.experts:
+            self._one_count(e)
+            self._receive(e)
+        total = [term for terms in self.received for term in terms]
+        self.program.add([*total, (self.program.objective, -1)], 0, 0)
+        self._fill_ranks()
+        _Cuts(self)
+
+    def _one_count(self, e: int) -> None:
+        """One of the choices, and as many replicas as it says."""
+        program, layer = self.program, self.move.layer
+        program.add([(j, 1) for j in self.y[e]], 1, 1)
+        for i, choice in enumerate(self.move.choices[e]):
+            most = 1 if layer.spread_replicas else min(self.move.size, choice.high)
+            for g in self.ranks:
+                if not self.move.fluid or self.before[g][e]:
+                    self.n[e, i, g] = j = program.variable(0, most)
+                    program.add([(j, 1), (self.y[e][i], -most)], -math.inf, 0)
+            terms: Terms = [(self.n[e, i, g], 1) for g in self.ranks if (e, i, g) in self.n]
+            if self.move.fluid:
+                self.flow[e, i] = program.variable(0, choice.high)
+                terms.append((self.flow[e, i], 1))
+            program.add([*terms, (self.y[e][i], -choice.low)], 0, math.inf)
+            program.add([*terms, (self.y[e][i], -choice.high)], -math.inf, 0)
+
+    def _receive(self, e: int) -> None:
+        """A rank that holds what it did not hold has received it."""
+        program, size = self.program, self.move.size
+        part = [1 / min(size, choice.high) for choice in self.move.choices[e]]
+        if self.move.fluid:
+            times = program.variable(0, len(self.ranks))
+            own: Terms = [(self.flow[e, i], x) for i, x in enumerate(part)]
+            program.add([*own, (times, -1)], -math.inf, 0)
+            self.received.append([(times, 1)])
+            return
+        self.received.append([])
+        for g in self.ranks:
+            if not self.before[g][e]:
+                h = program.variable(0, 1)
+                own = [(self.n[e, i, g], x) for i, x in enumerate(part)]
+                program.add([*own, (h, -1)], -math.inf, 0)
+                program.add([(h, 1), (self.receives[g], -1)], -math.inf, 0)
+                self.received[e].append((h, 1))
+
+    def _fill_ranks(self) -> None:
+        """S slots and at most the limit on each rank."""
+        program, size = self.program, self.move.size
+        cells: list[list[tuple[int, int, int]]] = [[] for _ in self.ranks]
+        for (e, i, g), j in self.n.items():
+            cells[g].append((j, e, i))
+        landed: list[list[int]] = []
+        for g, own in enumerate(cells):
+            slots: Terms = [(j, 1) for j, _, _ in own]
+            load: Terms = [(j, self.share[e][i]) for j, e, i in own]
+            if self.move.fluid:
+                landed.append(self._land(g))
+                slots.append((landed[-1][0], 1))
+                load.append((landed[-1][1], 1))
+            program.add(slots, size, size)
+            program.add(load, -math.inf, self.top)
+        if self.move.fluid:
+            self._conserve(*(list(x) for x in zip(*landed, strict=True)))
+
+    def _land(self, g: int) -> list[int]:
+        """Slots, load and number of what a rank receives; none without a receive."""
+        program, size, any_ = self.program, self.move.size, self.receives[g]
+        slots, times = program.variable(0, size), program.variable(0, size)
+        load = program.variable(0, math.ceil(self.top), integral=False)
+        program.add([(slots, 1), (any_, -size)], -math.inf, 0)
+        program.add([(load, 1), (any_, -self.top)], -math.inf, 0)
+        program.add([(times, 1), (any_, -1)], 0, math.inf)
+        program.add([(slots, 1), (times, -1)], 0, math.inf)
+        return [slots, load, times]
+
+    def _conserve(self, slots: list[int], load: list[int], times: list[int]) -> None:
+        """What leaves its ranks arrives somewhere."""
+        program = self.program
+        program.add([*((j, 1.0) for j in slots), *((j, -1.0) for j in self.flow.values())], 0, 0)
+        weights = [(j, -self.share[e][i]) for (e, i), j in self.flow.items()]
+        program.add([*((j, 1.0) for j in load), *weights], 0, math.inf)
+        left = [(j, -a) for terms in self.received for j, a in terms]
+        program.add([*((j, 1.0) for j in times), *left], 0, 0)
+
+    def slots(self, values: NDArray[np.int64]) -> Slots:
+        """The placement of a solution of the whole program."""
+        ranks: list[list[int]] = [[] for _ in self.ranks]
+        for (e, _, g), j in self.n.items():
+            ranks[g] += [e] * int(values[j])
+        return tuple(e for rank in ranks for e in rank)
+
+
+class _Cuts:
+    """What integers know and fractions do not: an overloaded rank must change.
+
+    Binary ``gone[e, g]``: g drops e; ``more[e, g]``: g holds more of e than before; ``changed[g]``:
+    g holds more of something. ``up_e`` and ``down_e``: e has more or fewer replicas than before.
+    Every inequality holds for every placement.
+    """
+
+    def __init__(self, model: _Model) -> None:
+        self.model, self.program, move = model, model.program, model.move
+        self.now = Counter(move.old)
+        pairs = [(e, g) for g in model.ranks for e in sorted(model.before[g])]
+        self.gone = {pair: self.program.variable(0, 1) for pair in pairs}
+        self.more = {pair: self.program.variable(0, 1) for pair in pairs}
+        self.changed = [self.program.variable(0, 1) for _ in model.ranks]
+        self.holders = {e: [g for g in model.ranks if model.before[g][e]] for e in model.experts}
+        self.load = exact_rank_loads(move.layer, move.old)
+        for e, g in pairs:
+            self._define(e, g)
+        for e in model.experts:
+            self._replicas(e)
+        for g in model.ranks:
+            self._rank(g)
+
+    def _up(self, e: int) -> Terms:
+        choices = enumerate(self.model.move.choices[e])
+        return [(self.model.y[e][i], 1) for i, c in choices if c.low > self.now[e]]
+
+    def _down(self, e: int, count: int) -> Terms:
+        """Whether e has at most ``count`` replicas."""
+        choices = enumerate(self.model.move.choices[e])
+        return [(self.model.y[e][i], 1) for i, c in choices if c.high <= count]
+
+    def _define(self, e: int, g: int) -> None:
+        model, size = self.model, self.model.move.size
+        held: Terms = [(model.n[e, i, g], 1) for i in range(len(model.y[e]))]
+        self.program.add([*held, (self.gone[e, g], 1)], 1, math.inf)
+        self.program.add([*held, (self.gone[e, g], size)], -math.inf, size)
+        mine = model.before[g][e]
+        self.program.add([*held, (self.more[e, g], mine - size)], -math.inf, mine)
+        self.program.add([(self.more[e, g], 1), (self.changed[g], -1)], -math.inf, 0)
+
+    def _replicas(self, e: int) -> None:
+        """Someone holds e; more replicas, and one dropped without there being fewer, go
+        somewhere.
+        """
+        model, holders = self.model, self.holders[e]
+        received = model.received[e]
+        more: Terms = [(self.more[e, g], 1) for g in holders]
+        gone: Terms = [(self.gone[e, g], -1) for g in holders]
+        self.program.add([*gone, *received], 1 - len(holders), math.inf)
+        minus = [(j, -a) for j, a in self._up(e)]
+        self.program.add([*received, *more, *minus], 0, math.inf)
+        for g in holders:
+            rest = [(self.more[e, other], 1.0) for other in holders if other != g]
+            fewer = self._down(e, self.now[e] - 1)
+            self.program.add([*received, *rest, *fewer, (self.gone[e, g], -1)], 0, math.inf)
+
+    def _rank(self, g: int) -> None:
+        """A rank that would be over the limit, as it is or with fewer replicas of an expert, must
+        change, or its other experts have so many more replicas that this makes up for it.
+        """
+        before, limit = self.model.before[g], self.model.move.known.makespan_limit
+        more: Terms = [(self.more[e, g], 1) for e in before]
+        self.program.add([*more, (self.changed[g], -1)], 0, math.inf)
+        if sum(before.values()) == len(before):  # else a copy may be dropped, and none is gone
+            gone: Terms = [(self.gone[e, g], 1) for e in before]
+            self.program.add([*gone, (self.changed[g], -1)], 0, math.inf)
+        if self.load[g] > limit:
+            self._relieve(g, self.load[g] - limit, [], None)
+        for e, times in before.items():
+            tokens, now = self._tokens(e) * times, self.now[e]
+            for k in range(1, now):
+                over = self.load[g] + tokens / k - tokens / now - limit
+                few = self._down(e, k)
+                if over > 0 and few:
+                    self._relieve(g, over, few, e)
+
+    def _tokens(self, e: int) -> Fraction:
+        return self.model.move.layer.loads[e] * self.model.move.layer.unit
+
+    def _relieve(self, g: int, over: Fraction, when: Terms, but: int | None) -> None:
+        """``change + sum of min(1, relief / over) >= when``, where fewer tokens than ``over``
+        leave no rank unchanged; a term a little too large takes nothing away.
+        """
+        terms: Terms = [(self.model.receives[g], 1), (self.changed[g], 1)]
+        for e, times in self.model.before[g].items():
+            tokens, now = self._tokens(e) * times, self.now[e]
+            for i, choice in enumerate(self.model.move.choices[e]):
+                if choice.high > now and e != but:
+                    relief = (tokens / now - tokens / choice.high) / over
+                    terms.append((self.model.y[e][i], min(1.0, float(relief) + ROUNDED_UP)))
+        terms += [(j, -a) for j, a in when]
+        self.program.add(terms, 0 if when else 1, math.inf)

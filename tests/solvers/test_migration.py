@@ -1,0 +1,208 @@
+"""Relabelling and the fewest receives, against enumeration in exact arithmetic."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import combinations_with_replacement, permutations, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt.instance import Instance, Layer, Rule, Topology
+from eplb_opt.metrics import exact_makespan
+from eplb_opt.result import SolveStatus
+from eplb_opt.validity import layer_violation
+from solvers.migration import fewest_moves, num_received, pareto, relabel
+from tests.solvers.oracle import make_layer
+
+Slots = tuple[int, ...]
+SHAPES = [(3, 4, 2), (4, 6, 3), (5, 6, 2), (5, 6, 3), (4, 4, 2), (2, 3, 3), (3, 6, 2)]
+"""(experts, slots, ranks)"""
+
+
+def placements(experts: int, ranks: int, size: int) -> Iterator[Slots]:
+    """All placements, up to the order of slots in a rank."""
+    contents = list(combinations_with_replacement(range(experts), size))
+    for choice in product(contents, repeat=ranks):
+        slots = tuple(e for rank in choice for e in rank)
+        if len(set(slots)) == experts:
+            yield slots
+
+
+def enumerated(layer: Layer, old: Slots, limit: Fraction) -> int | None:
+    """The fewest receives with which the layer keeps the limit; None if it cannot."""
+    size = layer.topology.slots_per_rank
+    valid = (
+        num_received(old, slots, size)
+        for slots in placements(len(layer.loads), layer.topology.num_ranks, size)
+        if exact_makespan(layer, slots) <= limit and layer_violation(layer, slots) is None
+    )
+    return min(valid, default=None)
+
+
+@st.composite
+def placed(draw: st.DrawFn, experts: int, slots: int) -> Slots:
+    more = st.lists(st.integers(0, experts - 1), min_size=slots - experts, max_size=slots - experts)
+    return tuple(draw(st.permutations([*range(experts), *draw(more)])))
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Layer, Slots, Fraction]:
+    experts, slots, ranks = draw(st.sampled_from(SHAPES))
+    whole = st.lists(st.integers(0, 12), min_size=experts, max_size=experts)
+    broken = st.lists(st.floats(0, 9, allow_subnormal=False), min_size=experts, max_size=experts)
+    layer = make_layer(draw(st.one_of(whole, broken)), slots, ranks)
+    old, other = draw(placed(experts, slots)), draw(placed(experts, slots))
+    factor = draw(st.sampled_from([Fraction(1), Fraction(99, 100), Fraction(11, 10)]))
+    return layer, old, exact_makespan(layer, other) * factor
+
+
+@given(problems())
+@settings(max_examples=50, deadline=None)
+def test_fewest_moves_are_those_of_enumeration(problem: tuple[Layer, Slots, Fraction]) -> None:
+    layer, old, limit = problem
+    expected = enumerated(layer, old, limit)
+    result = fewest_moves(layer, old, limit)
+    assert result.moves == expected
+    if expected is None:
+        assert result.status == SolveStatus.INFEASIBLE
+        return
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.placement is not None
+    assert layer_violation(layer, result.placement) is None
+    assert exact_makespan(layer, result.placement) == result.makespan
+    assert result.makespan <= limit
+    assert num_received(old, result.placement, layer.topology.slots_per_rank) == expected
+
+
+@given(problems())
+@settings(max_examples=25, deadline=None)
+def test_the_relaxation_is_a_bound(problem: tuple[Layer, Slots, Fraction]) -> None:
+    layer, old, limit = problem
+    expected = enumerated(layer, old, limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.migration.LARGEST_EXACT", 0)
+        result = fewest_moves(layer, old, limit)
+    if expected is not None:
+        assert not result.infeasible
+        assert result.lower_bound <= expected
+    if result.infeasible:
+        assert expected is None
+
+
+@given(problems())
+@settings(max_examples=15, deadline=None)
+def test_spread_replicas(problem: tuple[Layer, Slots, Fraction]) -> None:
+    layer, old, limit = problem
+    spread = Layer(layer.loads, layer.unit, layer.topology, spread_replicas=True)
+    if layer_violation(spread, old) is None:
+        result = fewest_moves(spread, old, limit)
+        assert result.moves == enumerated(spread, old, limit)
+
+
+@given(st.lists(st.integers(0, 12), min_size=4, max_size=4), st.integers(0, 15), st.data())
+@settings(max_examples=12, deadline=None)
+def test_hierarchical(loads: list[int], more: int, data: st.DataObject) -> None:
+    """Exact below 2 E / K receives; a bound never exceeds the optimum."""
+    layer = Instance([loads], Topology(8, 4, 2, 2), rule="hierarchical").layer(0)
+    bits = [more >> i & 1 for i in range(4)]
+    old = (0, 1, bits[0], bits[1], 3, 2, 2 + bits[2], 2 + bits[3])
+    limit = Fraction(data.draw(st.integers(0, 24)))
+    expected, result = enumerated(layer, old, limit), fewest_moves(layer, old, limit)
+    if expected is None:
+        assert result.moves is None
+        return
+    assert not result.infeasible
+    assert result.lower_bound <= expected
+    if expected < 4:
+        assert result.moves == expected == result.lower_bound
+
+
+def test_hierarchical_keeps_the_rule() -> None:
+    loads = [[9, 4, 3, 2, 8, 5, 2, 1]]
+    layer = Instance(loads, Topology(8, 4, 2, 2), rule="hierarchical").layer(0)
+    old = (4, 5, 6, 7, 0, 1, 2, 3)
+    result = fewest_moves(layer, old, Fraction(11))
+    assert result.placement is not None
+    assert (result.moves, str(result.status)) == (4, "optimal")
+    assert layer_violation(layer, result.placement) is None
+    assert result.makespan is not None
+    assert result.makespan <= 11
+
+
+def test_what_stays_keeps_its_slot() -> None:
+    result = fewest_moves(make_layer([4, 3, 2, 1], 4, 2), (1, 0, 3, 2), Fraction(5))
+    assert result.placement is not None
+    assert sum(a != b for a, b in zip(result.placement, (1, 0, 3, 2), strict=True)) == 2
+
+
+def test_a_local_copy_is_no_receive() -> None:
+    """Rank 0 drops its replica of 0 for a second copy of 1, which rank 2 had alone."""
+    layer, old = make_layer([2, 12, 1, 1], 6, 3), (0, 1, 0, 1, 2, 3)
+    for limit in (6, 7, 8):
+        expected = enumerated(layer, old, Fraction(limit))
+        assert fewest_moves(layer, old, Fraction(limit)).moves == expected
+
+
+def test_a_time_limit_is_a_result() -> None:
+    loads = [100 + 37 * i % 91 for i in range(32)]
+    old = tuple(range(32)) + tuple(range(8))
+    layer = make_layer(loads, 40, 8)
+    result = fewest_moves(layer, old, exact_makespan(layer, old) * Fraction(9, 10), time_limit=0.0)
+    assert result.limit == "time"
+    assert result.status in (SolveStatus.UNKNOWN, SolveStatus.FEASIBLE)
+
+
+def test_pareto_shares_bounds_and_placements() -> None:
+    layer, old = make_layer([9, 7, 4, 2, 1], 6, 3), (0, 1, 2, 3, 4, 0)
+    limits = [Fraction(x) for x in (8, 9, 10, 12)]
+    front = pareto(layer, old, limits)
+    assert [result.makespan_limit for result in front] == sorted(limits, reverse=True)
+    assert [result.moves for result in front] == [
+        enumerated(layer, old, limit) for limit in sorted(limits, reverse=True)
+    ]
+
+
+@pytest.mark.parametrize(("old", "initial"), [((0, 1, 1, 1), []), ((0, 1, 2, 0), [(0, 0, 1, 1)])])
+def test_invalid_placements(old: Slots, initial: list[Slots]) -> None:
+    with pytest.raises(ValueError, match="is not valid: the slots do not hold every expert"):
+        fewest_moves(make_layer([1, 2, 3], 4, 2), old, Fraction(3), initial=initial)
+
+
+@st.composite
+def two_placements(draw: st.DrawFn) -> tuple[Slots, Slots, int]:
+    experts, slots, ranks = draw(st.sampled_from([*SHAPES, (5, 8, 4), (4, 4, 4)]))
+    return draw(placed(experts, slots)), draw(placed(experts, slots)), ranks
+
+
+@given(two_placements())
+@settings(max_examples=100, deadline=None)
+def test_relabel_is_optimal(problem: tuple[Slots, Slots, int]) -> None:
+    old, new, ranks = problem
+    size = len(old) // ranks
+    best = relabel(old, new, Topology(len(old), ranks))
+    contents = [sorted(new[i : i + size]) for i in range(0, len(new), size)]
+    assert sorted(sorted(best[i : i + size]) for i in range(0, len(best), size)) == sorted(contents)
+    orders = ([e for rank in order for e in rank] for order in permutations(contents))
+    assert num_received(old, best, size) == min(num_received(old, x, size) for x in orders)
+
+
+@given(st.permutations(range(8)), st.permutations(range(8)))
+@settings(max_examples=30, deadline=None)
+def test_relabel_keeps_nodes_together(old: list[int], new: list[int]) -> None:
+    best = relabel(old, new, Topology(8, 4, 2, 2), Rule.HIERARCHICAL)
+    nodes = [[new[0:2], new[2:4]], [new[4:6], new[6:8]]]
+    orders = [
+        [*a, *b]
+        for first, second in permutations(nodes)
+        for a in permutations(first)
+        for b in permutations(second)
+    ]
+    fewest = min(num_received(old, [e for rank in order for e in rank], 2) for order in orders)
+    assert num_received(old, best, 2) == fewest
+    assert {frozenset(best[:4]), frozenset(best[4:])} == {frozenset(new[:4]), frozenset(new[4:])}
+
+
+def test_relabel_names_a_wrong_length() -> None:
+    with pytest.raises(ValueError, match="new has 3 slots, not num_physical_experts=4"):
+        relabel((0, 1, 2, 3), (0, 1, 2), Topology(4, 2))
