@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,6 +142,20 @@ def test_every_changed_field_is_refused(instance: Instance) -> None:
     for path, value in changes(document):
         with pytest.raises(CertificateError):
             verify_document(changed(document, path, value))
+
+
+@pytest.mark.parametrize("name", ["published", "nodes"])
+def test_stored_certificates_stay_valid(name: str) -> None:
+    """Written by an earlier version; a change of the format or of the digest must not go unnoticed."""
+    document = json.loads((Path(__file__).parent / "data" / f"{name}.json").read_text())
+    assert verdicts(document) == [Trust.VERIFIED]
+    with pytest.raises(CertificateError, match="was changed: its content does not fit sha256"):
+        verify_document(document | {"layers": []})
+
+
+def test_evidence_of_groups_without_groups() -> None:
+    with pytest.raises(CertificateError, match="'groups' is for the hierarchical rule only"):
+        check_bound(PUBLISHED.layer(0), Fraction(1), {"kind": "groups", "blocks": []})
 
 
 HARMLESS = {

@@ -1,14 +1,16 @@
 import ast
 import importlib.util
+import itertools
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt.certificate.patterns import certified_pattern_bound
+from eplb_opt.certificate.patterns import _richest_rank, certified_pattern_bound
 from solvers.patterns import pattern_bound
 from tests.solvers.oracle import joint_optimum, make_layer
 
@@ -161,3 +163,18 @@ def test_the_checker_imports_no_solver() -> None:
         "eplb_opt.instance",
     }
     assert modules <= allowed
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6)), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.integers(1, 30),
+)
+def test_the_richest_rank_is_that_of_all_combinations(items, size, grid) -> None:
+    weights, prices = (np.array(column, dtype=np.int64) for column in zip(*items, strict=True))
+    worths = [
+        sum(price for _, price in chosen)
+        for chosen in itertools.combinations_with_replacement(items, size)
+        if sum(weight for weight, _ in chosen) < grid
+    ]
+    assert _richest_rank(weights, prices, size, grid) == max(worths, default=-1)
