@@ -15,6 +15,7 @@ COMMANDS = (
     "solve",
     "bound",
     "verify",
+    "migrate",
     "sweep",
     "export",
     "report",

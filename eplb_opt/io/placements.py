@@ -17,6 +17,7 @@ from eplb_opt.io.recording import numeric
 from eplb_opt.placement import Placement
 
 SCHEMA = "eplb-opt/placements/1"
+SGLANG_KEY = "physical_to_logical_map"
 
 
 def write_placements(path: str | Path, placements: Mapping[str, Placement]) -> None:
@@ -51,6 +52,8 @@ def write_placements(path: str | Path, placements: Mapping[str, Placement]) -> N
 def read_placements(path: str | Path) -> dict[str, NDArray[np.int64]]:
     """What :func:`write_placements` wrote: ``phy2log`` [L, P] int64 by policy, in the same order.
 
+    A file for SGLang holds one placement, which is called ``sglang`` here.
+
     The file does not know the number of experts: :class:`eplb_opt.Placement` checks the ids.
 
     Raises:
@@ -76,7 +79,7 @@ def write_sglang_placement(path: str | Path, placement: Placement) -> None:
     path = Path(path)
     if path.suffix != ".json":
         raise ValueError(f"{path}: SGLang reads placements from .json only, not {path.suffix!r}")
-    document = {"physical_to_logical_map": placement.phy2log.tolist()}
+    document = {SGLANG_KEY: placement.phy2log.tolist()}
     replace_file(path, json.dumps(document).encode())
 
 
@@ -119,6 +122,8 @@ def _npz_maps(path: Path) -> dict[str, object]:
 
 def _json_maps(path: Path) -> dict[str, object]:
     document = json_file.parse(path)
+    if isinstance(document, dict) and SGLANG_KEY in document:
+        return {"sglang": document[SGLANG_KEY]}
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise FormatError(path, f"is no file of placements: expected schema {SCHEMA!r}")
     maps = document.get("phy2log")

@@ -146,7 +146,7 @@ def test_every_changed_field_is_refused(instance: Instance) -> None:
 
 @pytest.mark.parametrize("name", ["published", "nodes"])
 def test_stored_certificates_stay_valid(name: str) -> None:
-    """Written by an earlier version; a change of the format or of the digest must not go unnoticed."""
+    """Written by an earlier version; a change of format or digest must not go unnoticed."""
     document = json.loads((Path(__file__).parent / "data" / f"{name}.json").read_text())
     assert verdicts(document) == [Trust.VERIFIED]
     with pytest.raises(CertificateError, match="was changed: its content does not fit sha256"):

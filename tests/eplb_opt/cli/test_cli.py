@@ -40,7 +40,17 @@ MACHINE = ("--redundant", 8, "--gpus", 8)
 def test_help_names_every_command() -> None:
     result = eplb_opt("--help")
     assert result.returncode == 0
-    for name in ("demo", "gap", "solve", "bound", "policies", "generate", "convert", "bench"):
+    for name in (
+        "demo",
+        "gap",
+        "solve",
+        "bound",
+        "migrate",
+        "policies",
+        "generate",
+        "convert",
+        "bench",
+    ):
         assert name in result.stdout
         assert eplb_opt(name, "--help").returncode == 0
 

@@ -14,7 +14,7 @@ from eplb_opt.cli import main
 
 COMMANDS = [
     "gap", "solve", "bound", "verify", "convert", "generate", "policies", "export", "report",
-    "sweep", "check", "attack", "replay",
+    "sweep", "check", "attack", "replay", "migrate",
 ]  # fmt: skip
 WORDS = [
     "loads.json", "none.json", "out.json", "out.html", "spec.yaml", ".", "-", "--", "", "é",
@@ -27,7 +27,7 @@ OPTIONS = [
     "--window", "--policy", "--json", "--placements", "--fail-above", "--seed", "--format",
     "--stage", "--backend", "--spread-replicas", "--explain", "--serve-on", "--policy-timeout",
     "--policy-memory", "-o", "--tokens", "--experts", "--steps", "--phi", "--dry-run", "--help",
-    "--strict", "--what",
+    "--strict", "--what", "--budget", "--within",
 ]  # fmt: skip
 
 

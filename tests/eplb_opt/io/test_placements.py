@@ -70,7 +70,7 @@ def test_layer_numbers_must_match_the_rows(layers, tmp_path):
     [
         (
             "a.json",
-            b'{"physical_to_logical_map": [[0]]}',
+            b'{"logical_count": [[0]]}',
             "expected schema 'eplb-opt/placements/1'",
         ),
         ("a.json", b'{"schema": "eplb-opt/placements/1", "phy2log": 3}', "is not a mapping"),
@@ -120,3 +120,11 @@ def test_a_link_stays_a_link(tmp_path):
     replace_file(tmp_path / "link", b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_text() == "new"
+
+
+def test_sglang_s_placement_is_read_back(tmp_path):
+    placement = Placement([[0, 1, 2, 0], [2, 1, 0, 1]], 3)
+    write_sglang_placement(tmp_path / "p.json", placement)
+    maps = read_placements(tmp_path / "p.json")
+    assert list(maps) == ["sglang"]
+    assert maps["sglang"].tolist() == placement.phy2log.tolist()

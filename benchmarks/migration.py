@@ -1,0 +1,164 @@
+"""What a placement costs after the loads changed, by how many experts are received to mend it.
+
+``python benchmarks/migration.py LOADS`` places a recording of loads, multiplies the loads by
+``exp(noise N(0, 1))``, and prints by method the makespan over the best known (the lightest of a
+thorough ``refined`` and all others, layer by layer) and the received experts of a layer, under both
+rules. ``--exact SECONDS`` compares with proven numbers on smaller layers instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eplb_opt import Instance, Topology
+from eplb_opt.io import read_loads
+from eplb_opt.metrics import exact_makespan
+from eplb_opt.transfer import copied, received
+from heuristics.migration import migrate
+from heuristics.policies import refined
+from heuristics.refined import makespans
+from heuristics.replication import count_replicas
+from solvers.migration import fewest_moves, relabel
+
+SHAPES = {"global": (288, 1, 1, 32), "hierarchical": (288, 8, 4, 32)}
+"""(slots, groups, nodes, ranks)"""
+BUDGETS = (5, 10, 20, 40)
+
+
+def recorded(path: str, noise: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Loads [L, E] of the layers with load, and the same with noise."""
+    loads = read_loads(path).loads
+    loads = torch.from_numpy(np.array(loads.sum(0) if loads.ndim == 3 else loads, dtype=float))
+    loads = loads[loads.sum(1) > 0]
+    normal = np.random.default_rng(seed).standard_normal(tuple(loads.shape))
+    return loads, loads * torch.from_numpy(np.exp(noise * normal))
+
+
+def repacked(now: Tensor, old: Tensor, num_ranks: int) -> Tensor:
+    """The rival design (global rule): fresh counts; what still has a place stays, the rest goes
+    where room is, largest first.
+    """
+    fresh = refined(now, old.shape[1], 1, 1, num_ranks)
+    counts = count_replicas(fresh, now.shape[1])
+    size, placed = old.shape[1] // num_ranks, old.clone()
+    for row, left, load in zip(placed.numpy(), counts.numpy().copy(), now.numpy(), strict=True):
+        share, free = load / left, []
+        for slot, e in enumerate(row):
+            left[e] -= 1
+            if left[e] < 0:
+                free.append(slot)
+        total = np.bincount(np.arange(len(row)) // size, share[row], num_ranks)
+        np.subtract.at(total, np.array(free, dtype=int) // size, share[row[free]])
+        rest = np.repeat(np.arange(len(load)), left.clip(min=0))
+        for e in rest[np.argsort(-share[rest])]:
+            slot = min(free, key=lambda s: total[s // size])
+            free.remove(slot)
+            row[slot] = e
+            total[slot // size] += share[e]
+    return placed
+
+
+Method = Callable[[], Tensor]
+
+
+def methods(now: Tensor, old: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[str, Method]]:
+    """The ways to answer changed loads, by name."""
+    nodes, ranks = shape[2:]
+    yield "keep old", lambda: old
+    yield "fresh refined", lambda: refined(now, *shape)
+    yield "fresh, relabelled (heuristic)", lambda: refined(now, *shape, old=old)
+    yield "fresh, relabelled (exact)", lambda: relabelled(refined(now, *shape), old, shape)
+    if nodes == 1:
+        yield "fresh counts, homes kept", lambda: repacked(now, old, ranks)
+    for budget in BUDGETS:
+        yield f"budget {budget}", lambda b=budget: refined(now, *shape, old=old, move_budget=b)
+    yield "budget 40, first pass", lambda: first_pass(now, old, shape)
+
+
+def first_pass(now: Tensor, old: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The rival design: the target follows the makespan down, and nothing else."""
+    found = migrate(now, old, shape[3], BUDGETS, num_nodes=shape[2], second_pass=False)
+    return found.phy2log[:, -1]
+
+
+def relabelled(fresh: Tensor, old: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """``fresh`` relabelled by optimal assignment."""
+    slots, groups, nodes, ranks = shape
+    machine = Topology(slots, ranks, nodes, groups)
+    rule = Instance(np.ones((1, 256)), machine).rule
+    rows = zip(old.tolist(), fresh.tolist(), strict=True)
+    return torch.tensor([relabel(a, b, machine, rule) for a, b in rows])
+
+
+def compare(path: str, noise: float, seed: int) -> None:
+    before, now = recorded(path, noise, seed)
+    for rule, shape in SHAPES.items():
+        ranks, size = shape[3], shape[0] // shape[3]
+        old = refined(before, *shape)
+        rows = []
+        for name, run in methods(now, old, shape):
+            start = time.perf_counter()
+            placed = run()
+            seconds = time.perf_counter() - start
+            rows.append((name, makespans(now, placed, ranks), placed, seconds))
+        thorough = makespans(now, refined(now, *shape, effort="thorough"), ranks)
+        best = torch.stack([thorough, *(row[1] for row in rows)]).amin(0)
+        for name, value, placed, seconds in rows:
+            over = 100 * (value / best - 1)
+            moves = received(old, placed, size).sum(1)
+            local = copied(old, placed, size).sum(1).mean()
+            figures = f"{over.mean():.3f} / {over.max():.3f} | {moves.mean():.1f} / {moves.max()}"
+            print(f"| {rule} | {name} | {figures} | {local:.1f} | {seconds:.2f} |", flush=True)
+
+
+def prove(shape: tuple[int, int, int], noise: float, within: float, seconds: float) -> None:
+    """Fewest receives to come within a ratio of the best known: exact against the heuristic."""
+    experts, slots, ranks = shape
+    rng = np.random.default_rng(experts)
+    before = np.exp(0.6 * rng.standard_normal((4, experts))) * 1000
+    now = before * np.exp(noise * rng.standard_normal(before.shape))
+    old = refined(torch.from_numpy(before), slots, 1, 1, ranks)
+    best = refined(torch.from_numpy(now), slots, 1, 1, ranks, effort="thorough")
+    found = migrate(torch.from_numpy(now), old, ranks, range(slots + 1), every_budget=True)
+    for layer in Instance(now, Topology(slots, ranks)).layers():
+        i, start = layer.index, old[layer.index].tolist()
+        value = exact_makespan(layer, best[i].tolist())
+        limit = value * (1 + Fraction(str(within)))
+        over = float(exact_makespan(layer, start) / value - 1)
+        fits = [x.tolist() for x in found.phy2log[i] if exact_makespan(layer, x.tolist()) <= limit]
+        ours = [int(received([start], [x], slots // ranks).sum()) for x in fits]
+        initial = [*fits, best[i].tolist()]
+        result = fewest_moves(layer, start, limit, time_limit=seconds, initial=initial)
+        proven = f"{result.lower_bound} .. {result.moves} | {result.status}"
+        print(
+            f"| {experts}, {slots}, {ranks} | {i} | {100 * over:.1f} | {min(ours, default='-')} | "
+            f"{proven} | {result.runtime:.1f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("loads", nargs="?", help="recorded loads, for instance SGLang's json")
+    parser.add_argument("--noise", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--within", type=float, default=0.01)
+    parser.add_argument("--exact", type=float, metavar="SECONDS", help="for each layer")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.loads:
+        compare(arguments.loads, arguments.noise, arguments.seed)
+    if arguments.exact is not None:
+        for shape in [(12, 16, 4), (16, 20, 4), (32, 40, 8)]:
+            prove(shape, arguments.noise, arguments.within, arguments.exact)
+
+
+if __name__ == "__main__":
+    main()

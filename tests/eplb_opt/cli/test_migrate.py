@@ -1,0 +1,144 @@
+"""``eplb-opt migrate`` as a user runs it, and what it says of bad input."""
+
+import contextlib
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eplb_opt import Instance, Placement, Topology
+from eplb_opt.bounds import lower_bound
+from eplb_opt.cli import main
+from eplb_opt.io import read_placements, write_placements, write_sglang_placement
+from eplb_opt.metrics import exact_makespan
+from eplb_opt.transfer import copied, received
+from eplb_opt.validity import find_violations
+
+MACHINE = ["--redundant", "4", "--gpus", "4"]
+EXPERTS, SLOTS = 12, 16
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[object, str, str]:
+    monkeypatch.setattr("sys.argv", ["eplb-opt", *arguments])
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            main()
+        except SystemExit as end:
+            return end.code, output.getvalue(), errors.getvalue()
+    return None, output.getvalue(), errors.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loads = np.random.default_rng(0).integers(1, 100, (3, EXPERTS))
+    loads[1] = 0
+    np.save("loads.npy", loads)
+    old = np.tile(np.arange(SLOTS) % EXPERTS, (3, 1))
+    old[2] = old[2][::-1]
+    write_placements("old.npz", {"a": Placement(old, EXPERTS)})
+    write_placements("two.json", {x: Placement(old, EXPERTS) for x in "ab"})
+    write_sglang_placement("sglang.json", Placement(old, EXPERTS))
+    write_placements("short.npz", {"a": Placement(old[:2], EXPERTS)})
+    write_placements("narrow.npz", {"a": Placement(old[:, :12], EXPERTS)})
+    write_placements("other.npz", {"a": Placement(old + 4, EXPERTS + 4)})
+    write_placements("missing.npz", {"a": Placement(np.zeros_like(old), EXPERTS)})
+
+
+def instance() -> Instance:
+    return Instance(np.load("loads.npy"), Topology(SLOTS, 4))
+
+
+@pytest.mark.parametrize("budget", [0, 3, 8])
+def test_json_says_what_the_placement_is(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["migrate", "old.npz", "loads.npy", *MACHINE, "--budget", str(budget)]
+    code, output, errors = run(monkeypatch, *arguments, "--json", "-", "-o", "new.npz")
+    assert (code, errors) == (0, "")
+    document = json.loads(output)
+    assert document["schema"] == "eplb-opt/migrate/1"
+    old, new = read_placements("old.npz")["a"], read_placements("new.npz")["migrated"]
+    assert find_violations(Placement(new, EXPERTS), instance()) == []
+    assert received(old, new, 4).sum(1).max() <= budget
+    for layer, row in zip(instance().layers(), document["layers"], strict=True):
+        i = layer.index
+        assert row["after"]["phy2log"] == new[i].tolist()
+        value = exact_makespan(layer, new[i].tolist())
+        assert Fraction(row["after"]["makespan_exact"]) == value
+        assert Fraction(row["before"]["makespan_exact"]) >= value
+        assert Fraction(row["lower_bound_exact"]) == lower_bound(layer).value
+        assert row["after"]["received"] == received(old, new, 4)[i].sum()
+        assert row["after"]["copied"] == copied(old, new, 4)[i].sum()
+        front = [Fraction(point["makespan_exact"]) for point in row["front"]]
+        assert front == sorted(front, reverse=True)
+    assert [row["status"] for row in document["layers"]] == ["ok", "no-load", "ok"]
+    assert document["layers"][1]["after"]["above"] is None
+    steps = [step for step in (0, 5) if step < budget]
+    assert [row["budget"] for row in document["front"]] == [*steps, budget]
+
+
+def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, output, _ = run(monkeypatch, "migrate", "sglang.json", "loads.npy", *MACHINE)
+    assert code == 0
+    assert "lower bound" in output
+    assert "received at most" in output
+
+
+def test_within_receives_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = []
+    for ratio in ("0.0", "0.2", "9"):
+        arguments = ["migrate", "initial", "loads.npy", *MACHINE, "--within", ratio, "--json", "-"]
+        code, output, _ = run(monkeypatch, *arguments)
+        assert code == 0
+        moves.append(sum(row["after"]["received"] for row in json.loads(output)["layers"]))
+    assert moves == sorted(moves, reverse=True)
+    assert moves[2] == 0
+
+
+@pytest.mark.parametrize("old", ["old.npz", "short.npz"])
+def test_layers_are_found_by_number(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = [1, 0]
+    arguments = ["migrate", old, "loads.npy", *MACHINE, "--layers", "1,0", "--budget", "0"]
+    code, output, _ = run(monkeypatch, *arguments, "--json", "-")
+    assert code == 0
+    rows = read_placements(old)["a"][chosen]
+    layers = json.loads(output)["layers"]
+    assert [row["layer"] for row in layers] == chosen
+    for row, before in zip(layers, rows, strict=True):
+        assert received(before[None], [row["after"]["phy2log"]], 4).sum() == 0
+
+
+BAD = {
+    "missing": (["none.npz"], "none.npz"),
+    "loads for placements": (["loads.npy"], "loads.npy"),
+    "which": (["two.json"], "two.json holds a, b: choose one with --policy"),
+    "unknown": (["old.npz", "--policy", "x"], "old.npz has no placement of 'x', but a"),
+    "short": (["short.npz"], "short.npz: 2 layers of placements do not go with the layers 0..2"),
+    "narrow": (["narrow.npz"], "narrow.npz: phy2log has shape (3, 12), expected (3, 16)"),
+    "experts": (["other.npz"], "layer 0, slot 8 holds expert 12, which is not in 0..11"),
+    "no expert": (["missing.npz"], "missing.npz: layer 0: expert 1 has no replica"),
+    "budget": (["old.npz", "--budget", "-1"], "--budget"),
+    "within": (["old.npz", "--within", "-1"], "--within"),
+    "target": (["old.npz", "-o", "x.txt"], "suffix '.txt'"),
+    "spread": (["old.npz", "--spread-replicas"], "--spread-replicas: migrate does not keep"),
+    "rule": (
+        ["old.npz", "--nodes", "2", "--groups", "2"],
+        "old.npz: layer 0: group 0 has replicas on nodes [0, 1]",
+    ),
+    "initial": (["initial", "--nodes", "2", "--groups", "2"], "OLD initial: slots in order break"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, message = BAD[case]
+    old, *options = arguments
+    code, output, errors = run(monkeypatch, "migrate", old, "loads.npy", *MACHINE, *options)
+    assert code == 2
+    assert output == ""
+    assert errors.startswith("eplb-opt: error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
