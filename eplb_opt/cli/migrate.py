@@ -59,7 +59,7 @@ def command(
     placements: str | None,
     json_target: str | None,
 ) -> int:
-    r"""Change the placement OLD for the loads LOADS, receiving at most --budget experts a layer.
+    """Change the placement OLD for the loads LOADS, receiving at most --budget experts a layer.
 
     OLD is a file of placements (--placements of another command, or SGLang's json), or the word
     'initial' for expert i mod E in slot i. A rank receives an expert that it must hold and did not
@@ -69,7 +69,7 @@ def command(
     \b
     eplb-opt gap before.json --redundant 32 --gpus 32 --policy refined --placements old.npz
     eplb-opt migrate old.npz now.json --redundant 32 --gpus 32 --budget 20 -o new.npz
-    """
+    """  # noqa: D301 - click needs the character
     if instance.spread_replicas:
         raise InputError("--spread-replicas: migrate does not keep replicas apart, leave it out")
     before = _initial(instance) if old == INITIAL else _read_old(old, policy, instance)

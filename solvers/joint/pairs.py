@@ -164,12 +164,13 @@ def _replicas(layer: Layer, makespan: Fraction) -> list[_Replica]:
 def _pair_sums(replicas: list[_Replica], interval: _Interval) -> list[Fraction] | None:
     """Sums of two replica loads in [lower, upper), ascending; None if there are too many to list.
 
-    Floats only narrow the search; the sums themselves are compared exactly.
+    Floats, as shares of ``upper``, only narrow the search; the sums themselves are compared
+    exactly.
     """
-    loads = np.array([float(r.load) for r in replicas])
-    slack = 1e-9 * float(interval.upper)
-    first = np.searchsorted(loads, float(interval.lower) - loads - slack)
-    last = np.searchsorted(loads, float(interval.upper) - loads + slack)
+    loads = np.array([float(r.load / interval.upper) for r in replicas])
+    slack = 1e-9
+    first = np.searchsorted(loads, float(interval.lower / interval.upper) - loads - slack)
+    last = np.searchsorted(loads, 1 - loads + slack)
     if int((last - first).sum()) > 2 * LISTED:
         return None
     sums = {

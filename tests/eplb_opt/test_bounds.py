@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology
 from eplb_opt.bounds import (
+    Window,
+    _fewest_heavier,
     groups_bound,
     lower_bound,
     mean_load,
@@ -162,3 +164,11 @@ def test_lazy_refinement_finds_the_optimum(costs: list[int], discounts: list[int
 def test_blocks_that_do_not_cover() -> None:
     with pytest.raises(ValueError, match="do not cover 4 groups"):
         bottleneck_partition({(0, 1): Fraction(1)}, 4)
+
+
+def test_every_replica_with_load_is_heavier_than_nothing() -> None:
+    layer = Instance([[5, 3, 0]], Topology(6, 3)).layer(0)
+    for least, spare in (((2, 1, 1), 2), ((3, 2, 1), 0)):
+        window = Window(least, spare)
+        assert _fewest_heavier(layer, window, Fraction(0)) == least[0] + least[1]
+        assert _fewest_heavier(layer, window, Fraction(-1)) == 6

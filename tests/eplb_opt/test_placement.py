@@ -104,3 +104,10 @@ def test_messages_say_where() -> None:
 def test_number_of_experts_must_fit() -> None:
     (violation,) = find_violations(Placement([[0, 1]], 2), Instance([[1]], Topology(2, 1)))
     assert violation.kind == "shape"
+
+
+def test_an_expert_twice_on_a_rank_is_named() -> None:
+    instance = Instance([[1, 2, 3]] * 2, Topology(6, 2), spread_replicas=True)
+    placement = Placement([[0, 1, 2, 2, 1, 0], [0, 1, 2, 0, 2, 2]], 3)
+    (found,) = (v for v in find_violations(placement, instance) if v.kind == "shared-rank")
+    assert (found.layer, found.message) == (1, "layer 1: rank 1 holds expert 2 more than once")

@@ -23,6 +23,7 @@ from eplb_opt.certificate.document import signed
 from eplb_opt.certificate.exhaustive import nothing_below
 from eplb_opt.gap import describe_instance
 from eplb_opt.io.synthetic import generate
+from eplb_opt.result import Result
 from solvers import solve
 from tests.solvers.test_against_brute_force import Rule, tiny_layers
 
@@ -83,6 +84,41 @@ def test_exhaustive_check_agrees_with_brute_force(layer: Any, factor: Fraction) 
     bound = optimum * factor
     assert nothing_below(layer, bound) == (bound <= optimum)
     assert nothing_below(layer, optimum)
+
+
+@pytest.mark.parametrize(
+    ("loads", "machine"),
+    [([8, 11, 7, 4, 2], (8, 2)), ([12, 4, 10, 2, 6], (8, 2)), ([11, 4, 7], (4, 2))],
+)
+def test_exhaustive_check_puts_no_expert_twice_on_a_rank_where_that_is_forbidden(
+    loads: list[int], machine: tuple[int, int]
+) -> None:
+    spread = Instance([loads], Topology(*machine), spread_replicas=True).layer(0)
+    optimum = solve(spread, backend="brute-force").objective
+    assert nothing_below(spread, optimum)
+    assert not nothing_below(Instance([loads], Topology(*machine)).layer(0), optimum)
+
+
+def test_a_certificate_without_a_placement() -> None:
+    (layer,) = PUBLISHED.layers()
+    unknown = Result("joint", "none", Fraction(100), certificate={"kind": "closed-form"})
+    document = certificate_document(describe_instance(PUBLISHED), [layer], [unknown])
+    assert document["layers"][0]["phy2log"] is None
+    (verdict,) = verify_document(document)
+    assert (verdict.trust, verdict.objective, verdict.lower_bound) == (Trust.VERIFIED, None, 100)
+
+
+def test_verdicts_go_by_the_numbers_of_the_layers() -> None:
+    instance = Instance([[3, 1], [1, 1], [2, 5]], Topology(4, 2)).select([2, 0])
+    assert [verdict.layer for verdict in verify_document(certificate(instance))] == [2, 0]
+
+
+def test_evidence_that_does_not_apply_says_why() -> None:
+    layer = PUBLISHED.layer(0)
+    with pytest.raises(CertificateError, match="'exhaustive' does not speak of given counts"):
+        check_bound(layer, Fraction(1), {"kind": "exhaustive"}, [2] * 8)
+    with pytest.raises(CertificateError, match="expected an object with the fields kind, solver"):
+        check_bound(layer, Fraction(1), {"kind": "trusted", "solver": "x", "more": 1})
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eplb_opt import Instance
 from eplb_opt.certificate.patterns import _richest_rank, certified_pattern_bound
 from solvers.patterns import pattern_bound
 from tests.solvers.oracle import joint_optimum, make_layer
@@ -39,6 +40,17 @@ def test_a_larger_bound_is_refused() -> None:
     larger = str(Fraction(certificate["bound"]) * Fraction(101, 100))
     with pytest.raises(ValueError, match="not proven"):
         certified_pattern_bound(ZIPF, certificate | {"bound": larger})
+
+
+def test_loads_that_are_no_whole_numbers() -> None:
+    quarters = Instance([[load / 4 + 1 / 64 for load in ZIPF.loads]], ZIPF.topology).layer(0)
+    assert quarters.unit < 1
+    certificate = pattern_bound(quarters).certificate
+    assert certificate is not None
+    bound = Fraction(certificate["bound"])
+    assert certified_pattern_bound(quarters, certificate) == bound
+    with pytest.raises(ValueError, match="not proven"):
+        certified_pattern_bound(quarters, certificate | {"bound": str(bound * 101 / 100)})
 
 
 def test_evidence_for_another_layer_is_refused() -> None:

@@ -112,3 +112,14 @@ def test_pattern_bound_stays_below_the_optimum_of_pairs(seed: int) -> None:
     result = solve_pairs(layer, Options())
     assert result.status == SolveStatus.OPTIMAL
     assert pattern_bound(layer, precision=1e-6).value <= result.lower_bound
+
+
+def test_loads_of_any_size_do_not_overflow() -> None:
+    """As integers over their common unit these loads are far beyond the largest float."""
+    loads = [1e300, 7e299, 5e-324, 3e250, 2.0]
+    layer = Instance([loads], Topology(8, 4)).layer(0)
+    with pytest.raises(OverflowError):
+        float(max(layer.loads))
+    result = solve_pairs(layer, Options())
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.objective == solve(layer, backend="brute-force").objective
