@@ -75,6 +75,11 @@ def mutated(path: Path, module: Any, mutation: Any) -> tuple[Mutant, str]:
     return Mutant(str(path.relative_to(ROOT)), line, before.strip(), after.strip()), code
 
 
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells mutants apart."""
+    return tuple(row[name] for name in ("file", "line", "before", "after"))
+
+
 def tests_of(file: str) -> list[str]:
     """Of the longest prefix in ``TESTS``."""
     prefix = max((p for p in TESTS if file.startswith(p)), key=len)
@@ -112,6 +117,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--again", type=Path, help="Only those that survived in this file.")
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
     os.chdir(ROOT)  # where mutmut looks for its settings
@@ -122,6 +128,10 @@ def main() -> None:
     ]
     every = [mutation for file in files for mutation in mutations_of(file)]
     sample = random.Random(arguments.seed).sample(every, min(arguments.sample, len(every)))
+    survivors = None
+    if arguments.again:
+        rows = map(json.loads, arguments.again.read_text().splitlines())
+        survivors = {key(row) for row in rows if row["status"] == "survived"}
     for name in PRELOAD.split():
         __import__(name)
     with tempfile.TemporaryDirectory() as folder, arguments.out.open("a") as out:
@@ -130,6 +140,8 @@ def main() -> None:
         usual = {}
         for mutation in sample:
             mutant, code = mutated(*mutation)
+            if survivors is not None and key(asdict(mutant)) not in survivors:
+                continue
             tests = tests_of(mutant.file)
             if str(tests) not in usual:
                 run(tree, tests, 900)  # compiles

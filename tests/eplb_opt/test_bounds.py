@@ -1,5 +1,6 @@
 """Closed-form bounds; their validity against brute force is in tests/solvers."""
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, permutations
 
@@ -172,3 +173,58 @@ def test_every_replica_with_load_is_heavier_than_nothing() -> None:
         window = Window(least, spare)
         assert _fewest_heavier(layer, window, Fraction(0)) == least[0] + least[1]
         assert _fewest_heavier(layer, window, Fraction(-1)) == 6
+
+
+SMALL = st.sampled_from([(4, 2), (6, 2), (6, 3), (8, 2), (9, 3)])
+
+
+@given(st.lists(st.integers(0, 40), min_size=4, max_size=4), SMALL, st.integers(1, 60))
+def test_bounds_scale_with_the_loads(
+    loads: list[int], sizes: tuple[int, int], halvings: int
+) -> None:
+    """Smaller loads are floats with a unit below 1; what is said of them is the same, scaled."""
+    scale = Fraction(1, 2**halvings)
+    whole = Instance([[2 * w + 1 for w in loads]], Topology(*sizes)).layer(0)
+    part = Instance([[float((2 * w + 1) * scale) for w in loads]], Topology(*sizes)).layer(0)
+    assert part.unit == scale
+    counts = threshold_counts(whole)
+    assert threshold_counts(part) == counts
+    for bound in (lower_bound, lambda layer: packing_bound(layer, counts)):
+        assert bound(part) == replace(bound(whole), value=bound(whole).value * scale)
+    assert mean_load(part) == mean_load(whole) * scale
+    assert threshold(part) == threshold(whole) * scale
+
+
+@pytest.mark.parametrize(
+    ("loads", "sizes", "value", "source"),
+    [
+        ([13, 1, 30, 5], (9, 3), "49/3", "mean"),
+        ([5, 3, 5, 20, 8, 1], (6, 3), "21", "heaviest-with-lightest"),
+        ([8, 1, 5, 3, 30, 3], (6, 2), "34", "heaviest-with-lightest"),
+        ([3, 1, 1, 8, 30, 2], (6, 2), "32", "heaviest-with-lightest"),
+        ([3, 3, 8, 2, 13], (6, 2), "15", "pigeonhole"),
+        ([1, 13, 20], (4, 2), "20", "pigeonhole"),
+        ([13, 3, 13, 8], (6, 3), "13", "pigeonhole"),
+    ],
+)
+def test_bounds_are_as_strong_as_they_were(loads, sizes, value, source) -> None:
+    bound = lower_bound(Instance([loads], Topology(*sizes)).layer(0))
+    assert (bound.value, bound.source) == (Fraction(value), source)
+
+
+@pytest.mark.parametrize(
+    ("loads", "sizes", "counts", "value", "source"),
+    [
+        ([13, 1, 30, 5], (9, 3), (2, 1, 5, 1), "18", "pigeonhole"),
+        ([3, 2], (8, 2), (5, 3), "38/15", "pigeonhole"),
+        ([5, 20, 2, 5, 1], (6, 2), (1, 2, 1, 1, 1), "33/2", "mean"),
+        ([30, 13], (4, 2), (3, 1), "23", "heaviest-with-lightest"),
+        ([9, 1], (2, 2), (1, 1), "9", "heaviest"),
+        ([4, 4], (2, 2), (1, 1), "4", "mean"),
+    ],
+)
+def test_bounds_for_given_counts_are_as_strong_as_they_were(
+    loads, sizes, counts, value, source
+) -> None:
+    bound = packing_bound(Instance([loads], Topology(*sizes)).layer(0), counts)
+    assert (bound.value, bound.source) == (Fraction(value), source)

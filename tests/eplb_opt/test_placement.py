@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from eplb_opt import Instance, Placement, Topology, find_violations
 from eplb_opt.metrics import balancedness, exact_makespan, exact_rank_loads, makespan, relative_gap
+from eplb_opt.validity import layer_violation
 
 MAPS = hnp.arrays(np.int64, st.tuples(st.integers(1, 3), st.integers(1, 9)),
                   elements=st.integers(0, 4))  # fmt: skip
@@ -111,3 +112,25 @@ def test_an_expert_twice_on_a_rank_is_named() -> None:
     placement = Placement([[0, 1, 2, 2, 1, 0], [0, 1, 2, 0, 2, 2]], 3)
     (found,) = (v for v in find_violations(placement, instance) if v.kind == "shared-rank")
     assert (found.layer, found.message) == (1, "layer 1: rank 1 holds expert 2 more than once")
+
+
+@pytest.mark.parametrize(
+    ("slots", "spread", "nodes", "message"),
+    [
+        ([0, 1, 2, 3, 0, 1, 2, 3], False, 1, None),
+        ([0, 1, 2, 3, 0, 1, 2], False, 1, "do not hold every expert, and no other"),
+        ([0, 1, 2, 2, 0, 1, 2, 2], False, 1, "do not hold every expert, and no other"),
+        ([0, 1, 2, 3, 4, 1, 2, 3], False, 1, "do not hold every expert, and no other"),
+        ([0, 1, 2, 3, 0, 0, 2, 3], False, 1, None),
+        ([0, 1, 2, 3, 0, 0, 2, 3], True, 1, "a rank holds an expert twice"),
+        ([0, 1, 2, 3, 0, 1, 0, 1], True, 1, None),
+        ([0, 1, 0, 1, 2, 3, 3, 2], False, 2, None),
+        ([0, 1, 0, 2, 2, 3, 3, 1], False, 2, "a node does not hold K/N whole groups"),
+        ([0, 1, 0, 1, 2, 3, 3, 1], False, 2, "a node does not hold K/N whole groups"),
+    ],
+)
+def test_what_is_wrong_with_slots(slots, spread, nodes, message) -> None:
+    topology = Topology(8, 4, num_nodes=nodes, num_groups=2)
+    layer = Instance([[4, 3, 2, 1]], topology, spread_replicas=spread).layer(0)
+    found = layer_violation(layer, slots)
+    assert found is None if message is None else message in str(found)

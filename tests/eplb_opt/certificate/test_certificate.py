@@ -113,6 +113,27 @@ def test_verdicts_go_by_the_numbers_of_the_layers() -> None:
     assert [verdict.layer for verdict in verify_document(certificate(instance))] == [2, 0]
 
 
+def test_a_block_on_trust_leaves_the_whole_on_trust() -> None:
+    layer = NODES.layer(0)
+    document = certificate(NODES)["layers"][0]
+    bound, evidence = Fraction(document["lower_bound_exact"]), document["evidence"]
+    assert check_bound(layer, bound, evidence) is Trust.VERIFIED
+    trusted = [b | {"evidence": {"kind": "trusted", "solver": "x"}} for b in evidence["blocks"]]
+    assert check_bound(layer, bound, evidence | {"blocks": trusted}) is Trust.TRUSTED
+    assert Trust.TRUSTED < Trust.TOO_LARGE < Trust.VERIFIED
+    nameless = [{k: v for k, v in b.items() if k != "bound"} for b in evidence["blocks"]]
+    with pytest.raises(CertificateError, match="bound='None' must be a string"):
+        check_bound(layer, bound, evidence | {"blocks": nameless})
+
+
+def test_closed_forms_of_given_counts() -> None:
+    layer = Instance([[30, 13]], Topology(4, 2)).layer(0)
+    assert check_bound(layer, Fraction(23), {"kind": "closed-form"}, (3, 1)) is Trust.VERIFIED
+    for counts in (None, (2, 2)):
+        with pytest.raises(CertificateError, match="closed forms prove"):
+            check_bound(layer, Fraction(23), {"kind": "closed-form"}, counts)
+
+
 def test_evidence_that_does_not_apply_says_why() -> None:
     layer = PUBLISHED.layer(0)
     with pytest.raises(CertificateError, match="'exhaustive' does not speak of given counts"):
