@@ -30,14 +30,20 @@ GROUPS = {
     "heuristics": ["heuristics"],
     "solvers": ["solvers"],
 }
+ORACLE = "tests/solvers/test_against_brute_force.py"
 TESTS = {
     "eplb_opt/validity.py": ["tests/eplb_opt/test_placement.py", "tests/eplb_opt/test_registry.py"],
-    "eplb_opt/bounds.py": ["tests/eplb_opt/test_bounds.py", "tests/eplb_opt/certificate"],
+    "eplb_opt/bounds.py": ["tests/eplb_opt/test_bounds.py", "tests/eplb_opt/certificate", ORACLE],
     "eplb_opt/certificate": ["tests/eplb_opt/certificate"],
     "heuristics": ["tests/heuristics"],
-    "solvers/search": ["tests/solvers/search", "tests/solvers/test_against_brute_force.py"],
+    "solvers/search": ["tests/solvers/search", ORACLE],
     "solvers/patterns": ["tests/solvers/patterns", "tests/solvers/test_portfolio.py"],
-    "solvers": ["tests/solvers"],
+    "solvers/incumbents": ["tests/solvers/incumbents", "tests/solvers/test_portfolio.py"],
+    "solvers/joint": ["tests/solvers/joint", ORACLE, "tests/solvers/test_portfolio.py"],
+    "solvers/migration.py": ["tests/solvers/test_migration.py"],
+    "solvers/milp.py": ["tests/solvers/test_milp.py", ORACLE],
+    "solvers/uneven.py": ["tests/solvers/test_uneven.py"],
+    "solvers": [ORACLE, "tests/solvers/test_stages.py"],
 }
 PRELOAD = "torch numpy scipy.optimize ortools.sat.python.cp_model pulp hypothesis pytest numba"
 
