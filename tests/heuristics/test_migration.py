@@ -13,7 +13,7 @@ from eplb_opt.metrics import exact_makespan
 from eplb_opt.transfer import copied, received
 from eplb_opt.validity import find_violations
 from heuristics.migration import migrate
-from heuristics.policies import refined
+from heuristics.policies import deepseek, refined
 from heuristics.relabelling import matching, receives, relabel
 
 SHAPES = [
@@ -153,3 +153,16 @@ def test_old_against_the_rule() -> None:
 def test_bad_budget(old: torch.Tensor | None, budget: int) -> None:
     with pytest.raises(ValueError, match=f"move_budget={budget} must not be negative"):
         refined(torch.ones(1, 4), 4, 1, 1, 2, old=old, move_budget=budget)
+
+
+def test_receives_buy_what_they_bought() -> None:
+    """Mean loss over the mean rank load by budget; a better heuristic may lower these."""
+    rng = np.random.default_rng(0)
+    loads = torch.from_numpy(np.floor(4096 * np.exp(rng.normal(0, 0.6, (6, 64)))))
+    old = deepseek(loads, 72, 1, 1, 8)
+    now = (loads * torch.from_numpy(np.exp(rng.normal(0, 0.1, loads.shape)))).round()
+    found = migrate(now, old, 8, [0, 1, 2, 4, 8, 16])
+    loss = (found.makespan * 8 / now.sum(1)[:, None] - 1).mean(0)
+    assert (loss[1:] < loss[:-1]).all()
+    allowed = [0.0489, 0.0381, 0.0264, 0.0112, 0.0022, 0.0005]
+    assert (loss <= torch.tensor(allowed)).all(), loss
