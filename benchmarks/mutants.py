@@ -45,6 +45,13 @@ TESTS = {
     "solvers/uneven.py": ["tests/solvers/test_uneven.py"],
     "solvers": [ORACLE, "tests/solvers/test_stages.py"],
 }
+MORE_TESTS = ["tests/eplb_opt/test_bounds.py", "tests/eplb_opt/certificate"]
+ALL_TESTS = {
+    "domain": [*MORE_TESTS, "tests/eplb_opt/test_placement.py", ORACLE],
+    "heuristics": ["tests/heuristics"],
+    "solvers": ["tests/solvers", *MORE_TESTS],
+}
+"""Slower; for those that survived."""
 PRELOAD = "torch numpy scipy.optimize ortools.sat.python.cp_model pulp hypothesis pytest numba"
 
 
@@ -123,7 +130,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--again", type=Path, help="Only those that survived in this file.")
+    parser.add_argument("--again", type=Path, help="Those that survived in this, all tests.")
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
     os.chdir(ROOT)  # where mutmut looks for its settings
@@ -148,7 +155,7 @@ def main() -> None:
             mutant, code = mutated(*mutation)
             if survivors is not None and key(asdict(mutant)) not in survivors:
                 continue
-            tests = tests_of(mutant.file)
+            tests = ALL_TESTS[arguments.group] if survivors else tests_of(mutant.file)
             if str(tests) not in usual:
                 run(tree, tests, 900)  # compiles
                 status, usual[str(tests)] = run(tree, tests, 900)

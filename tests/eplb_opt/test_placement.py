@@ -134,3 +134,14 @@ def test_what_is_wrong_with_slots(slots, spread, nodes, message) -> None:
     layer = Instance([[4, 3, 2, 1]], topology, spread_replicas=spread).layer(0)
     found = layer_violation(layer, slots)
     assert found is None if message is None else message in str(found)
+
+
+def test_violations_name_their_layer() -> None:
+    instance = Instance([[4, 3, 2, 1]] * 2, Topology(8, 4, num_nodes=2, num_groups=2))
+    good = [0, 1, 0, 1, 2, 3, 3, 2]
+    placement = Placement([good, [0, 1, 0, 2, 2, 3, 3, 1]], 4)
+    found = find_violations(placement, instance)
+    assert {v.kind for v in found} == {"group-split", "groups-per-node"}
+    assert {v.layer for v in found} == {1}
+    missing = Placement([[0, 1, 0, 1, 2, 2, 2, 2], good], 4)
+    assert [v.layer for v in find_violations(missing, instance)] == [0]

@@ -166,3 +166,5 @@ def test_receives_buy_what_they_bought() -> None:
     assert (loss[1:] < loss[:-1]).all()
     allowed = [0.0489, 0.0381, 0.0264, 0.0112, 0.0022, 0.0005]
     assert (loss <= torch.tensor(allowed)).all(), loss
+    (one,) = migrate(now, old, 8, [1]).makespan.T  # the whole budget may be spent
+    assert (one <= found.makespan[:, 1] * (1 + 1e-9)).all()

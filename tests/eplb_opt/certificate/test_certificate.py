@@ -113,6 +113,15 @@ def test_verdicts_go_by_the_numbers_of_the_layers() -> None:
     assert [verdict.layer for verdict in verify_document(certificate(instance))] == [2, 0]
 
 
+def test_a_refusal_names_its_layer_and_field() -> None:
+    instance = Instance([[3, 1], [1, 1], [2, 5]], Topology(4, 2)).select([2, 0])
+    document = certificate(instance)
+    document["layers"][0]["evidence"] = {"blocks": []}
+    refused, verified = verify_document(signed(document))
+    assert (refused.layer, refused.trust, verified.layer) == (2, None, 0)
+    assert refused.reason == "'kind' is missing or no str"
+
+
 def test_a_block_on_trust_leaves_the_whole_on_trust() -> None:
     layer = NODES.layer(0)
     document = certificate(NODES)["layers"][0]
