@@ -173,7 +173,8 @@ def load_policy(name: str) -> Policy:
     Stages are joined by ``+``, as in ``huntington-hill + snake + pair-resplit``. The function of a
     file is ``rebalance_experts`` by default. ``refined:40`` starts from the placement until now and
     receives at most 40 experts a layer; ``refined:relabel`` places anew and keeps what it can where
-    it is.
+    it is. Both place anew where there is no placement until now, or it breaks the rule, as experts
+    in order do under the hierarchical rule.
 
     The function may be an attribute of a class (``file.py:Class.function``).
 
@@ -211,6 +212,7 @@ def known_policy(name: str) -> None:
 def _keeping(name: str) -> Callable[..., Any]:
     """``refined`` with the placement until now as sixth argument."""
     from heuristics.policies import refined
+    from heuristics.relabelling import keeps_groups
 
     budget = name.partition(":")[2]
     if budget != RELABEL and not budget.isdecimal():
@@ -220,6 +222,8 @@ def _keeping(name: str) -> Callable[..., Any]:
     moves = None if budget == RELABEL else int(budget)
 
     def place(weight: Any, slots: int, groups: int, nodes: int, ranks: int, old: Any) -> Any:
+        if old is None or (nodes > 1 and not keeps_groups(old, nodes, groups, weight.shape[1])):
+            return refined(weight, slots, groups, nodes, ranks)
         return refined(weight, slots, groups, nodes, ranks, old=old, move_budget=moves)
 
     return place

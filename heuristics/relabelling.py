@@ -29,14 +29,25 @@ def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like
     missing = (~on_node.any(1)).nonzero().tolist()
     if missing:
         raise ValueError(f"old has no slot for expert {missing[0][1]} in layer {missing[0][0]}")
-    groups = on_node.view(layers, num_nodes, num_groups, -1).any(3)
-    split = (groups.sum(2) != num_groups // num_nodes).nonzero().tolist()
+    split = _split_groups(old, num_nodes, num_groups, experts).nonzero().tolist()
     if split:
         raise ValueError(
             f"old has not {num_groups // num_nodes} whole groups on node {split[0][1]} in layer "
             f"{split[0][0]}: it must follow the hierarchical rule, or num_groups must be 1"
         )
     return old
+
+
+def keeps_groups(phy2log: Tensor, num_nodes: int, num_groups: int, num_experts: int) -> bool:
+    """Whether every node holds experts of K / N groups in all layers; for maps [L, P]."""
+    return not bool(_split_groups(phy2log, num_nodes, num_groups, num_experts).any())
+
+
+def _split_groups(phy2log: Tensor, num_nodes: int, num_groups: int, num_experts: int) -> Tensor:
+    """[L, N] bool: the node holds experts of more or fewer groups than its share."""
+    on_node = held(phy2log, num_nodes, num_experts) > 0
+    groups = on_node.view(len(phy2log), num_nodes, num_groups, -1).any(3)
+    return groups.sum(2) != num_groups // num_nodes
 
 
 def held(phy2log: Tensor, num_ranks: int, num_experts: int) -> Tensor:

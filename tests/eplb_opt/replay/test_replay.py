@@ -136,6 +136,19 @@ def test_a_policy_that_fails_leaves_the_placement(tmp_path: Path) -> None:
     assert found.intervals[1].served == pytest.approx(found.intervals[1].without)
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_budget_is_kept_in_every_rearrangement_that_follows_the_rule(nodes: int) -> None:
+    """Experts in order break the hierarchical rule: the first placement is made anew."""
+    instance = Instance(drifting(24, experts=8), Topology(12, 4, nodes, nodes))
+    names = ["refined", "refined:relabel", "refined:2"]
+    fresh, kept, few = replay(instance, names, Settings(6, 6)).policies
+    assert not few.failures
+    assert kept.received <= fresh.received
+    budgeted = [m for m in few.trail.moves if m.answer > 0 or nodes == 1]
+    assert budgeted
+    assert max(m.received for m in budgeted) <= 2
+
+
 def test_a_sixth_argument_is_the_placement_until_now(tmp_path: Path) -> None:
     path = tmp_path / "keeps.py"
     path.write_text(SIX.format(body="return old.roll(1, dims=1)"))
