@@ -25,8 +25,10 @@ is received as a fluid, of which every rank takes any load, but none without a r
 There, counts above a few are one choice with the lowest share and any of these numbers of slots.
 
 Replicas are rounded down to integers and the limit is too, which leaves every placement that keeps
-the limit: bounds stay valid. A placement that is found is checked and valued in exact arithmetic.
-Bounds rest on the solver's arithmetic, lowered by a tolerance, as in :mod:`solvers.milp`.
+the limit: bounds stay valid. A placement that is found is valued in exact arithmetic; where a rank
+is above the limit after all, some of what it holds is too much for any rank (a cover), which is
+forbidden, and the program is solved again. Bounds rest on the solver's arithmetic, lowered by a
+tolerance, as in :mod:`solvers.milp`.
 """
 
 from __future__ import annotations
@@ -272,13 +274,9 @@ def _prove(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> Mi
         return replace(known, infeasible=True, proof=window)
     choices = _all_counts(layer, window)
     if sum(map(len, choices)) * layer.topology.num_ranks <= LARGEST_EXACT:
-        move = _Move(layer, old, known, choices, fluid=False)
-        known = _solved(move, "milp", clock.remaining())
-        if known.moves is None and known.limit is None and not known.infeasible:
-            return _solved(replace(move, known=known, up=True), "milp", clock.remaining())
-        return known
+        return _solved(_Move(layer, old, known, choices, fluid=False), "milp", clock)
     few = [_few_counts(own, old.count(e)) for e, own in enumerate(choices)]
-    return _solved(_Move(layer, old, known, few, fluid=True), "relaxation", clock.remaining())
+    return _solved(_Move(layer, old, known, few, fluid=True), "relaxation", clock)
 
 
 def _by_node(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> MigrationResult:
@@ -345,7 +343,6 @@ class _Move:
         known: the limit, and the incumbent if there is one.
         choices: of each expert.
         fluid: only what is kept has variables of its own.
-        up: replicas are rounded up, so that what is found keeps the limit.
     """
 
     layer: Layer
@@ -353,41 +350,45 @@ class _Move:
     known: MigrationResult
     choices: list[list[_Choice]]
     fluid: bool
-    up: bool = False
 
     @property
     def size(self) -> int:
         """Slots a rank."""
         return self.layer.topology.slots_per_rank
 
+    def tokens(self, e: int) -> Fraction:
+        """The load of an expert."""
+        return self.layer.loads[e] * self.layer.unit
+
     def scaled(self) -> tuple[list[list[int]], float]:
         """Integer loads of one replica, by expert and choice, and the limit."""
         counts = {choice.high for own in self.choices for choice in own}
         scale = scale_for(self.layer, counts, largest_sum=milp.LARGEST_SUM)
-        loads = [w * self.layer.unit for w in self.layer.loads]
-        round_ = scale.up if self.up else scale.down
         shares = [
-            [round_(w / choice.high) for choice in own]
-            for w, own in zip(loads, self.choices, strict=True)
+            [scale.down(self.tokens(e) / choice.high) for choice in own]
+            for e, own in enumerate(self.choices)
         ]
-        return shares, scale.down(self.known.makespan_limit) + (0 if self.up else ROUNDING)
+        return shares, scale.down(self.known.makespan_limit) + ROUNDING
 
 
-def _solved(move: _Move, proof: str, options: Options) -> MigrationResult:
+def _solved(move: _Move, proof: str, clock: Clock) -> MigrationResult:
     """The incumbent and the bound with what HiGHS says of the program, which asks for fewer
     receives than the incumbent's.
     """
     known, model = move.known, _Model(move)
-    outcome = milp.run(model.program, "scipy", options)
-    if move.up:  # no bound: it leaves out placements that just keep the limit
-        slots = None if outcome.values is None else model.slots(outcome.values)
-        return _with(known, move.layer, move.old, slots)
-    if outcome.infeasible and known.moves is None:
-        return replace(known, infeasible=True, proof=proof)
-    bound = known.moves if outcome.infeasible else outcome.bound
-    if bound is not None and known.lower_bound < bound:
-        bound = bound if known.moves is None else min(bound, known.moves)
-        known = replace(known, lower_bound=bound, proof=proof)
+    while True:
+        outcome = milp.run(model.program, "scipy", clock.remaining())
+        if outcome.infeasible and known.moves is None:
+            return replace(known, infeasible=True, proof=proof)
+        bound = known.moves if outcome.infeasible else outcome.bound
+        if bound is not None and known.lower_bound < bound:
+            bound = bound if known.moves is None else min(bound, known.moves)
+            known = replace(known, lower_bound=bound, proof=proof)
+        covers = [] if outcome.values is None or move.fluid else model.covers(outcome.values)
+        if outcome.limit is not None or not covers:
+            break
+        for cover in covers:
+            model.forbid(cover)
     if outcome.values is not None and not move.fluid:
         known = _with(known, move.layer, move.old, model.slots(outcome.values))
     return replace(known, limit=outcome.limit or known.limit)
@@ -500,6 +501,35 @@ class _Model:
         left = [(j, -a) for terms in self.received for j, a in terms]
         program.add([*((j, 1.0) for j in times), *left], 0, 0)
 
+    def covers(self, values: NDArray[np.int64]) -> list[dict[tuple[int, int], int]]:
+        """Of each rank above the limit replicas by (expert, choice) that are too much already, and
+        of which none can be spared.
+        """
+        return [x for x in (self._cover(g, values) for g in self.ranks) if x]
+
+    def _cover(self, g: int, values: NDArray[np.int64]) -> dict[tuple[int, int], int]:
+        cells = self.n.items()
+        held = {(e, i): int(values[j]) for (e, i, at), j in cells if at == g and values[j]}
+        tokens = {(e, i): self.move.tokens(e) / self.move.choices[e][i].high for e, i in held}
+        over = sum(tokens[x] * times for x, times in held.items()) - self.move.known.makespan_limit
+        if over <= 0:
+            return {}
+        for x in sorted(held, key=lambda x: tokens[x]):
+            while held[x] and over > tokens[x]:
+                held[x], over = held[x] - 1, over - tokens[x]
+        return {x: times for x, times in held.items() if times}
+
+    def forbid(self, cover: dict[tuple[int, int], int]) -> None:
+        """No rank holds at least this much of each."""
+        program = self.program
+        for g in self.ranks:
+            enough: Terms = []
+            for (e, i), times in cover.items():
+                j, many = self.n[e, i, g], program.variable(0, 1)
+                program.add([(j, 1), (many, times - 1 - program.upper[j])], -math.inf, times - 1)
+                enough.append((many, 1))
+            program.add(enough, -math.inf, len(cover) - 1)
+
     def slots(self, values: NDArray[np.int64]) -> Slots:
         """The placement of a solution of the whole program."""
         ranks: list[list[int]] = [[] for _ in self.ranks]
@@ -579,15 +609,12 @@ class _Cuts:
         if self.load[g] > limit:
             self._relieve(g, self.load[g] - limit, [], None)
         for e, times in before.items():
-            tokens, now = self._tokens(e) * times, self.now[e]
+            tokens, now = self.model.move.tokens(e) * times, self.now[e]
             for k in range(1, now):
                 over = self.load[g] + tokens / k - tokens / now - limit
                 few = self._down(e, k)
                 if over > 0 and few:
                     self._relieve(g, over, few, e)
-
-    def _tokens(self, e: int) -> Fraction:
-        return self.model.move.layer.loads[e] * self.model.move.layer.unit
 
     def _relieve(self, g: int, over: Fraction, when: Terms, but: int | None) -> None:
         """``change + sum of min(1, relief / over) >= when``, where fewer tokens than ``over``
@@ -595,7 +622,7 @@ class _Cuts:
         """
         terms: Terms = [(self.model.receives[g], 1), (self.changed[g], 1)]
         for e, times in self.model.before[g].items():
-            tokens, now = self._tokens(e) * times, self.now[e]
+            tokens, now = self.model.move.tokens(e) * times, self.now[e]
             for i, choice in enumerate(self.model.move.choices[e]):
                 if choice.high > now and e != but:
                     relief = (tokens / now - tokens / choice.high) / over

@@ -37,6 +37,8 @@ from solvers.options import Clock, Options
 LISTED = 20_000
 """With more candidate values than this in the interval, its middle is tried instead of a
 candidate."""
+SLACK = 1e-9
+"""Share of the makespan by which floats may be off, with room to spare."""
 
 
 # The relaxation decides most trials; probing and symmetry took longer than the search.
@@ -165,17 +167,18 @@ def _pair_sums(replicas: list[_Replica], interval: _Interval) -> list[Fraction] 
     """Sums of two replica loads in [lower, upper), ascending; None if there are too many to list.
 
     Floats, as shares of ``upper``, only narrow the search; the sums themselves are compared
-    exactly.
+    exactly. An interval that floats cannot halve any more is listed, however many they are.
     """
-    loads = np.array([float(r.load / interval.upper) for r in replicas])
-    slack = 1e-9
-    first = np.searchsorted(loads, float(interval.lower / interval.upper) - loads - slack)
-    last = np.searchsorted(loads, 1 - loads + slack)
-    if int((last - first).sum()) > 2 * LISTED:
+    exact = sorted({r.load for r in replicas})
+    loads = np.array([float(load / interval.upper) for load in exact])
+    least = float(interval.lower / interval.upper)
+    first = np.searchsorted(loads, least - loads - SLACK)
+    last = np.searchsorted(loads, 1 - loads + SLACK)
+    if int((last - first).sum()) > 2 * LISTED and 1 - least > SLACK:
         return None
     sums = {
-        replicas[i].load + replicas[j].load
-        for i in range(len(replicas))
+        exact[i] + exact[j]
+        for i in range(len(exact))
         for j in range(max(i, int(first[i])), int(last[i]))
     }
     return sorted(s for s in sums if interval.lower <= s < interval.upper)

@@ -75,6 +75,24 @@ def test_fewest_moves_are_those_of_enumeration(problem: tuple[Layer, Slots, Frac
     assert num_received(old, result.placement, layer.topology.slots_per_rank) == expected
 
 
+def test_a_limit_that_rounded_loads_cannot_tell_from_a_lower_one() -> None:
+    """The best of the rounded placements is above the limit by a 2^24th, and so was the answer."""
+    layer = make_layer([2**24, 2**24, 1], 4, 2)
+    result = fewest_moves(layer, (0, 1, 2, 0), Fraction(2**25 + 1, 2))
+    assert (result.moves, result.lower_bound) == (1, 1)
+
+
+@pytest.mark.parametrize("tiny", [1e-9, 1e-14])
+def test_heavy_ranks_that_differ_by_almost_nothing(tiny: float) -> None:
+    """Most placements of the rounded program are above this limit, by next to nothing."""
+    layer = make_layer([5, 5 + tiny, 5 + 2 * tiny, tiny, 2 * tiny, 3 * tiny], 6, 3)
+    old = (1, 5, 2, 4, 0, 3)
+    limit = exact_makespan(layer, (0, 5, 1, 4, 2, 3))
+    result = fewest_moves(layer, old, limit)
+    assert result.moves == enumerated(layer, old, limit)
+    assert result.status == SolveStatus.OPTIMAL
+
+
 @given(problems())
 @settings(max_examples=25, deadline=None)
 def test_the_relaxation_is_a_bound(problem: tuple[Layer, Slots, Fraction]) -> None:

@@ -114,6 +114,17 @@ def test_pattern_bound_stays_below_the_optimum_of_pairs(seed: int) -> None:
     assert pattern_bound(layer, precision=1e-6).value <= result.lower_bound
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=3, max_size=6), st.integers(3, 5))
+def test_more_sums_than_can_be_listed_are_bisected(loads: list[int], ranks: int) -> None:
+    layer = make_layer(loads, 2 * ranks, ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.joint.pairs.LISTED", 2)
+        result = solve_pairs(layer, Options())
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.objective == solve_pairs(layer, Options()).objective
+
+
 def test_loads_of_any_size_do_not_overflow() -> None:
     """As integers over their common unit these loads are far beyond the largest float."""
     loads = [1e300, 7e299, 5e-324, 3e250, 2.0]
