@@ -68,3 +68,9 @@ def test_hierarchical_full_scale_meets_its_bound() -> None:
     result = solve(layer, time_limit=60, tolerance=1e-5)
     assert result.gap < 2e-5
     assert check_bound(layer, result.lower_bound, result.certificate) is Trust.VERIFIED
+
+
+@pytest.mark.parametrize("sizes", [(96, 144, 72), (24, 48, 12)])
+def test_a_search_that_time_ends_says_so(sizes: tuple[int, int, int]) -> None:
+    result = solve(instance("zipf", *sizes).layer(0), time_limit=0.2)
+    assert (result.limit == "time") == (result.objective > result.lower_bound)

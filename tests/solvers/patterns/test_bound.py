@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt.certificate.patterns import certified_pattern_bound
-from eplb_opt.instance import Layer
+from eplb_opt.instance import Instance, Layer, Topology
+from eplb_opt.io.synthetic import generate
 from solvers.patterns import pattern_bound
 from tests.solvers.oracle import joint_optimum, make_layer
 
@@ -113,3 +114,12 @@ def test_result_is_repeatable(seed: int) -> None:
     layer = make_layer(loads, 15, 5)
     first, second = pattern_bound(layer), pattern_bound(layer)
     assert (first.value, first.certificate) == (second.value, second.certificate)
+
+
+@pytest.mark.parametrize(("family", "least"), [("zipf", 8198.9), ("lognormal", 8196.0)])
+def test_bound_is_as_strong_as_it_was(family: str, least: float) -> None:
+    """The closed form says 8192 for both."""
+    loads = generate(family, num_layers=1, num_experts=16, tokens=4096 * 16, seed=0)
+    bound = pattern_bound(Instance(loads, Topology(24, 8)).layer(0), precision=1e-4)
+    assert bound.value >= least
+    assert bound.pricings < 200

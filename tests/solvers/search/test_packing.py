@@ -66,6 +66,17 @@ def test_bound_is_valid_when_nodes_run_out(problem, nodes):
     assert (outcome.limit == "nodes") == (not outcome.optimal)
 
 
+@pytest.mark.parametrize("seed", [12, 25, 45, 46])
+def test_ascent_proves_what_descent_left_open(seed):
+    """Four fifths of the nodes do not refute what is just below the optimum; from the bound up, the
+    rest does.
+    """
+    items = np.random.default_rng(seed).integers(1, 10**5, 15)
+    outcome = pack(items, 5, budget=Budget(nodes=8192))
+    assert outcome.optimal
+    assert outcome.value == best_packing(items.tolist(), 5)
+
+
 def test_residues_prove_what_the_mean_cannot():
     """Two odd items cannot make four ranks odd, and the mean 89 is odd."""
     items = np.array([31, 31, *(2 * k for k in (10, 11, 12, 13, 14, 15, 16, 17, 19, 20))])
