@@ -2,6 +2,7 @@
 
 from eplb_opt.certificate.document import Verdict, certificate_document, verify_document
 from eplb_opt.certificate.evidence import CertificateError, Trust, check_bound
+from eplb_opt.certificate.moves import nothing_moves_less
 
 __all__ = [
     "CertificateError",
@@ -9,5 +10,6 @@ __all__ = [
     "Verdict",
     "certificate_document",
     "check_bound",
+    "nothing_moves_less",
     "verify_document",
 ]

@@ -1,17 +1,22 @@
 """Relabelling and the fewest receives, against enumeration in exact arithmetic."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from itertools import combinations_with_replacement, permutations, product
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eplb_opt.certificate import nothing_moves_less
 from eplb_opt.instance import Instance, Layer, Rule, Topology
 from eplb_opt.metrics import exact_makespan
 from eplb_opt.result import SolveStatus
 from eplb_opt.validity import layer_violation
+from heuristics.policies import refined
 from solvers.migration import fewest_moves, num_received, pareto, relabel
 from tests.solvers.oracle import make_layer
 
@@ -57,12 +62,25 @@ def problems(draw: st.DrawFn) -> tuple[Layer, Slots, Fraction]:
     return layer, old, exact_makespan(layer, other) * factor
 
 
+@contextmanager
+def program_only() -> Iterator[pytest.MonkeyPatch]:
+    """The search has no nodes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.migration.fewest.NODES", 0)
+        patch.setattr("solvers.migration.fewest.FIRST_NODES", 0)
+        yield patch
+
+
+@pytest.mark.parametrize("method", [nullcontext, program_only])
 @given(problems())
 @settings(max_examples=50, deadline=None)
-def test_fewest_moves_are_those_of_enumeration(problem: tuple[Layer, Slots, Fraction]) -> None:
+def test_fewest_moves_are_those_of_enumeration(
+    method: Callable[[], AbstractContextManager[object]], problem: tuple[Layer, Slots, Fraction]
+) -> None:
     layer, old, limit = problem
     expected = enumerated(layer, old, limit)
-    result = fewest_moves(layer, old, limit)
+    with method():
+        result = fewest_moves(layer, old, limit)
     assert result.moves == expected
     if expected is None:
         assert result.status == SolveStatus.INFEASIBLE
@@ -75,11 +93,34 @@ def test_fewest_moves_are_those_of_enumeration(problem: tuple[Layer, Slots, Frac
     assert num_received(old, result.placement, layer.topology.slots_per_rank) == expected
 
 
+@given(problems())
+@settings(max_examples=40, deadline=None)
+def test_receives_are_redone_without_a_solver(problem: tuple[Layer, Slots, Fraction]) -> None:
+    layer, old, limit = problem
+    expected = enumerated(layer, old, limit)
+    if expected is None:
+        assert nothing_moves_less(layer, old, limit, len(old) + 1)
+    else:
+        assert nothing_moves_less(layer, old, limit, expected)
+        assert not nothing_moves_less(layer, old, limit, expected + 1)
+
+
 def test_a_limit_that_rounded_loads_cannot_tell_from_a_lower_one() -> None:
     """The best of the rounded placements is above the limit by a 2^24th, and so was the answer."""
     layer = make_layer([2**24, 2**24, 1], 4, 2)
-    result = fewest_moves(layer, (0, 1, 2, 0), Fraction(2**25 + 1, 2))
+    with program_only():
+        result = fewest_moves(layer, (0, 1, 2, 0), Fraction(2**25 + 1, 2))
     assert (result.moves, result.lower_bound) == (1, 1)
+
+
+def test_loads_whose_ratio_is_no_float() -> None:
+    """One token beside the smallest of floats: in the cuts their ratio was a float."""
+    layer = make_layer([0, 5e-308, 0, 0, 2.0], 6, 2)
+    old = (0, 1, 4, 3, 2, 0)
+    limit = exact_makespan(layer, (0, 1, 3, 4, 2, 0))
+    with program_only():
+        result = fewest_moves(layer, old, limit)
+    assert result.moves == enumerated(layer, old, limit)
 
 
 @pytest.mark.parametrize("tiny", [1e-9, 1e-14])
@@ -88,7 +129,8 @@ def test_heavy_ranks_that_differ_by_almost_nothing(tiny: float) -> None:
     layer = make_layer([5, 5 + tiny, 5 + 2 * tiny, tiny, 2 * tiny, 3 * tiny], 6, 3)
     old = (1, 5, 2, 4, 0, 3)
     limit = exact_makespan(layer, (0, 5, 1, 4, 2, 3))
-    result = fewest_moves(layer, old, limit)
+    with program_only():
+        result = fewest_moves(layer, old, limit)
     assert result.moves == enumerated(layer, old, limit)
     assert result.status == SolveStatus.OPTIMAL
 
@@ -98,8 +140,8 @@ def test_heavy_ranks_that_differ_by_almost_nothing(tiny: float) -> None:
 def test_the_relaxation_is_a_bound(problem: tuple[Layer, Slots, Fraction]) -> None:
     layer, old, limit = problem
     expected = enumerated(layer, old, limit)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("solvers.migration.LARGEST_EXACT", 0)
+    with program_only() as patch:
+        patch.setattr("solvers.migration.program.LARGEST_EXACT", 0)
         result = fewest_moves(layer, old, limit)
     if expected is not None:
         assert not result.infeasible
@@ -116,6 +158,9 @@ def test_spread_replicas(problem: tuple[Layer, Slots, Fraction]) -> None:
     if layer_violation(spread, old) is None:
         result = fewest_moves(spread, old, limit)
         assert result.moves == enumerated(spread, old, limit)
+        if result.moves is not None:
+            assert nothing_moves_less(spread, old, limit, result.moves)
+            assert not nothing_moves_less(spread, old, limit, result.moves + 1)
 
 
 @given(st.lists(st.integers(0, 12), min_size=4, max_size=4), st.integers(0, 15), st.data())
@@ -134,6 +179,33 @@ def test_hierarchical(loads: list[int], more: int, data: st.DataObject) -> None:
     assert result.lower_bound <= expected
     if expected < 4:
         assert result.moves == expected == result.lower_bound
+
+
+def test_a_middle_sized_layer_is_solved_and_redone() -> None:
+    """HiGHS takes 13 s for this one; the redo shares no code with the search."""
+    rng = np.random.default_rng(16)
+    before = np.exp(0.6 * rng.standard_normal((2, 16))) * 1000
+    now = before * np.exp(0.1 * rng.standard_normal(before.shape))
+    old, best = (
+        tuple(refined(torch.from_numpy(x), 20, 1, 1, 4)[1].tolist()) for x in (before, now)
+    )
+    layer = Instance(now, Topology(20, 4)).layer(1)
+    limit = exact_makespan(layer, best) * Fraction(101, 100)
+    result = fewest_moves(layer, old, limit)
+    assert (str(result.status), result.proof) == ("optimal", "search")
+    assert result.moves is not None
+    assert nothing_moves_less(layer, old, limit, result.moves)
+    assert not nothing_moves_less(layer, old, limit, result.moves + 1)
+
+
+def test_an_interrupt_keeps_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("solvers.migration.search.advance", interrupted)
+    layer = make_layer([4, 3, 2, 1], 4, 2)
+    result = fewest_moves(layer, (0, 1, 2, 3), Fraction(5), initial=[(0, 3, 1, 2)])
+    assert (result.moves, result.lower_bound, result.limit) == (2, 1, "interrupt")
 
 
 def test_hierarchical_keeps_the_rule() -> None:

@@ -1,12 +1,6 @@
-"""Moving less, exactly: which rank is which, and the fewest received experts for a makespan.
+"""The fewest receives as a mixed-integer program.
 
-A rank *receives* the experts that it must hold and did not hold (``eplb_opt.transfer.received``).
-
-:func:`relabel` writes a placement down so that the fewest experts are received: ranks are alike, so
-this is an assignment problem; under the hierarchical rule, one of ranks for each pair of nodes
-and then one of nodes.
-
-:func:`fewest_moves` is a mixed-integer program. With old ranks ``R(e)`` of expert e, counts
+With old ranks ``R(e)`` of expert e, counts
 ``k`` that the makespan limit ``T`` leaves, and rank g of S slots::
 
     y[e, k] in {0, 1}    e has k replicas                 sum_k y[e, k] = 1
@@ -35,24 +29,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.bounds import Window, count_window, lower_bound
-from eplb_opt.instance import Layer, Rule, Topology
-from eplb_opt.metrics import exact_makespan, exact_rank_loads
-from eplb_opt.result import SolveStatus
-from eplb_opt.transfer import received
-from eplb_opt.validity import layer_violation
+from eplb_opt.bounds import Window
+from eplb_opt.instance import Layer
+from eplb_opt.metrics import exact_rank_loads
 from solvers import milp
-from solvers.options import Clock, Options
+from solvers.migration.relabel import Slots, ranks_of
+from solvers.migration.result import MigrationResult
+from solvers.options import Clock
 from solvers.scaling import scale_for
-
-Slots = tuple[int, ...]
 
 LARGEST_EXACT = 40_000
 """Variables ``n`` of the whole program at most; beyond, the relaxation bounds."""
@@ -64,246 +54,18 @@ ROUNDED_UP = 1e-7
 """Added to a ratio in a row that must hold for every placement."""
 
 
-@dataclass(frozen=True)
-class MigrationResult:
-    """The fewest received experts of one layer that a makespan limit asks for, as far as known.
-
-    Attributes:
-        makespan_limit: tokens on a rank at most.
-        lower_bound: no placement that keeps the limit receives fewer. Valid whatever the status.
-        moves: received experts of ``placement``; None without one.
-        placement: [P] slots that keep the limit; None if none was found.
-        makespan: its makespan in tokens, exact.
-        proof: what the lower bound rests on.
-        infeasible: no placement keeps the limit.
-        limit: ``time`` if that ended a search.
-        runtime: seconds.
-    """
-
-    makespan_limit: Fraction
-    lower_bound: int
-    moves: int | None = None
-    placement: Slots | None = None
-    makespan: Fraction | None = None
-    proof: str = "none"
-    infeasible: bool = False
-    limit: str | None = None
-    runtime: float = 0.0
-
-    @property
-    def status(self) -> SolveStatus:
-        """Decided by comparing the two numbers."""
-        if self.infeasible:
-            return SolveStatus.INFEASIBLE
-        if self.moves is None:
-            return SolveStatus.UNKNOWN
-        return SolveStatus.OPTIMAL if self.moves == self.lower_bound else SolveStatus.FEASIBLE
-
-
-def num_received(old: Sequence[int], new: Sequence[int], slots_per_rank: int) -> int:
-    """Received experts of one layer, for maps [P]."""
-    return int(received([list(old)], [list(new)], slots_per_rank).sum())
-
-
-def relabel(
-    old: Sequence[int], new: Sequence[int], topology: Topology, rule: Rule = Rule.GLOBAL
-) -> Slots:
-    """``new`` [P] with ranks in the order that receives the fewest experts, and slots kept.
-
-    Exact: an optimal assignment of new ranks to old ones; under the hierarchical rule ranks are
-    assigned for each pair of nodes and nodes by what that keeps. Within a rank as many slots as
-    possible keep their expert. O(G^3) time.
-
-    Raises:
-        ValueError: a map does not have P slots.
-
-    Example:
-        >>> relabel((0, 1, 2, 3, 4, 5), (3, 4, 2, 5, 0, 1), Topology(6, 2))
-        (0, 1, 5, 3, 4, 2)
-    """
-    size, num_nodes = topology.slots_per_rank, 1
-    if rule == Rule.HIERARCHICAL:
-        num_nodes = topology.num_nodes
-    before, after = (_ranks(name, x, topology) for name, x in (("old", old), ("new", new)))
-    kept = np.array([[len(set(b) & set(a)) for a in after] for b in before])
-    nodes = np.split(np.arange(topology.num_ranks), num_nodes)
-    inner = [[_assignment(kept[np.ix_(b, a)]) for a in nodes] for b in nodes]
-    value = np.array(
-        [
-            [int(kept[b, a[inner[i][j]]].sum()) for j, a in enumerate(nodes)]
-            for i, b in enumerate(nodes)
-        ]
-    )
-    chosen = [nodes[j][inner[i][j]] for i, j in enumerate(_assignment(value))]
-    order = [int(rank) for node in chosen for rank in node]
-    slots = (_in_place(before[g], after[r]) for g, r in enumerate(order))
-    return tuple(e for rank in slots for e in rank) if size else ()
-
-
-def _ranks(name: str, slots: Sequence[int], topology: Topology) -> list[list[int]]:
-    size = topology.slots_per_rank
-    if len(slots) != topology.num_physical_experts:
-        raise ValueError(
-            f"{name} has {len(slots)} slots, not "
-            f"num_physical_experts={topology.num_physical_experts}"
-        )
-    return [[int(e) for e in slots[i : i + size]] for i in range(0, len(slots), size)]
-
-
-def _assignment(value: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The column of each row that maximizes the sum."""
-    from scipy.optimize import linear_sum_assignment
-
-    columns: NDArray[np.int64] = linear_sum_assignment(value, maximize=True)[1]
-    return columns
-
-
-def _in_place(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """The experts ``after`` of one rank, in the slots that hold them already where that is so."""
-    left = Counter(after)
-    slots: list[int | None] = []
-    for e in before:
-        slots.append(e if left[e] else None)
-        left[e] -= bool(left[e])
-    others = iter(sorted(left.elements()))
-    return [next(others) if e is None else e for e in slots]
-
-
-def fewest_moves(
-    layer: Layer,
-    old: Sequence[int],
-    makespan_limit: Fraction,
-    *,
-    time_limit: float | None = None,
-    initial: Iterable[Sequence[int]] = (),
-    at_least: int = 0,
+def solve_program(
+    layer: Layer, old: Slots, known: MigrationResult, window: Window, clock: Clock
 ) -> MigrationResult:
-    """The fewest received experts with which a layer keeps a makespan limit.
+    """With what the whole program says, or for a large layer the relaxation; under the global rule.
 
-    Small layers are solved to optimality if time allows; larger ones are bounded by a relaxation,
-    around whose solution a placement is searched. Under the hierarchical rule every node is solved
-    for itself: moving whole groups receives at least ``2 E / K`` experts, so the answer is exact
-    below that number, and no bound exceeds it.
-
-    Args:
-        layer: the loads now.
-        old: slots [P], a valid placement.
-        makespan_limit: tokens on a rank at most.
-        time_limit: seconds, None for none.
-        initial: placements [P] that may be good already, such as a heuristic's.
-        at_least: a proven lower bound, such as that of a higher limit.
-
-    Raises:
-        ValueError: ``old`` or one of ``initial`` is no valid placement of the layer.
-
-    Example:
-        >>> from eplb_opt import Instance
-        >>> layer = Instance([[4, 3, 2, 1]], Topology(4, 2)).layer(0)
-        >>> result = fewest_moves(layer, (0, 1, 2, 3), Fraction(5))
-        >>> result.moves, str(result.status), str(result.makespan)
-        (2, 'optimal', '5')
+    ``window``: the counts that the makespan limit leaves.
     """
-    clock = Clock(Options(time_limit))
-    old = tuple(int(e) for e in old)
-    starts = [old, *(tuple(int(e) for e in slots) for slots in initial)]
-    for slots in starts:
-        wrong = layer_violation(layer, slots)
-        if wrong is not None:
-            raise ValueError(f"{'old' if slots == old else 'initial'} is not valid: {wrong}")
-    known = MigrationResult(makespan_limit, at_least, proof="higher limit" if at_least else "none")
-    for slots in starts:
-        known = _with(known, layer, old, slots)
-    if known.moves != 0 and known.lower_bound == 0 and not _changes_for_free(layer):
-        known = replace(known, lower_bound=1, proof="old is above the limit")
-    if known.moves is None or known.moves > known.lower_bound:
-        known = _prove(layer, old, known, clock)
-    return replace(known, runtime=clock.elapsed())
-
-
-def _changes_for_free(layer: Layer) -> bool:
-    """Whether a rank may change without a receive: it drops a replica for a copy of its own."""
-    size = layer.topology.slots_per_rank
-    return size > 1 and layer.num_redundant_experts > 0 and not layer.spread_replicas
-
-
-def _with(known: MigrationResult, layer: Layer, old: Slots, slots: Slots | None) -> MigrationResult:
-    """With ``slots`` if they keep the limit and receive fewer experts."""
-    if slots is None or layer_violation(layer, slots) is not None:
-        return known
-    value = exact_makespan(layer, slots)
-    moves = num_received(old, slots, layer.topology.slots_per_rank)
-    if value > known.makespan_limit or (known.moves is not None and moves >= known.moves):
-        return known
-    ranks = zip(*(_ranks("", x, layer.topology) for x in (old, slots)), strict=True)
-    placed = tuple(e for before, after in ranks for e in _in_place(before, after))
-    return replace(known, moves=moves, placement=placed, makespan=value)
-
-
-def pareto(
-    layer: Layer,
-    old: Sequence[int],
-    makespan_limits: Iterable[Fraction],
-    *,
-    time_limit: float | None = None,
-    initial: Iterable[Sequence[int]] = (),
-) -> list[MigrationResult]:
-    """:func:`fewest_moves` for each limit, the highest limit first: what each step down costs.
-
-    A bound also holds for every lower limit, and a placement for every higher one. ``time_limit``
-    is for each of them.
-    """
-    starts, bound, results = [tuple(slots) for slots in initial], 0, list[MigrationResult]()
-    for limit in sorted(set(makespan_limits), reverse=True):
-        result = fewest_moves(
-            layer, old, limit, time_limit=time_limit, initial=starts, at_least=bound
-        )
-        bound = max(bound, result.lower_bound)
-        starts += [] if result.placement is None else [result.placement]
-        results.append(result)
-    return results
-
-
-def _prove(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> MigrationResult:
-    """With a bound, and perhaps a better placement, from optimization."""
-    if known.makespan_limit < lower_bound(layer).value:
-        return replace(known, infeasible=True, proof="makespan bound")
-    if layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1:
-        return _by_node(layer, old, known, clock)
-    window = count_window(layer, known.makespan_limit)
-    if isinstance(window, str):
-        return replace(known, infeasible=True, proof=window)
     choices = _all_counts(layer, window)
     if sum(map(len, choices)) * layer.topology.num_ranks <= LARGEST_EXACT:
         return _solved(_Move(layer, old, known, choices, fluid=False), "milp", clock)
     few = [_few_counts(own, old.count(e)) for e, own in enumerate(choices)]
     return _solved(_Move(layer, old, known, few, fluid=True), "relaxation", clock)
-
-
-def _by_node(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> MigrationResult:
-    """Each node with the groups that it has: the sum, as far as moving groups costs no less."""
-    per_node, group_size = layer.topology.slots_per_node, len(layer.groups[0])
-    cap, total, slots, limit = 2 * group_size, 0, list[int](), known.limit
-    nodes = [old[i : i + per_node] for i in range(0, len(old), per_node)]
-    given = known.placement or ()
-    for i, node in enumerate(nodes):
-        groups = sorted({e // group_size for e in node})
-        experts = [e for k in groups for e in layer.groups[k]]
-        number = {e: j for j, e in enumerate(experts)}
-        initial = given[i * per_node : (i + 1) * per_node]
-        result = fewest_moves(
-            layer.node_problem(groups),
-            [number[e] for e in node],
-            known.makespan_limit,
-            time_limit=clock.remaining(1 / (len(nodes) - i)).time_limit,
-            initial=[[number[e] for e in initial]] if set(initial) == set(experts) else [],
-        )
-        total += cap if result.infeasible else result.lower_bound
-        slots += [experts[j] for j in result.placement or ()]
-        limit = limit or result.limit
-    known = _with(known, layer, old, tuple(slots) if len(slots) == len(old) else None)
-    bound = min(total, cap)
-    proof = "nodes" if total <= cap else "moving groups"
-    return replace(known, lower_bound=max(bound, known.lower_bound), proof=proof, limit=limit)
 
 
 @dataclass(frozen=True)
@@ -390,7 +152,7 @@ def _solved(move: _Move, proof: str, clock: Clock) -> MigrationResult:
         for cover in covers:
             model.forbid(cover)
     if outcome.values is not None and not move.fluid:
-        known = _with(known, move.layer, move.old, model.slots(outcome.values))
+        known = known.with_placement(move.layer, move.old, model.slots(outcome.values))
     return replace(known, limit=outcome.limit or known.limit)
 
 
@@ -411,7 +173,7 @@ class _Model:
         self.program.objective = self.program.variable(move.known.lower_bound, fewer)
         self.ranks = range(move.layer.topology.num_ranks)
         self.experts = range(len(move.layer.loads))
-        self.before = [Counter(rank) for rank in _ranks("old", move.old, move.layer.topology)]
+        self.before = [Counter(rank) for rank in ranks_of("old", move.old, move.layer.topology)]
         self.share, self.top = move.scaled()
         self.y = [[self.program.variable(0, 1) for _ in own] for own in move.choices]
         self.n: dict[tuple[int, int, int], int] = {}
@@ -423,7 +185,7 @@ class _Model:
             self._receive(e)
         total = [term for terms in self.received for term in terms]
         self.program.add([*total, (self.program.objective, -1)], 0, 0)
-        self._fill_ranks()
+        self._fillranks_of()
         _Cuts(self)
 
     def _one_count(self, e: int) -> None:
@@ -462,7 +224,7 @@ class _Model:
                 program.add([(h, 1), (self.receives[g], -1)], -math.inf, 0)
                 self.received[e].append((h, 1))
 
-    def _fill_ranks(self) -> None:
+    def _fillranks_of(self) -> None:
         """S slots and at most the limit on each rank."""
         program, size = self.program, self.move.size
         cells: list[list[tuple[int, int, int]]] = [[] for _ in self.ranks]
@@ -626,6 +388,7 @@ class _Cuts:
             for i, choice in enumerate(self.model.move.choices[e]):
                 if choice.high > now and e != but:
                     relief = (tokens / now - tokens / choice.high) / over
-                    terms.append((self.model.y[e][i], min(1.0, float(relief) + ROUNDED_UP)))
+                    share = min(1.0, float(min(relief, Fraction(1))) + ROUNDED_UP)
+                    terms.append((self.model.y[e][i], share))
         terms += [(j, -a) for j, a in when]
         self.program.add(terms, 0 if when else 1, math.inf)

@@ -1,0 +1,122 @@
+"""Redo an exhaustive search: no placement within a makespan limit receives fewer experts.
+
+A second implementation in plain Python that shares nothing with the solvers. Experts are placed in
+turn, the heaviest first: how many replicas, and how many of them on each rank; a rank that did not
+hold the expert receives it. A branch ends where an expert has no room, and where those left that
+are held by one rank only are too many or too heavy for it, even if the heaviest of them are
+received elsewhere, as many in all as receives are left. Exact integers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from eplb_opt.certificate.exhaustive import NODES, TooLargeError
+from eplb_opt.instance import Layer, Rule
+
+
+def nothing_moves_less(
+    layer: Layer, old: Sequence[int], makespan_limit: Fraction, moves: int
+) -> bool:
+    """True if every placement with at most ``makespan_limit`` tokens on a rank receives at least
+    ``moves`` experts that its ranks do not hold in ``old`` [P]; exact, for a small layer.
+
+    True as well if no placement keeps the limit. Respects ``layer.spread_replicas``.
+
+    Raises:
+        TooLargeError: it would take too long to find out.
+        ValueError: the layer is under the hierarchical rule, with more than one node.
+
+    Example:
+        >>> from eplb_opt import Instance, Topology
+        >>> layer = Instance([[4, 3, 2, 1]], Topology(4, 2)).layer(0)
+        >>> [nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), m) for m in (2, 3)]
+        [True, False]
+    """
+    if layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1:
+        raise ValueError("the rule is hierarchical: receives are redone for one node at a time")
+    return moves <= 0 or not _Search(layer, old, makespan_limit).fits(0, moves - 1)
+
+
+class _Search:
+    """Loads in units in which every replica is an integer; experts by falling load."""
+
+    def __init__(self, layer: Layer, old: Sequence[int], makespan_limit: Fraction) -> None:
+        scale = math.lcm(*range(1, layer.most_replicas + 1))
+        self.ranks, size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
+        held = {
+            e: sorted({slot // size for slot, x in enumerate(old) if x == e})
+            for e in range(len(layer.loads))
+        }
+        experts = sorted(held, key=lambda e: (len(held[e]) == 1, -layer.loads[e]))
+        self.loads = [layer.loads[e] * scale for e in experts]
+        self.held = [held[e] for e in experts]
+        self.order = [[*own, *(g for g in self.ranks if g not in own)] for own in self.held]
+        self.most, self.spread = layer.most_replicas, layer.spread_replicas
+        self.room = [math.floor(makespan_limit / layer.unit * scale)] * len(self.ranks)
+        self.spare = sum(self.room) - sum(self.loads)
+        self.slots = [size] * len(self.ranks)
+        self.steps = 0
+
+    def fits(self, i: int, moves: int) -> bool:
+        """Whether experts from the i-th on fill all slots with at most ``moves`` receives."""
+        if i == len(self.loads):
+            return True
+        if not self._possible(i, moves):
+            return False
+        free = sum(self.slots) - (len(self.loads) - i - 1)
+        fewest = free if i == len(self.loads) - 1 else 1
+        return any(self._place(i, k, 0, k, moves) for k in range(fewest, min(free, self.most) + 1))
+
+    def _place(self, i: int, count: int, at: int, left: int, moves: int) -> bool:
+        """Whether ``left`` of ``count`` replicas of an expert fit on its ranks from the at-th on,
+        and the other experts after them.
+        """
+        self.steps += 1
+        if self.steps > NODES:
+            raise TooLargeError(f"more than {NODES:,} steps")
+        if left == 0:
+            return self.fits(i + 1, moves)
+        share = self.loads[i] // count
+        for j in range(at, len(self.ranks)):
+            receives = j >= len(self.held[i])
+            if receives and moves == 0:
+                break
+            g = self.order[i][j]
+            most = min(left, self.slots[g], 1 if self.spread else left)
+            if share:
+                most = min(most, self.room[g] // share)
+            for n in range(most, 0, -1):
+                self.slots[g] -= n
+                self.room[g] -= n * share
+                found = self._place(i, count, j + 1, left - n, moves - receives)
+                self.slots[g] += n
+                self.room[g] += n * share
+                if found:
+                    return True
+        return False
+
+    def _possible(self, i: int, moves: int) -> bool:
+        """Whether ``moves`` receives can take enough away from ranks that alone hold too much, and
+        give enough to ranks that hold too little: all together miss no more than ``spare``.
+        """
+        alone: list[list[int]] = [[] for _ in self.ranks]
+        most = [0 for _ in self.ranks]
+        for own, load in zip(self.held[i:], self.loads[i:], strict=True):
+            for g in own:
+                most[g] += load
+            if len(own) == 1:
+                alone[own[0]].append(load)
+        heaviest = max(self.loads[i:])
+        away = here = 0
+        for room, slots, loads, top in zip(self.room, self.slots, alone, most, strict=True):
+            total, gone = sum(loads), 0
+            while total > room or len(loads) - gone > slots:
+                total, gone = total - loads[gone], gone + 1
+            away += gone
+            missing = room - top - self.spare
+            if missing > 0:
+                here += -(-missing // heaviest) if heaviest else moves + 1
+        return max(away, here) <= moves

@@ -1,0 +1,169 @@
+"""The fewest received experts with which a layer keeps a makespan limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from eplb_opt.bounds import count_window, lower_bound
+from eplb_opt.instance import Layer, Rule
+from eplb_opt.validity import layer_violation
+from solvers.migration.program import solve_program
+from solvers.migration.relabel import Slots
+from solvers.migration.result import MigrationResult
+from solvers.migration.search import EXHAUSTED, MoveSearch
+from solvers.options import Clock, Options
+from solvers.search.outcome import Budget
+
+NODES = 1 << 28
+"""Nodes of a search at most: half a minute or so."""
+FIRST_NODES = 1 << 20
+"""Nodes to find any placement that keeps the limit, or that there is none."""
+
+
+def fewest_moves(
+    layer: Layer,
+    old: Sequence[int],
+    makespan_limit: Fraction,
+    *,
+    time_limit: float | None = None,
+    initial: Iterable[Sequence[int]] = (),
+    at_least: int = 0,
+) -> MigrationResult:
+    """The fewest received experts with which a layer keeps a makespan limit.
+
+    Small layers are solved to optimality if time allows: by search, with one receive more until
+    there is a placement, and if half of the time is not enough, by a mixed-integer program. Larger
+    layers are bounded. Under the hierarchical rule every node is solved
+    for itself: moving whole groups receives at least ``2 E / K`` experts, so the answer is exact
+    below that number, and no bound exceeds it.
+
+    Args:
+        layer: the loads now.
+        old: slots [P], a valid placement.
+        makespan_limit: tokens on a rank at most.
+        time_limit: seconds, None for none.
+        initial: placements [P] that may be good already, such as a heuristic's.
+        at_least: a proven lower bound, such as that of a higher limit.
+
+    Raises:
+        ValueError: ``old`` or one of ``initial`` is no valid placement of the layer.
+
+    Example:
+        >>> from eplb_opt import Instance
+        >>> layer = Instance([[4, 3, 2, 1]], Topology(4, 2)).layer(0)
+        >>> result = fewest_moves(layer, (0, 1, 2, 3), Fraction(5))
+        >>> result.moves, str(result.status), str(result.makespan)
+        (2, 'optimal', '5')
+    """
+    clock = Clock(Options(time_limit))
+    old = tuple(int(e) for e in old)
+    starts = [old, *(tuple(int(e) for e in slots) for slots in initial)]
+    for slots in starts:
+        wrong = layer_violation(layer, slots)
+        if wrong is not None:
+            raise ValueError(f"{'old' if slots == old else 'initial'} is not valid: {wrong}")
+    known = MigrationResult(makespan_limit, at_least, proof="higher limit" if at_least else "none")
+    for slots in starts:
+        known = known.with_placement(layer, old, slots)
+    if known.moves != 0 and known.lower_bound == 0 and not _changes_for_free(layer):
+        known = replace(known, lower_bound=1, proof="old is above the limit")
+    if known.moves is None or known.moves > known.lower_bound:
+        known = _prove(layer, old, known, clock)
+    return replace(known, runtime=clock.elapsed())
+
+
+def _changes_for_free(layer: Layer) -> bool:
+    """Whether a rank may change without a receive: it drops a replica for a copy of its own."""
+    size = layer.topology.slots_per_rank
+    return size > 1 and layer.num_redundant_experts > 0 and not layer.spread_replicas
+
+
+def pareto(
+    layer: Layer,
+    old: Sequence[int],
+    makespan_limits: Iterable[Fraction],
+    *,
+    time_limit: float | None = None,
+    initial: Iterable[Sequence[int]] = (),
+) -> list[MigrationResult]:
+    """:func:`fewest_moves` for each limit, the highest limit first: what each step down costs.
+
+    A bound also holds for every lower limit, and a placement for every higher one. ``time_limit``
+    is for each of them.
+    """
+    starts, bound, results = [tuple(slots) for slots in initial], 0, list[MigrationResult]()
+    for limit in sorted(set(makespan_limits), reverse=True):
+        result = fewest_moves(
+            layer, old, limit, time_limit=time_limit, initial=starts, at_least=bound
+        )
+        bound = max(bound, result.lower_bound)
+        starts += [] if result.placement is None else [result.placement]
+        results.append(result)
+    return results
+
+
+def _prove(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> MigrationResult:
+    """With a bound, and perhaps a better placement, from optimization."""
+    if known.makespan_limit < lower_bound(layer).value:
+        return replace(known, infeasible=True, proof="makespan bound")
+    if layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1:
+        return _by_node(layer, old, known, clock)
+    window = count_window(layer, known.makespan_limit)
+    if isinstance(window, str):
+        return replace(known, infeasible=True, proof=window)
+    known = _searched(layer, old, known, clock.remaining(0.5))
+    if known.open and known.limit is None:
+        return solve_program(layer, old, known, window, clock)
+    return known
+
+
+def _searched(
+    layer: Layer, old: Slots, known: MigrationResult, options: Options
+) -> MigrationResult:
+    """With one receive more after the other, until a placement keeps the limit."""
+    search = MoveSearch.of(layer, old, known.makespan_limit)
+    budget = Budget(options.time_limit, FIRST_NODES)
+    try:
+        if known.moves is None:
+            state, slots = search.within(len(old), budget)
+            if state == EXHAUSTED:
+                return replace(known, infeasible=True, proof="search")
+            known = known.with_placement(layer, old, slots)
+        budget.nodes = NODES
+        while known.open:
+            state, slots = search.within(known.lower_bound, budget)
+            if state != EXHAUSTED:
+                return known.with_placement(layer, old, slots)
+            known = replace(known, lower_bound=known.lower_bound + 1, proof="search")
+    except KeyboardInterrupt:
+        return replace(known, limit="interrupt")
+    return known
+
+
+def _by_node(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> MigrationResult:
+    """Each node with the groups that it has: the sum, as far as moving groups costs no less."""
+    per_node, group_size = layer.topology.slots_per_node, len(layer.groups[0])
+    cap, total, slots, limit = 2 * group_size, 0, list[int](), known.limit
+    nodes = [old[i : i + per_node] for i in range(0, len(old), per_node)]
+    given = known.placement or ()
+    for i, node in enumerate(nodes):
+        groups = sorted({e // group_size for e in node})
+        experts = [e for k in groups for e in layer.groups[k]]
+        number = {e: j for j, e in enumerate(experts)}
+        initial = given[i * per_node : (i + 1) * per_node]
+        result = fewest_moves(
+            layer.node_problem(groups),
+            [number[e] for e in node],
+            known.makespan_limit,
+            time_limit=clock.remaining(1 / (len(nodes) - i)).time_limit,
+            initial=[[number[e] for e in initial]] if set(initial) == set(experts) else [],
+        )
+        total += cap if result.infeasible else result.lower_bound
+        slots += [experts[j] for j in result.placement or ()]
+        limit = limit or result.limit
+    known = known.with_placement(layer, old, tuple(slots) if len(slots) == len(old) else None)
+    bound = min(total, cap)
+    proof = "nodes" if total <= cap else "moving groups"
+    return replace(known, lower_bound=max(bound, known.lower_bound), proof=proof, limit=limit)
