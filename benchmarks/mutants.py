@@ -40,7 +40,7 @@ TESTS = {
     "solvers/patterns": ["tests/solvers/patterns", "tests/solvers/test_portfolio.py"],
     "solvers/incumbents": ["tests/solvers/incumbents", "tests/solvers/test_portfolio.py"],
     "solvers/joint": ["tests/solvers/joint", ORACLE, "tests/solvers/test_portfolio.py"],
-    "solvers/migration.py": ["tests/solvers/test_migration.py"],
+    "solvers/migration": ["tests/solvers/test_migration.py"],
     "solvers/milp.py": ["tests/solvers/test_milp.py", ORACLE],
     "solvers/uneven.py": ["tests/solvers/test_uneven.py"],
     "solvers": [ORACLE, "tests/solvers/test_stages.py"],

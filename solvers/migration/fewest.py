@@ -34,10 +34,10 @@ def fewest_moves(
     """The fewest received experts with which a layer keeps a makespan limit.
 
     Small layers are solved to optimality if time allows: by search, with one receive more until
-    there is a placement, and if half of the time is not enough, by a mixed-integer program. Larger
-    layers are bounded. Under the hierarchical rule every node is solved
-    for itself: moving whole groups receives at least ``2 E / K`` experts, so the answer is exact
-    below that number, and no bound exceeds it.
+    there is a placement, and if half of the time is not enough for that, by a mixed-integer
+    program. Larger layers are bounded. Under the hierarchical rule every node is solved for itself:
+    moving whole groups receives at least ``2 E / K`` experts, so the answer is exact below that
+    number, and no bound exceeds it.
 
     Args:
         layer: the loads now.

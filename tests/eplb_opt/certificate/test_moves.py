@@ -1,0 +1,70 @@
+"""Lower bounds on receives are redone, and refused where they are too high."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+
+from eplb_opt.certificate import moves as moves_
+from eplb_opt.certificate import nothing_moves_less
+from eplb_opt.certificate.exhaustive import TooLargeError
+from eplb_opt.instance import Instance, Layer, Topology
+from eplb_opt.validity import layer_violation
+from tests.migration_oracle import Slots, enumerated, problems
+from tests.solvers.oracle import make_layer
+
+
+@given(problems())
+@settings(max_examples=40, deadline=None)
+def test_receives_are_redone_without_a_solver(problem: tuple[Layer, Slots, Fraction]) -> None:
+    layer, old, limit = problem
+    expected = enumerated(layer, old, limit)
+    if expected is None:
+        assert nothing_moves_less(layer, old, limit, len(old) + 1)
+    else:
+        assert nothing_moves_less(layer, old, limit, expected)
+        assert not nothing_moves_less(layer, old, limit, expected + 1)
+
+
+@given(problems())
+@settings(max_examples=20, deadline=None)
+def test_replicas_that_are_spread(problem: tuple[Layer, Slots, Fraction]) -> None:
+    layer, old, limit = problem
+    layer = replace(layer, spread_replicas=True)
+    if layer_violation(layer, old) is None:
+        expected = enumerated(layer, old, limit)
+        most = len(old) + 1 if expected is None else expected
+        assert nothing_moves_less(layer, old, limit, most)
+        if expected is not None:
+            assert not nothing_moves_less(layer, old, limit, expected + 1)
+
+
+def test_no_receives_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moves_, "NODES", 0)
+    layer = make_layer([4, 3, 2, 1], 4, 2)
+    assert nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), 0)
+    with pytest.raises(TooLargeError, match="more than 0 steps"):
+        nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), 2)
+
+
+def test_the_hierarchical_rule_is_refused() -> None:
+    layer = Instance([[4, 3, 2, 1]], Topology(4, 4, 2, 2), rule="hierarchical").layer(0)
+    with pytest.raises(ValueError, match="one node at a time"):
+        nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), 1)
+
+
+def test_bounds_keep_the_search_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks hold two heavy experts each, and none may hold two: one receive is not enough."""
+    layer = make_layer([10, 10, 9, 9, *[1] * 12], 16, 4)
+    old = (0, 2, 4, 5, 1, 3, 6, 7, *range(8, 16))
+    monkeypatch.setattr(moves_, "NODES", 0)
+    assert nothing_moves_less(layer, old, Fraction(13), 2)
+
+
+def test_ranks_that_hold_too_little_receive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ranks of expert 0 are relieved without a receive, but the others then lack its load."""
+    layer = make_layer([24, *[1] * 12], 16, 4)
+    old = (0, 0, 1, 2, 0, 0, 3, 4, *range(5, 13))
+    monkeypatch.setattr(moves_, "NODES", 0)
+    assert nothing_moves_less(layer, old, Fraction(10), 2)
