@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,12 @@ STEPS = (0, 5, 10, 20, 40, 80, 160)
     type=click.FloatRange(min=0),
     help="Receive no more than this ratio above the lower bound needs, for instance 0.01.",
 )
+@click.option(
+    "--prove",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Search each layer so long for fewer receives, or for the proof that it needs as many.",
+)
 @click.option("--policy", help="Which placement of OLD, if it holds several.")
 @click.option(
     "-o",
@@ -55,6 +61,7 @@ def command(
     instance: Instance,
     budget: int,
     within: float | None,
+    prove: float | None,
     policy: str | None,
     placements: str | None,
     json_target: str | None,
@@ -69,11 +76,14 @@ def command(
     \b
     eplb-opt gap before.json --redundant 32 --gpus 32 --policy refined --placements old.npz
     eplb-opt migrate old.npz now.json --redundant 32 --gpus 32 --budget 20 -o new.npz
+    eplb-opt migrate initial small.json --redundant 4 --gpus 4 --within 0.01 --prove 10
     """  # noqa: D301 - click needs the character
     if instance.spread_replicas:
         raise InputError("--spread-replicas: migrate does not keep replicas apart, leave it out")
     before = _initial(instance) if old == INITIAL else _read_old(old, policy, instance)
     front = _front(instance, before, budget, None if within is None else Fraction(within))
+    if prove is not None:
+        front = _proven(instance, front, None if within is None else Fraction(within), prove)
     if placements is not None:
         from eplb_opt.io import write_placements
 
@@ -98,13 +108,16 @@ class _Point:
 
 @dataclass(frozen=True)
 class _Front:
-    """By layer: the lower bound, the placement for each of ``budgets``, and the one chosen."""
+    """By layer: the lower bound, the placement for each of ``budgets``, and the one chosen, and
+    with ``--prove`` how many receives its makespan takes at least.
+    """
 
     budgets: tuple[int, ...]
     bounds: list[Fraction]
     before: list[_Point]
     points: list[list[_Point]]
     choices: list[_Point]
+    at_least: list[int] | None = None
 
     def chosen(self, instance: Instance) -> Placement:
         """The placement chosen for each layer."""
@@ -153,6 +166,26 @@ def _front(
     now = [_point(instance, i, before, before[i]) for i in range(instance.num_layers)]
     kept = [[row[found.budgets.index(b)] for b in sorted(set(shown))] for row in points]
     return _Front(tuple(sorted(set(shown))), bounds, now, kept, choices)
+
+
+def _proven(instance: Instance, front: _Front, within: Fraction | None, seconds: float) -> _Front:
+    """With proven numbers of receives, and with the placements that the proofs came upon."""
+    import numpy as np
+
+    from solvers.migration import fewest_moves
+
+    choices, at_least = list(front.choices), list[int]()
+    before = np.array([point.slots for point in front.before])
+    for i, layer in enumerate(instance.layers()):
+        limit = choices[i].makespan
+        if within is not None:
+            limit = max(limit, (1 + within) * front.bounds[i])
+        old, initial = front.before[i].slots, [choices[i].slots]
+        result = fewest_moves(layer, old, limit, time_limit=seconds, initial=initial)
+        at_least.append(result.lower_bound)
+        if result.placement is not None and result.moves != choices[i].received:
+            choices[i] = _point(instance, i, before, np.array(result.placement))
+    return replace(front, choices=choices, at_least=at_least)
 
 
 def _point(
@@ -220,7 +253,15 @@ def _read_old(old: str, policy: str | None, instance: Instance) -> NDArray[np.in
 
 def _layer_table(instance: Instance, front: _Front) -> Any:
     result = table(
-        "layer", "now", "after", "lower bound", "now above", "after above", "received", "copied"
+        "layer",
+        "now",
+        "after",
+        "lower bound",
+        "now above",
+        "after above",
+        "received",
+        "copied",
+        *(["receives needed"] if front.at_least is not None else []),
     )
     for i, layer in enumerate(instance.numbers):
         before, after = front.before[i], front.choices[i]
@@ -231,8 +272,13 @@ def _layer_table(instance: Instance, front: _Front) -> Any:
             percent(front.above(i, after)),
             str(after.received),
             str(after.copied),
+            *([] if front.at_least is None else [_needed(front.at_least[i], after.received)]),
         )
     return result
+
+
+def _needed(at_least: int, received: int) -> str:
+    return f"{received}, proven" if at_least == received else f"{at_least} .. {received}"
 
 
 def _summary(front: _Front) -> list[tuple[int, float, float, float]]:
@@ -286,6 +332,7 @@ def _layer_json(layer: int, i: int, front: _Front) -> dict[str, Any]:
         "lower_bound_exact": exact_text(front.bounds[i]),
         "before": _point_json(i, front.before[i], front),
         "after": {**_point_json(i, front.choices[i], front), "phy2log": front.choices[i].slots},
+        "received_at_least": None if front.at_least is None else front.at_least[i],
         "front": [
             {"budget": budget, **_point_json(i, point, front)}
             for budget, point in zip(front.budgets, front.points[i], strict=True)

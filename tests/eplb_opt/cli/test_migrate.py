@@ -11,6 +11,7 @@ import pytest
 
 from eplb_opt import Instance, Placement, Topology
 from eplb_opt.bounds import lower_bound
+from eplb_opt.certificate import nothing_moves_less
 from eplb_opt.cli import main
 from eplb_opt.io import read_placements, write_placements, write_sglang_placement
 from eplb_opt.metrics import exact_makespan
@@ -96,6 +97,28 @@ def test_within_receives_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) 
         moves.append(sum(row["after"]["received"] for row in json.loads(output)["layers"]))
     assert moves == sorted(moves, reverse=True)
     assert moves[2] == 0
+
+
+@pytest.mark.parametrize("ratio", ["0.05", "0.3"])
+def test_prove_says_how_many_receives_it_takes(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["migrate", "old.npz", "loads.npy", *MACHINE, "--within", ratio]
+    _, output, _ = run(monkeypatch, *arguments, "--json", "-")
+    heuristic = [row["after"]["received"] for row in json.loads(output)["layers"]]
+    code, output, _ = run(monkeypatch, *arguments, "--prove", "20", "--json", "-")
+    assert code == 0
+    old = read_placements("old.npz")["a"]
+    for row, least, layer in zip(
+        json.loads(output)["layers"], heuristic, instance().layers(), strict=True
+    ):
+        after, slots = row["after"], tuple(old[layer.index].tolist())
+        makespan = exact_makespan(layer, after["phy2log"])
+        assert makespan <= (1 + Fraction(float(ratio))) * lower_bound(layer).value
+        assert row["received_at_least"] == after["received"] <= least
+        assert after["received"] == received([slots], [after["phy2log"]], SLOTS // 4).sum()
+        assert nothing_moves_less(layer, slots, makespan, row["received_at_least"])
+    _, output, _ = run(monkeypatch, *arguments, "--prove", "20")
+    assert "receives needed" in output
+    assert ", proven" in output
 
 
 @pytest.mark.parametrize("old", ["old.npz", "short.npz"])
