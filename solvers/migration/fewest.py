@@ -9,7 +9,7 @@ from fractions import Fraction
 from eplb_opt.bounds import count_window, lower_bound
 from eplb_opt.instance import Layer, Rule
 from eplb_opt.validity import layer_violation
-from solvers.migration.program import solve_program
+from solvers.migration.program import LARGEST, counts_within, num_variables, solve_program
 from solvers.migration.relabel import Slots
 from solvers.migration.result import MigrationResult
 from solvers.migration.search import EXHAUSTED, MoveSearch
@@ -113,9 +113,11 @@ def _prove(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> Mi
     window = count_window(layer, known.makespan_limit)
     if isinstance(window, str):
         return replace(known, infeasible=True, proof=window)
-    known = _searched(layer, old, known, clock.remaining(0.5))
-    if known.open and known.limit is None:
-        return solve_program(layer, old, known, window, clock)
+    counts = counts_within(layer, window)
+    programmed = num_variables(layer, counts) <= LARGEST
+    known = _searched(layer, old, known, clock.remaining(0.5 if programmed else 1.0))
+    if programmed and known.open and known.limit != "interrupt":
+        return solve_program(layer, old, known, counts, clock)
     return known
 
 
@@ -131,11 +133,11 @@ def _searched(
             if state == EXHAUSTED:
                 return replace(known, infeasible=True, proof="search")
             known = known.with_placement(layer, old, slots)
-        budget.nodes = NODES
+        budget.nodes, budget.limit = NODES, None
         while known.open:
             state, slots = search.within(known.lower_bound, budget)
             if state != EXHAUSTED:
-                return known.with_placement(layer, old, slots)
+                return replace(known.with_placement(layer, old, slots), limit=budget.limit)
             known = replace(known, lower_bound=known.lower_bound + 1, proof="search")
     except KeyboardInterrupt:
         return replace(known, limit="interrupt")

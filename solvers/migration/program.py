@@ -34,7 +34,7 @@ from solvers.options import Clock
 from solvers.scaling import scale_for
 
 LARGEST = 40_000
-"""Variables ``n`` at most; a larger program is not even started."""
+"""Variables ``n`` at most, for a program that HiGHS gets anywhere with."""
 ROUNDING = 0.25
 """Added to a limit that integers must keep, so that a solver's tolerance cuts off no placement."""
 
@@ -42,18 +42,23 @@ Copies = dict[tuple[int, int], int]
 """How many replicas of an expert that has ``k``, by expert and ``k``."""
 
 
+def counts_within(layer: Layer, window: Window) -> list[range]:
+    """Of each expert the numbers of replicas that the window leaves."""
+    most = [min(least + window.spare, layer.most_replicas) for least in window.least]
+    return [range(a, b + 1) for a, b in zip(window.least, most, strict=True)]
+
+
+def num_variables(layer: Layer, counts: list[range]) -> int:
+    """Variables ``n`` of the program."""
+    return sum(map(len, counts)) * layer.topology.num_ranks
+
+
 def solve_program(
-    layer: Layer, old: Slots, known: MigrationResult, window: Window, clock: Clock
+    layer: Layer, old: Slots, known: MigrationResult, counts: list[range], clock: Clock
 ) -> MigrationResult:
     """The incumbent and the bound with what HiGHS says of the program, which asks for fewer
-    receives than the incumbent's; as they are if the program would be too large.
-
-    For a layer under the global rule; ``window`` has the counts that the makespan limit leaves.
+    receives than the incumbent's; for a layer under the global rule.
     """
-    most = [min(least + window.spare, layer.most_replicas) for least in window.least]
-    counts = [range(a, b + 1) for a, b in zip(window.least, most, strict=True)]
-    if sum(map(len, counts)) * layer.topology.num_ranks > LARGEST:
-        return known
     model = _Model(layer, old, known, counts)
     while True:
         outcome = milp.run(model.program, "scipy", clock.remaining())

@@ -24,7 +24,7 @@ class MigrationResult:
         makespan: its makespan in tokens, exact.
         proof: what the lower bound rests on.
         infeasible: no placement keeps the limit.
-        limit: ``time`` if that ended a search.
+        limit: ``time``, ``nodes`` or ``interrupt`` if that ended the search.
         runtime: seconds.
     """
 

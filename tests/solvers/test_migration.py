@@ -87,10 +87,11 @@ def test_without_search_and_program_bounds_are_still_closed_forms() -> None:
     """As for a layer that is too large for either."""
     layer, old = make_layer([4, 3, 2, 1], 4, 2), (0, 1, 2, 3)
     with program_only() as patch:
-        patch.setattr("solvers.migration.program.LARGEST", 0)
+        patch.setattr("solvers.migration.fewest.LARGEST", 0)
         result = fewest_moves(layer, old, Fraction(5))
         hopeless = fewest_moves(layer, old, Fraction(4))
     assert (result.moves, result.lower_bound, str(result.status)) == (None, 1, "unknown")
+    assert result.limit == "nodes"
     assert hopeless.infeasible
 
 
@@ -136,7 +137,7 @@ def test_a_middle_sized_layer_is_solved_and_redone() -> None:
     layer = Instance(now, Topology(20, 4)).layer(1)
     limit = exact_makespan(layer, best) * Fraction(101, 100)
     result = fewest_moves(layer, old, limit)
-    assert (str(result.status), result.proof) == ("optimal", "search")
+    assert (str(result.status), result.proof, result.limit) == ("optimal", "search", None)
     assert result.moves is not None
     assert nothing_moves_less(layer, old, limit, result.moves)
     assert not nothing_moves_less(layer, old, limit, result.moves + 1)
