@@ -118,5 +118,5 @@ class _Search:
             away += gone
             missing = room - top - self.spare
             if missing > 0:
-                here += -(-missing // heaviest) if heaviest else moves + 1
+                here += -(-missing // heaviest)
         return max(away, here) <= moves

@@ -244,5 +244,5 @@ def possible(
     for g in range(len(room)):
         missing = room[g] - most[g] - settings[SPARE]
         if missing > 0:
-            here += -(-missing // heaviest) if heaviest > 0 else moves + 1
+            here += -(-missing // heaviest)
     return max(away, here) <= moves

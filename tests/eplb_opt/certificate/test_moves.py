@@ -3,6 +3,7 @@
 from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
@@ -10,8 +11,9 @@ from eplb_opt.certificate import moves as moves_
 from eplb_opt.certificate import nothing_moves_less
 from eplb_opt.certificate.exhaustive import TooLargeError
 from eplb_opt.instance import Instance, Layer, Topology
+from eplb_opt.metrics import exact_makespan
 from eplb_opt.validity import layer_violation
-from tests.migration_oracle import Slots, enumerated, problems
+from tests.migration_oracle import Slots, enumerated, placements, problems
 from tests.solvers.oracle import make_layer
 
 
@@ -27,6 +29,22 @@ def test_receives_are_redone_without_a_solver(problem: tuple[Layer, Slots, Fract
         assert not nothing_moves_less(layer, old, limit, expected + 1)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_several_receives(seed: int) -> None:
+    """As drawn problems seldom ask for more than one: each rank holds the heaviest it could."""
+    experts, slots, ranks = [(5, 6, 3), (6, 6, 3), (5, 6, 2), (6, 6, 2)][seed % 4]
+    rng = np.random.default_rng(seed)
+    loads = np.sort(rng.integers(1, 30, experts))
+    old = tuple(sorted([*range(experts), *rng.integers(0, experts, slots - experts).tolist()]))
+    layer = make_layer(loads.tolist(), slots, ranks)
+    makespans = {exact_makespan(layer, x) for x in placements(experts, ranks, slots // ranks)}
+    limit = sorted(makespans)[1 + seed % 3]
+    expected = enumerated(layer, old, limit)
+    assert expected is not None
+    assert nothing_moves_less(layer, old, limit, expected)
+    assert not nothing_moves_less(layer, old, limit, expected + 1)
+
+
 @given(problems())
 @settings(max_examples=20, deadline=None)
 def test_replicas_that_are_spread(problem: tuple[Layer, Slots, Fraction]) -> None:
@@ -40,6 +58,19 @@ def test_replicas_that_are_spread(problem: tuple[Layer, Slots, Fraction]) -> Non
             assert not nothing_moves_less(layer, old, limit, expected + 1)
 
 
+def test_loads_that_fit_need_slots_as_well() -> None:
+    """6 | 3 2 1 keeps the limit, but a rank has two slots."""
+    layer = make_layer([6, 3, 2, 1], 4, 2)
+    assert nothing_moves_less(layer, (0, 1, 2, 3), Fraction(6), 5)
+
+
+def test_the_heaviest_goes_first() -> None:
+    """Without it three light ones would have to go."""
+    layer = make_layer([1, 1, 1, 9, 0, 0, 0, 0], 8, 2)
+    assert nothing_moves_less(layer, tuple(range(8)), Fraction(9), 2)
+    assert not nothing_moves_less(layer, tuple(range(8)), Fraction(9), 3)
+
+
 def test_no_receives_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves_, "NODES", 0)
     layer = make_layer([4, 3, 2, 1], 4, 2)
@@ -48,10 +79,27 @@ def test_no_receives_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
         nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), 2)
 
 
-def test_the_hierarchical_rule_is_refused() -> None:
-    layer = Instance([[4, 3, 2, 1]], Topology(4, 4, 2, 2), rule="hierarchical").layer(0)
+def test_the_hierarchical_rule_of_several_nodes_is_refused() -> None:
+    loads, old, limit = [[4, 3, 2, 1]], (0, 1, 2, 3), Fraction(5)
+    layer = Instance(loads, Topology(4, 2, 2, 2), rule="hierarchical").layer(0)
     with pytest.raises(ValueError, match="one node at a time"):
-        nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), 1)
+        nothing_moves_less(layer, old, limit, 1)
+    for topology, rule in (
+        (Topology(4, 2, 2, 2), "global"),
+        (Topology(4, 2, 1, 2), "hierarchical"),
+    ):
+        layer = Instance(loads, topology, rule=rule).layer(0)
+        assert nothing_moves_less(layer, old, limit, 2)
+
+
+def test_a_search_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make_layer([9, 8, 7, 6, 5, 4], 9, 3)
+    old = (0, 1, 2, 3, 4, 5, 0, 1, 2)
+    limit = exact_makespan(layer, old) - Fraction(1, 2)
+    assert nothing_moves_less(layer, old, limit, 1)
+    monkeypatch.setattr(moves_, "NODES", 10)
+    with pytest.raises(TooLargeError, match="more than 10 steps"):
+        nothing_moves_less(layer, old, limit, 3)
 
 
 def test_bounds_keep_the_search_short(monkeypatch: pytest.MonkeyPatch) -> None:
