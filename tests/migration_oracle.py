@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations_with_replacement, product
 
+import numpy as np
 from hypothesis import strategies as st
 
 from eplb_opt.instance import Layer
@@ -52,3 +53,16 @@ def problems(draw: st.DrawFn) -> tuple[Layer, Slots, Fraction]:
     old, other = draw(placed(experts, slots)), draw(placed(experts, slots))
     factor = draw(st.sampled_from([Fraction(1), Fraction(99, 100), Fraction(11, 10)]))
     return layer, old, exact_makespan(layer, other) * factor
+
+
+def unbalanced(seed: int) -> tuple[Layer, Slots, Fraction]:
+    """Alike loads share a rank, and the limit is near the optimum: several receives, where drawn
+    problems seldom ask for more than one.
+    """
+    experts, slots, ranks = [(5, 6, 3), (6, 6, 3), (5, 6, 2), (6, 6, 2)][seed % 4]
+    rng = np.random.default_rng(seed)
+    loads = np.sort(rng.integers(1, 30, experts))
+    old = tuple(sorted([*range(experts), *rng.integers(0, experts, slots - experts).tolist()]))
+    layer = make_layer(loads.tolist(), slots, ranks)
+    makespans = {exact_makespan(layer, x) for x in placements(experts, ranks, slots // ranks)}
+    return layer, old, sorted(makespans)[1 + seed % 3]

@@ -18,7 +18,7 @@ from eplb_opt.result import SolveStatus
 from eplb_opt.validity import layer_violation
 from heuristics.policies import refined
 from solvers.migration import fewest_moves, num_received, pareto, relabel
-from tests.migration_oracle import SHAPES, Slots, enumerated, placed, problems
+from tests.migration_oracle import SHAPES, Slots, enumerated, placed, problems, unbalanced
 from tests.solvers.oracle import make_layer
 
 
@@ -51,6 +51,17 @@ def test_fewest_moves_are_those_of_enumeration(
     assert exact_makespan(layer, result.placement) == result.makespan
     assert result.makespan <= limit
     assert num_received(old, result.placement, layer.topology.slots_per_rank) == expected
+
+
+@pytest.mark.parametrize("method", [nullcontext, program_only])
+@pytest.mark.parametrize("seed", range(12))
+def test_several_receives(method: Callable[[], AbstractContextManager[object]], seed: int) -> None:
+    layer, old, limit = unbalanced(seed)
+    expected = enumerated(layer, old, limit)
+    with method():
+        result = fewest_moves(layer, old, limit)
+    assert expected is not None
+    assert (result.moves, result.lower_bound) == (expected, expected)
 
 
 def test_a_limit_that_rounded_loads_cannot_tell_from_a_lower_one() -> None:

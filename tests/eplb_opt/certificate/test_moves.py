@@ -3,7 +3,6 @@
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 
@@ -13,7 +12,7 @@ from eplb_opt.certificate.exhaustive import TooLargeError
 from eplb_opt.instance import Instance, Layer, Topology
 from eplb_opt.metrics import exact_makespan
 from eplb_opt.validity import layer_violation
-from tests.migration_oracle import Slots, enumerated, placements, problems
+from tests.migration_oracle import Slots, enumerated, problems, unbalanced
 from tests.solvers.oracle import make_layer
 
 
@@ -31,14 +30,7 @@ def test_receives_are_redone_without_a_solver(problem: tuple[Layer, Slots, Fract
 
 @pytest.mark.parametrize("seed", range(12))
 def test_several_receives(seed: int) -> None:
-    """As drawn problems seldom ask for more than one: each rank holds the heaviest it could."""
-    experts, slots, ranks = [(5, 6, 3), (6, 6, 3), (5, 6, 2), (6, 6, 2)][seed % 4]
-    rng = np.random.default_rng(seed)
-    loads = np.sort(rng.integers(1, 30, experts))
-    old = tuple(sorted([*range(experts), *rng.integers(0, experts, slots - experts).tolist()]))
-    layer = make_layer(loads.tolist(), slots, ranks)
-    makespans = {exact_makespan(layer, x) for x in placements(experts, ranks, slots // ranks)}
-    limit = sorted(makespans)[1 + seed % 3]
+    layer, old, limit = unbalanced(seed)
     expected = enumerated(layer, old, limit)
     assert expected is not None
     assert nothing_moves_less(layer, old, limit, expected)
