@@ -66,7 +66,6 @@ def solve_program(
             return replace(known, infeasible=True, proof="milp")
         bound = known.moves if outcome.infeasible else outcome.bound
         if bound is not None and known.lower_bound < bound:
-            bound = bound if known.moves is None else min(bound, known.moves)
             known = replace(known, lower_bound=bound, proof="milp")
         covers = [] if outcome.values is None else model.covers(outcome.values)
         if outcome.limit is not None or not covers:

