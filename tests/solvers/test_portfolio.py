@@ -74,3 +74,9 @@ def test_hierarchical_full_scale_meets_its_bound() -> None:
 def test_a_search_that_time_ends_says_so(sizes: tuple[int, int, int]) -> None:
     result = solve(instance("zipf", *sizes).layer(0), time_limit=0.2)
     assert (result.limit == "time") == (result.objective > result.lower_bound)
+
+
+@pytest.mark.parametrize(("sizes", "source"), [((64, 72, 36), "pairs"), ((12, 24, 8), "search")])
+def test_what_proved_the_bound_is_named(sizes: tuple[int, int, int], source: str) -> None:
+    result = solve(instance("lognormal", *sizes).layer(0), time_limit=60)
+    assert (str(result.status), result.bound_source) == ("optimal", source)

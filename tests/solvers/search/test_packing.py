@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.search.outcome import CHUNK, Budget
+from solvers.search.outcome import Budget
 from solvers.search.packing import counting_bound, pack
 from solvers.search.residues import residue_bound
 from tests.solvers.search.oracle import best_packing
@@ -94,10 +94,11 @@ def test_is_repeatable_under_a_node_limit():
     assert np.array_equal(first.ranks, second.ranks)
 
 
-def test_nodes_are_counted_once():
+def test_nodes_are_counted_once(monkeypatch):
+    monkeypatch.setattr("solvers.search.outcome.CHUNK", 1 << 16)
     items = np.random.default_rng(0).integers(1, 10**7, 40)
-    outcome = pack(items, 8, budget=Budget(nodes=3 * CHUNK))
-    assert (outcome.limit, outcome.nodes) == ("nodes", 3 * CHUNK)
+    outcome = pack(items, 8, budget=Budget(nodes=6 << 20))
+    assert (outcome.limit, outcome.nodes) == ("nodes", 6 << 20)
 
 
 def test_refuses_what_could_overflow():
