@@ -94,14 +94,6 @@ def test_is_repeatable_under_a_node_limit():
     assert np.array_equal(first.ranks, second.ranks)
 
 
-def test_nodes_are_counted_once(monkeypatch):
-    """Looking at the clock more often does not add to them."""
-    items = np.random.default_rng(12).integers(1, 10**5, 15)
-    rarely = pack(items, 5).nodes
-    monkeypatch.setattr("solvers.search.outcome.CHUNK", 100)
-    assert pack(items, 5).nodes == rarely > 1_000
-
-
 def test_refuses_what_could_overflow():
     with pytest.raises(OverflowError, match="64 bits"):
         pack(np.full(9, 2**60), 3)
