@@ -51,7 +51,7 @@ def fewest_moves(
         ValueError: ``old`` or one of ``initial`` is no valid placement of the layer.
 
     Example:
-        >>> from eplb_opt import Instance
+        >>> from eplb_opt import Instance, Topology
         >>> layer = Instance([[4, 3, 2, 1]], Topology(4, 2)).layer(0)
         >>> result = fewest_moves(layer, (0, 1, 2, 3), Fraction(5))
         >>> result.moves, str(result.status), str(result.makespan)
