@@ -83,7 +83,8 @@ def command(
     before = _initial(instance) if old == INITIAL else _read_old(old, policy, instance)
     front = _front(instance, before, budget, None if within is None else Fraction(within))
     if prove is not None:
-        front = _proven(instance, front, None if within is None else Fraction(within), prove)
+        share = None if within is None else Fraction(within)
+        front = _proven(instance, front, budget, share, prove)
     if placements is not None:
         from eplb_opt.io import write_placements
 
@@ -168,7 +169,9 @@ def _front(
     return _Front(tuple(sorted(set(shown))), bounds, now, kept, choices)
 
 
-def _proven(instance: Instance, front: _Front, within: Fraction | None, seconds: float) -> _Front:
+def _proven(
+    instance: Instance, front: _Front, budget: int, within: Fraction | None, seconds: float
+) -> _Front:
     """With proven numbers of receives, and with the placements that the proofs came upon."""
     import numpy as np
 
@@ -177,13 +180,14 @@ def _proven(instance: Instance, front: _Front, within: Fraction | None, seconds:
     choices, at_least = list(front.choices), list[int]()
     before = np.array([point.slots for point in front.before])
     for i, layer in enumerate(instance.layers()):
-        limit = choices[i].makespan
-        if within is not None:
-            limit = max(limit, (1 + within) * front.bounds[i])
-        old, initial = front.before[i].slots, [choices[i].slots]
-        result = fewest_moves(layer, old, limit, time_limit=seconds, initial=initial)
+        old, start = front.before[i].slots, choices[i]
+        wanted = start.makespan if within is None else (1 + within) * front.bounds[i]
+        for limit in (wanted, start.makespan):  # the second if the first takes too many receives
+            result = fewest_moves(layer, old, limit, time_limit=seconds, initial=[start.slots])
+            if result.moves is not None and result.moves <= budget:
+                break
         at_least.append(result.lower_bound)
-        if result.placement is not None and result.moves != choices[i].received:
+        if result.placement is not None and result.placement != start.slots:
             choices[i] = _point(instance, i, before, np.array(result.placement))
     return replace(front, choices=choices, at_least=at_least)
 
