@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +22,9 @@ class Outcome:
 
     Attributes:
         value: reads a variable in the best solution; None if no solution was found.
-        bound: proven lower bound on the objective; None if nothing was proven. CP-SAT reports an
-            objective and a bound of no meaning when its status is UNKNOWN or the model is
+        bound: proven lower bound on the integers minimized; None if nothing was proven. CP-SAT
+            reports an objective and a bound of no meaning when its status is UNKNOWN or the model
+            is
             infeasible: they are dropped here.
         infeasible: proven that the model has no solution.
         limit: ``time`` or ``interrupt`` if that ended the search.
@@ -60,7 +60,8 @@ def run(
     ended = status in (cp_model.OPTIMAL, cp_model.INFEASIBLE)
     return Outcome(
         value=solver.value if found else None,
-        bound=math.ceil(solver.best_objective_bound - 1e-6) if found else None,
+        # best_objective_bound is a float: 554283529594745.06 was seen to stand for ..745.
+        bound=solver.response_proto.inner_objective_lower_bound if found else None,
         infeasible=status == cp_model.INFEASIBLE,
         limit=None if ended else "interrupt" if interrupted else "time",
     )

@@ -113,6 +113,20 @@ def test_packing(backend: str, layer: Layer, data: st.DataObject) -> None:
     assert exact.counts == counts
 
 
+@pytest.mark.parametrize("backend", PACKING)
+def test_a_bound_near_2_to_the_50_is_not_one_too_high(backend: str) -> None:
+    """CP-SAT's bound as a float, 554283529594745.06, was rounded up to ..746."""
+    layer = Layer(
+        loads=(4_430_246_120_327_535, 70_368_744_177_664, 70_368_744_177_664),
+        unit=Fraction(1, 2**50),
+        topology=Topology(6, 3),
+    )
+    given_counts = Stages(counts=(2, 2, 2))
+    truth = solve(layer, stage="packing", backend="brute-force", given=given_counts)
+    result = solve(layer, stage="packing", backend=backend, given=given_counts)
+    assert result.lower_bound <= truth.objective == result.objective
+
+
 @settings(max_examples=200, deadline=None)
 @given(tiny_layers(Rule.GLOBAL), st.fractions(0, 2))
 def test_no_reachable_makespan_is_refuted(layer: Layer, above: Fraction) -> None:
