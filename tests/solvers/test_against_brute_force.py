@@ -56,7 +56,11 @@ def assert_consistent(layer: Layer, backend: str) -> None:
         assert not find_violations(placement, instance)
         assert exact_makespan(layer, result.placement) == result.objective
     assert exact.lower_bound <= truth.objective <= exact.objective
-    if layer.unit == 1:
+    if exact.status == "feasible" and backend in SLOW:
+        # In floats: CBC 2.10 has called loads 0, 1, 109 infeasible, and 1 beside 1e6 is too little
+        # for integers up to 2^20. Once in some 10,000 layers; nothing is claimed then.
+        assert exact.lower_bound < exact.objective
+    elif layer.unit == 1:
         assert exact.objective == truth.objective
         assert exact.status == "optimal"
     else:  # floats may need more than 64 bits: then the solver sees them rounded, and says so
@@ -107,10 +111,20 @@ def test_packing(backend: str, layer: Layer, data: st.DataObject) -> None:
     exact = solve(layer, stage="packing", backend=backend, time_limit=60, given=given_counts)
     assert exact.objective == exact_makespan(layer, exact.placement)
     assert exact.lower_bound <= truth.objective <= exact.objective
-    assert exact.objective <= truth.objective * (1 + rounding(backend))
-    assert layer.unit != 1 or exact.objective == truth.objective == exact.lower_bound
+    if exact.status == "optimal" or backend not in SLOW:
+        assert exact.objective <= truth.objective * (1 + rounding(backend))
+        assert layer.unit != 1 or exact.objective == truth.objective == exact.lower_bound
     assert packing_bound(layer, counts).value <= truth.objective
     assert exact.counts == counts
+
+
+@pytest.mark.parametrize("backend", [name for name in JOINT if name in SLOW])
+def test_programs_prove_optima(backend: str) -> None:
+    for loads in ([9, 5, 3, 1], [4, 4, 2, 1], [100, 60, 30, 7]):
+        layer = Instance([loads], Topology(6, 2)).layer(0)
+        result = solve(layer, backend=backend, time_limit=60)
+        truth = solve(layer, backend="brute-force")
+        assert (result.objective, str(result.status)) == (truth.objective, "optimal")
 
 
 @pytest.mark.parametrize("backend", PACKING)
