@@ -19,9 +19,9 @@ from statistics import mean, median
 
 from eplb_opt import Instance, Topology
 from eplb_opt.io.synthetic import generate
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.registry import load_policy
-from eplb_opt.result import Result
+from eplb_opt.policies.names import load_policy
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import Result
 from solvers import solve
 
 FAMILIES = {

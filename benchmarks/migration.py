@@ -20,10 +20,10 @@ from torch import Tensor
 from eplb_opt import Instance, Topology
 from eplb_opt.certificate import nothing_moves_less
 from eplb_opt.certificate.exhaustive import TooLargeError
-from eplb_opt.instance import Layer
 from eplb_opt.io import read_loads
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.transfer import copied, received
+from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.transfer import copied, received
 from heuristics.migration import migrate
 from heuristics.policies import refined
 from heuristics.refined import makespans

@@ -26,28 +26,41 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {
-    "domain": ["eplb_opt/validity.py", "eplb_opt/bounds.py", "eplb_opt/certificate"],
+    "domain": [
+        "eplb_opt/problem/validity.py",
+        "eplb_opt/bounds/closed_form.py",
+        "eplb_opt/certificate",
+    ],
     "heuristics": ["heuristics"],
     "solvers": ["solvers"],
 }
 ORACLE = "tests/solvers/test_against_brute_force.py"
 TESTS = {
-    "eplb_opt/validity.py": ["tests/eplb_opt/test_placement.py", "tests/eplb_opt/test_registry.py"],
-    "eplb_opt/bounds.py": ["tests/eplb_opt/test_bounds.py", "tests/eplb_opt/certificate", ORACLE],
+    "eplb_opt/problem/validity.py": [
+        "tests/eplb_opt/problem/test_placement.py",
+        "tests/eplb_opt/policies/test_names.py",
+    ],
+    "eplb_opt/bounds/closed_form.py": [
+        "tests/eplb_opt/bounds",
+        "tests/eplb_opt/certificate",
+        ORACLE,
+    ],
     "eplb_opt/certificate": ["tests/eplb_opt/certificate"],
     "heuristics": ["tests/heuristics"],
-    "solvers/search": ["tests/solvers/search", ORACLE],
-    "solvers/patterns": ["tests/solvers/patterns", "tests/solvers/test_portfolio.py"],
-    "solvers/incumbents": ["tests/solvers/incumbents", "tests/solvers/test_portfolio.py"],
-    "solvers/joint": ["tests/solvers/joint", ORACLE, "tests/solvers/test_portfolio.py"],
-    "solvers/migration": ["tests/solvers/test_migration.py"],
-    "solvers/milp.py": ["tests/solvers/test_milp.py", ORACLE],
-    "solvers/uneven.py": ["tests/solvers/test_uneven.py"],
+    "solvers/tree_search": ["tests/solvers/tree_search", ORACLE],
+    "solvers/column_generation": [
+        "tests/solvers/column_generation",
+        "tests/solvers/test_portfolio.py",
+    ],
+    "solvers/local_search": ["tests/solvers/local_search", "tests/solvers/test_portfolio.py"],
+    "solvers/formulations": ["tests/solvers/formulations", ORACLE, "tests/solvers/test_stages.py"],
+    "solvers/migration": ["tests/solvers/migration"],
+    "solvers/engines/mip.py": ["tests/solvers/engines", ORACLE],
     "solvers": [ORACLE, "tests/solvers/test_stages.py"],
 }
-MORE_TESTS = ["tests/eplb_opt/test_bounds.py", "tests/eplb_opt/certificate"]
+MORE_TESTS = ["tests/eplb_opt/bounds", "tests/eplb_opt/certificate"]
 ALL_TESTS = {
-    "domain": [*MORE_TESTS, "tests/eplb_opt/test_placement.py", ORACLE],
+    "domain": [*MORE_TESTS, "tests/eplb_opt/problem/test_placement.py", ORACLE],
     "heuristics": ["tests/heuristics"],
     "solvers": ["tests/solvers", *MORE_TESTS],
 }

@@ -12,8 +12,8 @@ from statistics import median
 from eplb_opt import Instance, Topology
 from eplb_opt.bounds import lower_bound
 from eplb_opt.io.synthetic import generate
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.registry import load_policy
+from eplb_opt.policies.names import load_policy
+from eplb_opt.problem.objective import exact_makespan
 
 REPEATS = 5
 SHAPES = {

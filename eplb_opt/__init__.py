@@ -4,10 +4,10 @@ This package exports the problem and what can be said about a placement. Solving
 the production heuristics are in ``heuristics``, measuring is ``eplb_opt.gap``.
 """
 
-from eplb_opt.instance import Instance, Layer, Rule, Topology
-from eplb_opt.placement import Placement
-from eplb_opt.result import Result, SolveStatus
-from eplb_opt.validity import Violation, find_violations
+from eplb_opt.problem.instance import Instance, Layer, Rule, Topology
+from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.result import Result, SolveStatus
+from eplb_opt.problem.validity import Violation, find_violations
 
 __all__ = [
     "Instance",

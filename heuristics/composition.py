@@ -10,8 +10,8 @@ from torch import Tensor
 from heuristics.exchange import exchange_for_peak, exchange_for_spread, move_replica, swap_extremes
 from heuristics.hierarchical import GroupPacking, Shape, by_total, place_hierarchically
 from heuristics.packing import diverse, interleaved_snake, lpt, snake
+from heuristics.pair_resplit import decode, encode, refine, rounds
 from heuristics.refined import better
-from heuristics.refinement import decode, encode, refine, rounds
 from heuristics.replication import (
     apportioned_counts,
     count_replicas,
@@ -42,7 +42,7 @@ def by_load(rule: Callable[[Tensor, int], Tensor]) -> Stage:
 
 
 def resplit_pairs(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
-    """Sixteen rounds of :func:`heuristics.refinement.refine`."""
+    """Sixteen rounds of :func:`heuristics.pair_resplit.refine`."""
     if num_ranks == 1:
         return phy2log
     share = loads.double() / count_replicas(phy2log, loads.shape[1])

@@ -15,7 +15,7 @@ from torch import Tensor
 from heuristics.arrays import argmin_rows, luck
 from heuristics.easing import ease
 from heuristics.packing import lpt, snake
-from heuristics.refinement import Coded, Round, decode, encode, refine, rounds
+from heuristics.pair_resplit import Coded, Round, decode, encode, refine, rounds
 from heuristics.replication import (
     count_replicas,
     greedy_counts,

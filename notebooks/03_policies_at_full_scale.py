@@ -26,7 +26,7 @@ from eplb_opt import Instance, Topology
 from eplb_opt.gap import measure_gap
 from eplb_opt.io import read_loads
 from eplb_opt.io.synthetic import generate
-from eplb_opt.registry import BUILT_IN
+from eplb_opt.policies.names import BUILT_IN
 
 RECORDING = None
 torch.set_num_threads(1)

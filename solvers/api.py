@@ -9,40 +9,40 @@ from importlib import import_module
 from typing import Any
 
 from eplb_opt.bounds import mean_load
-from eplb_opt.instance import Layer, Rule
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.result import Result
-from eplb_opt.validity import layer_violation
-from solvers import hierarchical
-from solvers.counts import solve_counts
-from solvers.groups import solve_groups
+from eplb_opt.problem.instance import Layer, Rule
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import Result
+from eplb_opt.problem.validity import layer_violation
+from solvers import decomposition
+from solvers.formulations.counts import solve_counts
+from solvers.formulations.groups import solve_groups
 from solvers.options import Options, Progress
 
 BACKENDS: dict[str, dict[str, str]] = {
     "groups": {
-        "load": "solvers.groups:solve_groups",
-        "reach": "solvers.groups:solve_groups_by_reach",
+        "load": "solvers.formulations.groups:solve_groups",
+        "reach": "solvers.formulations.groups:solve_groups_by_reach",
     },
-    "counts": {"greedy": "solvers.counts:solve_counts"},
+    "counts": {"greedy": "solvers.formulations.counts:solve_counts"},
     "packing": {
-        "portfolio": "solvers.packing.portfolio:solve_packing",
-        "search": "solvers.search.packing:solve_packing",
-        "cp-sat": "solvers.packing.cp_sat:solve_packing",
-        "scipy": "solvers.packing.milp:solve_packing_scipy",
-        "cbc": "solvers.packing.milp:solve_packing_cbc",
-        "highs": "solvers.packing.milp:solve_packing_highs",
-        "scip": "solvers.packing.milp:solve_packing_scip",
+        "portfolio": "solvers.packing_portfolio:solve_packing",
+        "search": "solvers.tree_search.packing:solve_packing",
+        "cp-sat": "solvers.formulations.packing_cp_sat:solve_packing",
+        "scipy": "solvers.formulations.packing_mip:solve_packing_scipy",
+        "cbc": "solvers.formulations.packing_mip:solve_packing_cbc",
+        "highs": "solvers.formulations.packing_mip:solve_packing_highs",
+        "scip": "solvers.formulations.packing_mip:solve_packing_scip",
         "brute-force": "solvers.brute_force:solve_packing",
     },
     "joint": {
-        "portfolio": "solvers.joint.portfolio:solve_joint",
-        "search": "solvers.search.joint:solve_joint",
-        "pairs": "solvers.joint.pairs:solve_pairs",
-        "cp-sat": "solvers.joint.cp_sat:solve_joint",
-        "scipy": "solvers.joint.milp:solve_joint_scipy",
-        "cbc": "solvers.joint.milp:solve_joint_cbc",
-        "highs": "solvers.joint.milp:solve_joint_highs",
-        "scip": "solvers.joint.milp:solve_joint_scip",
+        "portfolio": "solvers.portfolio:solve_joint",
+        "search": "solvers.tree_search.joint:solve_joint",
+        "pairs": "solvers.formulations.two_slots:solve_pairs",
+        "cp-sat": "solvers.formulations.joint_cp_sat:solve_joint",
+        "scipy": "solvers.formulations.joint_mip:solve_joint_scipy",
+        "cbc": "solvers.formulations.joint_mip:solve_joint_cbc",
+        "highs": "solvers.formulations.joint_mip:solve_joint_highs",
+        "scip": "solvers.formulations.joint_mip:solve_joint_scip",
         "brute-force": "solvers.brute_force:solve_joint",
     },
 }
@@ -135,9 +135,9 @@ def solve(
         return result
     nodes = given.node_of_group or solve_groups(problem).node_of_group or ()
     if stage == "counts":
-        return hierarchical.solve_counts(problem, nodes, given.least, given.most)
-    counts = given.counts or hierarchical.solve_counts(problem, nodes).counts or ()
-    return _checked(problem, hierarchical.solve_packing(problem, counts, nodes, solver, options))
+        return decomposition.solve_counts(problem, nodes, given.least, given.most)
+    counts = given.counts or decomposition.solve_counts(problem, nodes).counts or ()
+    return _checked(problem, decomposition.solve_packing(problem, counts, nodes, solver, options))
 
 
 def _checked(problem: Layer, result: Result) -> Result:
@@ -160,7 +160,7 @@ def _solve_joint(
     problem: Layer, solver: Callable[..., Result], options: Options, initial: Sequence[int] | None
 ) -> Result:
     if problem.rule == Rule.HIERARCHICAL:
-        return hierarchical.solve_joint(problem, solver, options)
+        return decomposition.solve_joint(problem, solver, options)
     return solver(problem, options, None if initial is None else tuple(initial))
 
 

@@ -1,7 +1,7 @@
 """Every placement of a tiny layer, looked at one by one: the oracle of the tests.
 
 It shares no formula with the bounds and solvers it checks: replica counts by composition, ranks by
-enumeration, groups by permutation, values by :func:`eplb_opt.metrics.exact_makespan` only.
+enumeration, groups by permutation; only values are computed by the same function.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations, permutations, product
 
-from eplb_opt.instance import Layer, Rule
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.result import Result
+from eplb_opt.problem.instance import Layer, Rule
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import Result
 
 LARGEST = 12
 """Slots beyond which there are too many placements."""

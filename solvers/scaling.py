@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from eplb_opt.instance import Layer
+from eplb_opt.problem.instance import Layer
 
 LARGEST_SUM = 2**50
 """All replicas of a placement together weigh at most this much in scaled units: room for a

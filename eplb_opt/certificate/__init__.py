@@ -1,8 +1,8 @@
 """Evidence for lower bounds and optima that anyone can check, in exact arithmetic and no solver."""
 
 from eplb_opt.certificate.document import Verdict, certificate_document, verify_document
-from eplb_opt.certificate.evidence import CertificateError, Trust, check_bound
 from eplb_opt.certificate.moves import nothing_moves_less
+from eplb_opt.certificate.proof import CertificateError, Trust, check_bound
 
 __all__ = [
     "CertificateError",

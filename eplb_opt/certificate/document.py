@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eplb_opt.certificate.evidence import CertificateError, Trust, check_bound, parse_exact
-from eplb_opt.instance import Layer, Rule, Topology
-from eplb_opt.metrics import exact_rank_loads
-from eplb_opt.result import Result, exact_text
-from eplb_opt.validity import layer_violation
+from eplb_opt.certificate.proof import CertificateError, Trust, check_bound, parse_exact
+from eplb_opt.problem.instance import Layer, Rule, Topology
+from eplb_opt.problem.objective import exact_rank_loads
+from eplb_opt.problem.result import Result, exact_text
+from eplb_opt.problem.validity import layer_violation
 
 SCHEMA = "eplb-opt/certificate/1"
 LAYER_FIELDS = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.instance import Layer
+from eplb_opt.problem.instance import Layer
 
 FIELDS = {"kind", "bound", "grid", "count_price", "levels"}
 NUMBER = re.compile("[0-9]{1,2000}(/[1-9][0-9]{0,2000})?")

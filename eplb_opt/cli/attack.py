@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
-from eplb_opt.cli.options import TopologyOptions, topology_options
 from eplb_opt.cli.output import progress_bar, write_json
+from eplb_opt.cli.parameters import TopologyOptions, topology_options
 
 
 @click.command()
@@ -43,8 +43,8 @@ def command(
     """
     import numpy as np
 
-    from eplb_opt.registry import PolicyError, known_policy
-    from eplb_opt.result import exact_text
+    from eplb_opt.policies.names import PolicyError, known_policy
+    from eplb_opt.problem.result import exact_text
     from eplb_opt.testing.attack import as_test, attack
 
     try:
@@ -80,7 +80,7 @@ def command(
     if certificate is not None:
         from eplb_opt.certificate import certificate_document
         from eplb_opt.gap import describe_instance
-        from eplb_opt.instance import Instance
+        from eplb_opt.problem.instance import Instance
 
         found = Instance(np.array([worst.loads]), shape.topology, shape.rule)
         document = certificate_document(describe_instance(found), found.layers(), [worst.result])

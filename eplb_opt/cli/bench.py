@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from eplb_opt.cli.errors import InputError
-from eplb_opt.cli.options import instance_options, policy_limits
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table
+from eplb_opt.cli.parameters import instance_options, policy_limits
 
 if TYPE_CHECKING:
-    from eplb_opt.instance import Instance
-    from eplb_opt.isolation import Limits, PolicyRunner
+    from eplb_opt.policies.runner import Limits, PolicyRunner
+    from eplb_opt.problem.instance import Instance
 
 
 @click.command()
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def command(instance: Instance, policies: tuple[str, ...], repeat: int, limits: Limits) -> int:
     """Time policies on LOADS, in turns so that all see the same machine; medians and ratios."""
     from eplb_opt.gap import measure_gap
-    from eplb_opt.isolation import PolicyRunner
-    from eplb_opt.registry import BUILT_IN, PolicyError
+    from eplb_opt.policies.names import BUILT_IN, PolicyError
+    from eplb_opt.policies.runner import PolicyRunner
 
     if repeat < 1:
         raise InputError(f"--repeat {repeat} must be at least 1")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eplb_opt.cli.options import instance_options, json_option, search_options
 from eplb_opt.cli.output import describe, percent, show, table, write_json
+from eplb_opt.cli.parameters import instance_options, json_option, search_options
 
 if TYPE_CHECKING:
-    from eplb_opt.instance import Instance
-    from eplb_opt.result import Result
+    from eplb_opt.problem.instance import Instance
+    from eplb_opt.problem.result import Result
 
 
 @click.command()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from eplb_opt.cli.errors import InputError
-from eplb_opt.cli.options import policy_limits
+from eplb_opt.cli.parameters import policy_limits
 
 if TYPE_CHECKING:
-    from eplb_opt.isolation import Limits
-    from eplb_opt.testing.oracle import Finding
+    from eplb_opt.policies.runner import Limits
+    from eplb_opt.testing.suite import Finding
 
 
 @click.command()
@@ -38,8 +38,8 @@ def command(
 
     Exit code 1 if a check fails.
     """
-    from eplb_opt.registry import PolicyError, known_policy
-    from eplb_opt.testing.oracle import run_suite
+    from eplb_opt.policies.names import PolicyError, known_policy
+    from eplb_opt.testing.suite import run_suite
 
     try:
         for name in (policy, never_worse_than or policy):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
-from eplb_opt.cli.options import Window, reading_options
+from eplb_opt.cli.parameters import Window, reading_options
 
 if TYPE_CHECKING:
-    from eplb_opt.placement import Placement
+    from eplb_opt.problem.placement import Placement
 
 
 @click.command()
@@ -64,7 +64,7 @@ def command(
 
 def _placement(source: Path, policy: str | None) -> tuple[str, Placement]:
     from eplb_opt.io import read_placements
-    from eplb_opt.placement import Placement
+    from eplb_opt.problem.placement import Placement
 
     maps = read_placements(source)
     if policy is None and len(maps) != 1:

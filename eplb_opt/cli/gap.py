@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import bad_input
-from eplb_opt.cli.options import (
+from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
+from eplb_opt.cli.parameters import (
     instance_options,
     json_option,
     placements_option,
     policy_limits,
     search_options,
 )
-from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 
 if TYPE_CHECKING:
     from eplb_opt.gap import GapReport, PolicyGap
-    from eplb_opt.instance import Instance
-    from eplb_opt.isolation import Limits
+    from eplb_opt.policies.runner import Limits
+    from eplb_opt.problem.instance import Instance
 
 
 @click.command()
@@ -99,9 +99,9 @@ def command(
 
 def _placed_and_served(instance: Instance, other: str) -> tuple[Instance, Instance]:
     """What the policies see and what they are measured on."""
-    from eplb_opt.instance import Instance
+    from eplb_opt.gap.staleness import next_window, same_problem
     from eplb_opt.io import read_loads
-    from eplb_opt.staleness import next_window, same_problem
+    from eplb_opt.problem.instance import Instance
 
     with bad_input("--serve-on"):
         if other == "next":
@@ -118,7 +118,7 @@ def _placed_and_served(instance: Instance, other: str) -> tuple[Instance, Instan
 
 def _split_tables(report: GapReport) -> list[Any]:
     """The tables of ``--explain`` and ``--serve-on``, each with the lines that explain it."""
-    from eplb_opt.cli.splits import ATTRIBUTION, STALENESS, how_to_read, split_table
+    from eplb_opt.cli.loss_tables import ATTRIBUTION, STALENESS, how_to_read, split_table
 
     parts: list[Any] = []
     if report.attribution:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
-from eplb_opt.cli.options import instance_options, json_option, writable
 from eplb_opt.cli.output import describe, percent, show, table, write_json
+from eplb_opt.cli.parameters import instance_options, json_option, writable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from eplb_opt.instance import Instance
-    from eplb_opt.placement import Placement
+    from eplb_opt.problem.instance import Instance
+    from eplb_opt.problem.placement import Placement
 
 INITIAL = "initial"
 """In place of a file: expert ``i mod E`` in slot ``i``."""
@@ -124,14 +124,14 @@ class _Front:
         """The placement chosen for each layer."""
         import numpy as np
 
-        from eplb_opt.placement import Placement
+        from eplb_opt.problem.placement import Placement
 
         slots = np.array([point.slots for point in self.choices])
         return Placement(slots, instance.num_logical_experts)
 
     def above(self, layer: int, point: _Point) -> float | None:
         """Makespan over the bound less 1; None for a layer without load."""
-        from eplb_opt.metrics import relative_gap
+        from eplb_opt.problem.objective import relative_gap
 
         bound = self.bounds[layer]
         return relative_gap(point.makespan, bound) if bound > 0 else None
@@ -143,7 +143,7 @@ def _front(
     import torch
 
     from eplb_opt.bounds import lower_bound
-    from eplb_opt.instance import Rule
+    from eplb_opt.problem.instance import Rule
     from heuristics.migration import migrate
 
     shown = [step for step in (*STEPS, budget) if step <= budget]
@@ -195,8 +195,8 @@ def _proven(
 def _point(
     instance: Instance, layer: int, before: NDArray[np.int64], after: NDArray[np.int64]
 ) -> _Point:
-    from eplb_opt.metrics import exact_makespan
-    from eplb_opt.transfer import copied, received
+    from eplb_opt.problem.objective import exact_makespan
+    from eplb_opt.problem.transfer import copied, received
 
     size, old, new = instance.topology.slots_per_rank, before[layer][None], after[None]
     slots = tuple(int(e) for e in after)
@@ -216,7 +216,7 @@ def _choose(points: list[_Point], bound: Fraction, within: Fraction | None) -> _
 def _initial(instance: Instance) -> NDArray[np.int64]:
     import numpy as np
 
-    from eplb_opt.instance import Rule
+    from eplb_opt.problem.instance import Rule
 
     if instance.rule == Rule.HIERARCHICAL and instance.topology.num_nodes > 1:
         raise InputError(
@@ -230,8 +230,8 @@ def _initial(instance: Instance) -> NDArray[np.int64]:
 def _read_old(old: str, policy: str | None, instance: Instance) -> NDArray[np.int64]:
     """The placement in the file, its rows those of the instance, checked."""
     from eplb_opt.io import read_placements
-    from eplb_opt.placement import Placement
-    from eplb_opt.validity import find_violations
+    from eplb_opt.problem.placement import Placement
+    from eplb_opt.problem.validity import find_violations
 
     with bad_input(old):
         maps = read_placements(Path(old))
@@ -327,7 +327,7 @@ def _document(
 
 
 def _layer_json(layer: int, i: int, front: _Front) -> dict[str, Any]:
-    from eplb_opt.result import exact_text, float_below
+    from eplb_opt.problem.result import exact_text, float_below
 
     return {
         "layer": layer,
@@ -345,7 +345,7 @@ def _layer_json(layer: int, i: int, front: _Front) -> dict[str, Any]:
 
 
 def _point_json(i: int, point: _Point, front: _Front) -> dict[str, Any]:
-    from eplb_opt.result import exact_text
+    from eplb_opt.problem.result import exact_text
 
     return {
         "makespan": float(point.makespan),

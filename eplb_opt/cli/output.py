@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from eplb_opt.gap import Progress
-    from eplb_opt.instance import Instance
+    from eplb_opt.problem.instance import Instance
 
 FILE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""

@@ -10,7 +10,7 @@ from eplb_opt.cli.output import show, table
 @click.command()
 def command() -> int:
     """List the built-in policies."""
-    from eplb_opt.registry import BUILT_IN
+    from eplb_opt.policies.names import BUILT_IN
 
     found = table("policy", "idea")
     found.columns[1].justify = "left"

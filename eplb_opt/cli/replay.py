@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
-from eplb_opt.cli.options import instance_options, json_option, policy_limits
 from eplb_opt.cli.output import percent, progress_bar, show, table, write_json
+from eplb_opt.cli.parameters import instance_options, json_option, policy_limits
 
 if TYPE_CHECKING:
-    from eplb_opt.instance import Instance
-    from eplb_opt.isolation import Limits
-    from eplb_opt.replay import ReplayReport
+    from eplb_opt.policies.runner import Limits
+    from eplb_opt.problem.instance import Instance
+    from eplb_opt.serving.replay import ReplayReport
 
 READING = """\
 loss: tokens on the fullest rank over the mean, less 1, over all steps and layers. Of the steps
@@ -125,9 +125,9 @@ def command(
     enter a window, every --interval steps the policy is asked and experts move. A step without any
     token is a dummy pass. Recordings, or 'eplb-opt generate --steps'.
     """
-    from eplb_opt.registry import PolicyError, known_policy
-    from eplb_opt.replay import replay
-    from eplb_opt.schedule import Settings
+    from eplb_opt.policies.names import PolicyError, known_policy
+    from eplb_opt.serving.replay import replay
+    from eplb_opt.serving.state_machine import Settings
 
     try:
         for policy in policies:
@@ -157,8 +157,8 @@ def command(
 
 
 def _another(instance: Instance, path: str) -> Instance:
-    from eplb_opt.instance import Instance
     from eplb_opt.io import read_loads
+    from eplb_opt.problem.instance import Instance
 
     with bad_input(path):
         other = Instance(read_loads(path).loads, instance.topology, instance.rule, path)

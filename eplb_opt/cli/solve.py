@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
-from eplb_opt.cli.options import (
+from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
+from eplb_opt.cli.parameters import (
     instance_options,
     json_option,
     placements_option,
     search_options,
     writable,
 )
-from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 
 if TYPE_CHECKING:
     from eplb_opt.gap import Progress
-    from eplb_opt.instance import Instance
-    from eplb_opt.result import Result
+    from eplb_opt.problem.instance import Instance
+    from eplb_opt.problem.result import Result
 
 
 @click.command()
@@ -122,7 +122,7 @@ def document(instance: Instance, results: list[Result]) -> dict[str, Any]:
 
 
 def _layer_json(layer: int, result: Result) -> dict[str, Any]:
-    from eplb_opt.result import exact_text, float_below
+    from eplb_opt.problem.result import exact_text, float_below
 
     value = result.objective
     return {
@@ -176,7 +176,7 @@ def _write_placements(target: str, instance: Instance, results: list[Result]) ->
     import numpy as np
 
     from eplb_opt.io import write_placements
-    from eplb_opt.placement import Placement
+    from eplb_opt.problem.placement import Placement
 
     rows = [result.placement for result in results]
     if len(rows) < instance.num_layers or None in rows:

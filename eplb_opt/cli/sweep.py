@@ -61,7 +61,7 @@ def command(spec: Path, output: Path | None, workers: int, dask: str | None, dry
 
 
 def _print_plan(spec: Spec) -> None:
-    from eplb_opt.sweep.plan import left
+    from eplb_opt.sweep.tasks import left
 
     first: list[str] = []
     axes: dict[str, set[str]] = {

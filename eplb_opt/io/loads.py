@@ -11,12 +11,12 @@ from typing import cast
 
 from numpy.typing import ArrayLike
 
-from eplb_opt.instance import Loads
 from eplb_opt.io import csv_file, json_file, npy_file, npz_file
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.errors import FormatError, decoding
 from eplb_opt.io.recording import RawLoads, numeric
 from eplb_opt.io.safetensors_file import META
+from eplb_opt.problem.instance import Loads
 
 FORMATS = {
     "json": "eplb_opt.io.json_file",

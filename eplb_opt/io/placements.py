@@ -14,7 +14,7 @@ from eplb_opt.io import json_file, npz_file
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.errors import FormatError, decoding
 from eplb_opt.io.recording import numeric
-from eplb_opt.placement import Placement
+from eplb_opt.problem.placement import Placement
 
 SCHEMA = "eplb-opt/placements/1"
 SGLANG_KEY = "physical_to_logical_map"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.instance import Loads
+from eplb_opt.problem.instance import Loads
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eplb_opt.replay import ReplayReport
 from eplb_opt.report import figures, replays
 from eplb_opt.report.figures import Source, short
 from eplb_opt.report.replays import describe, replay_document
 from eplb_opt.report.summary import Summary, summarize
+from eplb_opt.serving.replay import ReplayReport
 
 MOST_HEATMAPS = 2
 

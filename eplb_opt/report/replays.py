@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from eplb_opt.replay import ReplayReport
 from eplb_opt.report.figures import COLOURS, new_axes, short
 from eplb_opt.report.summary import ReportError
+from eplb_opt.serving.replay import ReplayReport
 
 SCHEMA = "eplb-opt/replay/1"
 ReplaySource = ReplayReport | dict[str, Any] | str | Path

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from eplb_opt.sweep.plan import Task, left, tasks
 from eplb_opt.sweep.spec import Spec
 from eplb_opt.sweep.store import Store
+from eplb_opt.sweep.tasks import Task, left, tasks
 from eplb_opt.sweep.work import Row, run_task
 
 Progress = Callable[[int, int, int], None]

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from eplb_opt.io.synthetic import FAMILIES
-from eplb_opt.registry import PolicyError, known_policy
+from eplb_opt.policies.names import PolicyError, known_policy
 from solvers import BACKENDS
 
 Text = Annotated[str, Field(min_length=1)]

@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike
 
 from eplb_opt.bounds import lower_bound
 from eplb_opt.gap import SMALL_SLOTS, SMALL_TIME_LIMIT
-from eplb_opt.instance import Instance
-from eplb_opt.isolation import PolicyRunner
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.placement import Placement
-from eplb_opt.registry import Policy, load_policy
-from eplb_opt.validity import find_violations
+from eplb_opt.policies.names import Policy, load_policy
+from eplb_opt.policies.runner import PolicyRunner
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.validity import find_violations
 
 AnyPolicy = str | Callable[..., Any]
 
@@ -154,12 +154,12 @@ def assert_equivalent(
 
 
 def assert_drop_in(function: AnyPolicy) -> None:
-    """An engine can call it: every contract in :data:`eplb_opt.testing.oracle.CONTRACTS` holds.
+    """An engine can call it: every contract in :data:`eplb_opt.testing.suite.CONTRACTS` holds.
 
     Raises:
         AssertionError: names every contract that is broken, and how.
     """
-    from eplb_opt.testing.oracle import CONTRACTS, Finding
+    from eplb_opt.testing.suite import CONTRACTS, Finding
 
     found = [Finding(name, check(load_function(function))) for name, check in CONTRACTS.items()]
     broken = [f"{finding.check}: {finding.message}" for finding in found if finding.message]

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.instance import Instance, Topology
-from eplb_opt.isolation import PolicyRunner
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.registry import PolicyError
-from eplb_opt.result import Result
+from eplb_opt.policies.names import PolicyError
+from eplb_opt.policies.runner import PolicyRunner
+from eplb_opt.problem.instance import Instance, Topology
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import Result
 from solvers import solve
 
 BATCH = 192

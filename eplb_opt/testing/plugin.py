@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from eplb_opt.instance import Instance
+    from eplb_opt.problem.instance import Instance
 
 CACHE = "eplb-opt/optimal"
 
@@ -50,7 +50,7 @@ class PolicyItem(pytest.Item):
 
     def runtest(self) -> None:
         """Run the suite."""
-        from eplb_opt.testing.oracle import run_suite
+        from eplb_opt.testing.suite import run_suite
 
         option = self.config.getoption
         baseline = option("--eplb-baseline")
@@ -78,17 +78,17 @@ class PolicyItem(pytest.Item):
 @pytest.fixture(scope="session")
 def small_instances() -> list[Instance]:
     """Instances that an exact method solves at once."""
-    from eplb_opt.testing import oracle
+    from eplb_opt.testing import suite
 
-    return oracle.small_instances()
+    return suite.small_instances()
 
 
 @pytest.fixture(scope="session")
 def full_scale_instances() -> list[Instance]:
     """Sizes as in production, generated loads."""
-    from eplb_opt.testing import oracle
+    from eplb_opt.testing import suite
 
-    return oracle.full_scale_instances()
+    return suite.full_scale_instances()
 
 
 @pytest.fixture

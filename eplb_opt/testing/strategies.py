@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eplb_opt.instance import Instance, Topology
-from eplb_opt.placement import Placement
+from eplb_opt.problem.instance import Instance, Topology
+from eplb_opt.problem.placement import Placement
 
 try:
     from hypothesis import strategies as st

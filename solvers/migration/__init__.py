@@ -1,9 +1,9 @@
 """Moving less, exactly: which rank is which, and the fewest received experts for a makespan.
 
-A rank *receives* the experts that it must hold and did not hold (:mod:`eplb_opt.transfer`).
+A rank *receives* the experts that it must hold and did not hold (:mod:`eplb_opt.problem.transfer`).
 :func:`relabel` writes a placement down so that the fewest experts are received.
 :func:`fewest_moves` proves how few receives a makespan limit needs, by exhaustive search in
-integers (:mod:`solvers.migration.search`) and beyond it by a mixed-integer program
+integers (:mod:`solvers.migration.move_search`) and beyond it by a mixed-integer program
 (:mod:`solvers.migration.program`).
 """
 

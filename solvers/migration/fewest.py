@@ -7,14 +7,14 @@ from dataclasses import replace
 from fractions import Fraction
 
 from eplb_opt.bounds import count_window, lower_bound
-from eplb_opt.instance import Layer, Rule
-from eplb_opt.validity import layer_violation
+from eplb_opt.problem.instance import Layer, Rule
+from eplb_opt.problem.validity import layer_violation
+from solvers.migration.move_search import EXHAUSTED, MoveSearch
 from solvers.migration.program import LARGEST, counts_within, num_variables, solve_program
 from solvers.migration.relabel import Slots
 from solvers.migration.result import MigrationResult
-from solvers.migration.search import EXHAUSTED, MoveSearch
 from solvers.options import Clock, Options
-from solvers.search.outcome import Budget
+from solvers.tree_search.outcome import Budget
 
 NODES = 1 << 28
 """Nodes of a search at most: half a minute or so."""

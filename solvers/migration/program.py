@@ -12,7 +12,7 @@ Replicas are rounded down to integers and the limit is too, which leaves every p
 the limit: bounds stay valid. A placement that is found is valued in exact arithmetic; where a rank
 is above the limit after all, some of what it holds is too much for any rank (a cover), which is
 forbidden, and the program is solved again. Bounds rest on the solver's arithmetic, lowered by a
-tolerance, as in :mod:`solvers.milp`.
+tolerance, as in :mod:`solvers.engines.mip`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.bounds import Window
-from eplb_opt.instance import Layer
-from solvers import milp
+from eplb_opt.problem.instance import Layer
+from solvers.engines import mip
 from solvers.migration.relabel import Slots, ranks_of
 from solvers.migration.result import MigrationResult
 from solvers.options import Clock
@@ -61,7 +61,7 @@ def solve_program(
     """
     model = _Model(layer, old, known, counts)
     while True:
-        outcome = milp.run(model.program, "scipy", clock.remaining())
+        outcome = mip.run(model.program, "scipy", clock.remaining())
         if outcome.infeasible and known.moves is None:
             return replace(known, infeasible=True, proof="milp")
         bound = known.moves if outcome.infeasible else outcome.bound
@@ -84,7 +84,7 @@ class _Model:
         self, layer: Layer, old: Slots, known: MigrationResult, counts: list[range]
     ) -> None:
         self.layer, self.known, self.counts = layer, known, counts
-        self.program, self.size = milp.Program(), layer.topology.slots_per_rank
+        self.program, self.size = mip.Program(), layer.topology.slots_per_rank
         self.ranks = range(layer.topology.num_ranks)
         fewer = len(old) if known.moves is None else known.moves - 1
         self.program.objective = self.program.variable(known.lower_bound, fewer)
@@ -114,7 +114,7 @@ class _Model:
     def _fill_ranks(self) -> None:
         """S slots and at most the limit on each rank."""
         used = {k for own in self.counts for k in own}
-        scale = scale_for(self.layer, used, largest_sum=milp.LARGEST_SUM)
+        scale = scale_for(self.layer, used, largest_sum=mip.LARGEST_SUM)
         top = scale.down(self.known.makespan_limit) + ROUNDING
         for g in self.ranks:
             cells = [

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.instance import Rule, Topology
-from eplb_opt.transfer import received
+from eplb_opt.problem.instance import Rule, Topology
+from eplb_opt.problem.transfer import received
 
 Slots = tuple[int, ...]
 

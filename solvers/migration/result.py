@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from eplb_opt.instance import Layer
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.result import SolveStatus
-from eplb_opt.validity import layer_violation
+from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import SolveStatus
+from eplb_opt.problem.validity import layer_violation
 from solvers.migration.relabel import Slots, in_place, num_received, ranks_of
 
 

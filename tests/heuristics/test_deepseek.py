@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Placement, Topology
-from eplb_opt.validity import find_violations
+from eplb_opt.problem.validity import find_violations
 from heuristics import POLICIES, rebalance_experts
-from tests.heuristics.reference import baseline
+from tests.oracles.baseline import baseline
 
 README_LOADS = [
     [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],

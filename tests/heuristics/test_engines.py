@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heuristics import RefinedEplbPolicy, rebalance_experts, rebalance_experts_sglang
-from heuristics.engines import keep_slots
+from heuristics.drop_ins import keep_slots
 
 
 @given(data=st.data(), ranks=st.integers(1, 3), slots=st.integers(1, 5))

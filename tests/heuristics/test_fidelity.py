@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from eplb_opt import Instance, Placement, Topology
-from eplb_opt.validity import find_violations
+from eplb_opt.problem.validity import find_violations
 from heuristics import rebalance_experts
 
 RECORDED = np.load(Path(__file__).parent / "data" / "seed_programs.npz")

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Placement, Topology
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.transfer import copied, received
-from eplb_opt.validity import find_violations
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.transfer import copied, received
+from eplb_opt.problem.validity import find_violations
 from heuristics.migration import migrate
 from heuristics.policies import deepseek, refined
 from heuristics.relabelling import matching, receives, relabel

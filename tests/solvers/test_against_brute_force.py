@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Placement, Rule, Topology, find_violations
 from eplb_opt.bounds import lower_bound, packing_bound, refute
-from eplb_opt.metrics import exact_makespan
+from eplb_opt.problem.objective import exact_makespan
 from solvers import BACKENDS, Stages, solve
-from solvers.milp import installed
+from solvers.engines.mip import installed
 
 INTEGERS = st.one_of(st.integers(0, 6), st.integers(0, 4096), st.just(0))
 FLOATS = st.one_of(

@@ -7,8 +7,7 @@ import pytest
 from eplb_opt import Instance, Topology
 from eplb_opt.certificate import Trust, check_bound
 from eplb_opt.io.synthetic import generate
-from solvers import solve
-from solvers.joint import portfolio
+from solvers import portfolio, solve
 
 
 def instance(family: str, experts: int, *sizes: int) -> Instance:
@@ -33,7 +32,7 @@ def test_interrupt_in_the_local_search_ends_everything(monkeypatch: pytest.Monke
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("solvers.incumbents.improve.iterate", interrupted)
+    monkeypatch.setattr("solvers.local_search.improve.iterate", interrupted)
     result = solve(instance("zipf", 64, 72, 24).layer(0), time_limit=5)
     assert result.limit == "interrupt"
 

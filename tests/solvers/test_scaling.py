@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solvers.scaling import scale_for
-from tests.solvers.oracle import make_layer
+from tests.oracles.layers import make_layer
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=5), st.integers(1, 60))

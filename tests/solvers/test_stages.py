@@ -11,8 +11,8 @@ from eplb_opt import Instance, Layer, Result, Rule, Topology
 from eplb_opt.bounds import lower_bound
 from eplb_opt.io.synthetic import generate
 from solvers import BACKENDS, Stages, solve
-from solvers.groups import blocks_of
-from solvers.milp import installed
+from solvers.engines.mip import installed
+from solvers.formulations.groups import blocks_of
 
 NODES = Topology(16, 8, num_nodes=4, num_groups=8)
 
@@ -138,6 +138,6 @@ def test_an_invalid_placement_of_a_backend_is_never_returned(
     def broken(*_: object) -> Result:
         return Result("joint", "broken", Fraction(0), Fraction(1), (0, 0))
 
-    monkeypatch.setattr("solvers.joint.cp_sat.solve_joint", broken)
+    monkeypatch.setattr("solvers.formulations.joint_cp_sat.solve_joint", broken)
     with pytest.raises(RuntimeError, match="broken returned an invalid placement"):
         solve(layer_of([1, 2], Topology(2, 1)), backend="cp-sat")

@@ -23,7 +23,7 @@ from eplb_opt.certificate.document import signed
 from eplb_opt.certificate.exhaustive import nothing_below
 from eplb_opt.gap import describe_instance
 from eplb_opt.io.synthetic import generate
-from eplb_opt.result import Result
+from eplb_opt.problem.result import Result
 from solvers import solve
 from tests.solvers.test_against_brute_force import Rule, tiny_layers
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from eplb_opt.certificate import moves as moves_
 from eplb_opt.certificate import nothing_moves_less
 from eplb_opt.certificate.exhaustive import TooLargeError
-from eplb_opt.instance import Instance, Layer, Topology
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.validity import layer_violation
-from tests.migration_oracle import Slots, enumerated, problems, unbalanced
-from tests.solvers.oracle import make_layer
+from eplb_opt.problem.instance import Instance, Layer, Topology
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.validity import layer_violation
+from tests.oracles.layers import make_layer
+from tests.oracles.migration import Slots, enumerated, problems, unbalanced
 
 
 @given(problems())

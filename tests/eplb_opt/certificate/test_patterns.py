@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance
 from eplb_opt.certificate.patterns import _richest_rank, certified_pattern_bound
-from solvers.patterns import pattern_bound
-from tests.solvers.oracle import joint_optimum, make_layer
+from solvers.column_generation import pattern_bound
+from tests.oracles.layers import joint_optimum, make_layer
 
 LAYER = make_layer([20, 17, 9, 5, 5, 3], 9, 3)
 HEAVY = make_layer([8, 8, 8], 4, 2)
@@ -172,7 +172,7 @@ def test_the_checker_imports_no_solver() -> None:
         "typing",
         "numpy",
         "numpy.typing",
-        "eplb_opt.instance",
+        "eplb_opt.problem.instance",
     }
     assert modules <= allowed
 

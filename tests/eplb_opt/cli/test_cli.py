@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
-POLICIES = Path(__file__).parents[1] / "policies.py"
+POLICIES = Path(__file__).parents[1] / "policies" / "user_programs.py"
 LOADS = [[600, 560, 120, 120, 20, 10, 10, 10]]
 
 

@@ -14,9 +14,9 @@ from eplb_opt.bounds import lower_bound
 from eplb_opt.certificate import nothing_moves_less
 from eplb_opt.cli import main
 from eplb_opt.io import read_placements, write_placements, write_sglang_placement
-from eplb_opt.metrics import exact_makespan
-from eplb_opt.transfer import copied, received
-from eplb_opt.validity import find_violations
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.transfer import copied, received
+from eplb_opt.problem.validity import find_violations
 
 MACHINE = ["--redundant", "4", "--gpus", "4"]
 EXPERTS, SLOTS = 12, 16

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.eplb_opt.cli.test_cli import eplb_opt
-from tests.eplb_opt.replay.test_replay import drifting
+from tests.eplb_opt.serving.replay.test_replay import drifting
 
 MACHINE = ("--redundant", 2, "--gpus", 4)
 

@@ -26,7 +26,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def measured():
     loads = generate("deepseek-v3", num_layers=6, num_experts=64, tokens=10**6, seed=1)
     instance = Instance(loads, Topology(72, 8, 4, 8))
-    bad = str(Path(__file__).parents[1] / "hostile.py") + ":raises"
+    bad = str(Path(__file__).parents[1] / "policies" / "hostile.py") + ":raises"
     return measure_gap(instance, ["deepseek", "refined", bad], explain=True, time_limit=0.1)
 
 

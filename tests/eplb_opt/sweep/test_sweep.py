@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from eplb_opt.sweep import SpecError, Store, StoreError, export, load, read_spec, rows, run_sweep
-from eplb_opt.sweep.plan import left, tasks
 from eplb_opt.sweep.spec import Spec
+from eplb_opt.sweep.tasks import left, tasks
 
 PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 SMALL = """

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eplb_opt.registry import BUILT_IN
-from eplb_opt.testing.oracle import run_suite
+from eplb_opt.policies.names import BUILT_IN
+from eplb_opt.testing.suite import run_suite
 
 PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 FILE = Path(__file__).parents[1] / "broken_policies.py"

@@ -1,0 +1,299 @@
+r"""Closed-form lower bounds on the makespan of one layer, in exact arithmetic.
+
+Notation: loads w_e, counts c_e >= 1 with sum P, G ranks of S slots, makespan T. All bounds hold
+for *free* counts, so for every placement. The named ones are
+
+- **mean**: ``sum(w) / G``;
+- **threshold**: the least T with ``sum of ceil(w_e / T) <= P``, which is ``max w_e / c_e`` at the
+  best counts;
+- **refutation**: the largest T (on a grid) that :func:`refute` proves out of reach. It joins three
+  arguments from the theory of P||Cmax with a fixed number of items per machine, carried over to
+  free counts:
+
+  1. *Window.* Makespan T needs ``c_e >= b_e = ceil(w_e / T)``, which leaves ``spare = P - sum(b)``
+     replicas, so ``c_e <= b_e + spare``, and no replica of e is lighter than ``w_e / (b_e +
+     spare)``.
+  2. *Heaviest with lightest.* A replica shares its rank with S-1 others, so its load is at most T
+     minus the sum of the S-1 lightest replicas that the window allows. That cap raises the
+     ``b_e``; repeat until nothing moves.
+  3. *Pigeonhole.* If more than q*G replicas are heavier than theta, some rank has q+1 of them and
+     weighs more than ``(q+1) theta`` plus the S-q-1 lightest. For each q, theta is chosen to make
+     that T, and the number of heavier replicas is minimized over the window (by its fractional
+     relaxation).
+
+For the hierarchical rule every block of groups that one node could take is bounded as a global
+problem, and the best partition into blocks is found exactly (:mod:`eplb_opt.bounds.partitions`).
+
+References: M. Dell'Amico, S. Martello, "Bounds for the cardinality constrained P||Cmax problem",
+J. Scheduling 4 (2001) 123-138; M. Dell'Amico, M. Iori, S. Martello, M. Monaci, EJOR 171 (2006)
+725-742.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from eplb_opt.bounds.partitions import Block, all_blocks, can_enumerate, lazy_bottleneck
+from eplb_opt.problem.instance import Layer, Rule
+
+RELATIVE_PRECISION = Fraction(1, 2**40)
+"""Where the grid of possible makespans is finer than this, the search for a refutation stops here.
+"""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A proven lower bound in tokens, and the argument that proves it."""
+
+    value: Fraction
+    source: str
+
+
+def lower_bound(layer: Layer) -> Bound:
+    """The best closed-form lower bound on the makespan of any placement under the layer's rule.
+
+    Guarantee: valid, exact arithmetic throughout. 0 for a layer without load. The source is
+    ``no-load``, ``mean``, ``threshold``, ``heaviest-with-lightest``, ``pigeonhole``, or one of
+    these behind ``groups:`` when it bounds the worst node of the best partition of groups.
+    """
+    if not layer.has_load:
+        return Bound(Fraction(0), "no-load")
+    best = global_bound(layer)
+    if layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1:
+        grouped = groups_bound(layer)
+        best = max(best, grouped, key=lambda bound: bound.value)
+    return best
+
+
+def mean_load(layer: Layer) -> Fraction:
+    """``sum(w) / G``: the makespan is at least the mean rank load."""
+    return sum(layer.loads) * layer.unit / layer.topology.num_ranks
+
+
+def threshold_counts(
+    layer: Layer, least: Sequence[int] | None = None, most: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """Counts [E] that minimize the largest replica load ``max w_e / c_e``, exactly.
+
+    ``least`` and ``most`` [E] limit the counts; by default 1 and ``layer.most_replicas``. The
+    result is even lexicographically optimal: of all counts within the limits, its vector of
+    ``w_e / c_e``, sorted from the largest on, is the smallest.
+
+    Greedy: every further replica goes to the expert with the largest ``w_e / c_e`` that may have
+    more. Ties go to the expert with fewer replicas, whose load falls furthest, then to the
+    smallest index.
+
+    Proof that the maximum is optimal, by exchange. Suppose counts c' do strictly better than the
+    greedy result c. The largest ``w_e / c_e`` is that of an expert below its limit (one at its
+    limit is no better in c'), and both sum to P, so some f has c'_f < c_f. When greedy gave f its
+    last replica, ``w_f / (c_f - 1)`` was the largest of all that could still fall, hence at least
+    greedy's final maximum. But c'_f <= c_f - 1, so c' leaves f at that value or more:
+    contradiction. The lexicographic claim is checked by enumeration in the tests.
+
+    O(P log E) exact comparisons.
+
+    Raises:
+        ValueError: the limits cannot be met: they sum to more, or less, than P.
+    """
+    experts = range(layer.num_logical_experts)
+    counts = list(least) if least is not None else [1] * len(experts)
+    cap = list(most) if most is not None else [layer.most_replicas] * len(experts)
+    spare = layer.topology.num_physical_experts - sum(counts)
+    if spare < 0 or sum(cap) < sum(counts) + spare or any(map(operator.gt, counts, cap)):
+        raise ValueError(
+            f"num_physical_experts={layer.topology.num_physical_experts} cannot be split into "
+            f"counts from {sum(counts)} to {sum(cap)} in total, each within its limits"
+        )
+    heap = [
+        (-Fraction(layer.loads[e], counts[e]), counts[e], e) for e in experts if counts[e] < cap[e]
+    ]
+    heapq.heapify(heap)
+    for _ in range(spare):
+        _, _, e = heap[0]
+        counts[e] += 1
+        if counts[e] < cap[e]:
+            heapq.heapreplace(heap, (-Fraction(layer.loads[e], counts[e]), counts[e], e))
+        else:
+            heapq.heappop(heap)
+    return tuple(counts)
+
+
+def threshold(layer: Layer) -> Fraction:
+    """``max w_e / c_e`` at the counts that minimize it: the makespan is at least the heaviest
+    replica.
+    """
+    counts = threshold_counts(layer)
+    return max(Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True)) * layer.unit
+
+
+def global_bound(layer: Layer) -> Bound:
+    """The best closed-form bound under the global rule (which also holds under the hierarchical
+    one).
+    """
+    mean, heaviest = mean_load(layer), threshold(layer)
+    simple = Bound(heaviest, "threshold") if heaviest > mean else Bound(mean, "mean")
+    return _raised_by_refutation(layer, simple)
+
+
+def groups_bound(layer: Layer) -> Bound:
+    """Bound for the hierarchical rule: the bottleneck over nodes, minimized over partitions of the
+    groups.
+
+    Exact enumeration where the blocks are few (8 groups on 4 nodes: 28 blocks, 105 partitions),
+    with the bound of a block refined only where it decides. Else the relaxation ``(load of the
+    heaviest group and of the K/N - 1 lightest others) / ranks of a node``.
+    """
+    topology = layer.topology
+    totals = [sum(layer.loads[e] for e in group) for group in layer.groups]
+    per_rank = layer.unit / topology.ranks_per_node
+    if not can_enumerate(topology.num_groups, topology.num_nodes):
+        companions = sorted(totals)[: topology.groups_per_node - 1]
+        return Bound((max(totals) + sum(companions)) * per_rank, "heaviest-group")
+    sources: dict[Block, str] = {}
+
+    def refine(block: Block) -> Fraction:
+        bound = global_bound(layer.node_problem(block))
+        sources[block] = bound.source
+        return bound.value
+
+    blocks = all_blocks(topology.num_groups, topology.num_nodes)
+    cost = {block: sum(totals[k] for k in block) * per_rank for block in blocks}
+    value, partition = lazy_bottleneck(cost, refine, topology.num_groups)
+    worst = max(partition, key=cost.__getitem__)
+    return Bound(value, f"groups:{sources[worst]}")
+
+
+def packing_bound(layer: Layer, counts: Sequence[int]) -> Bound:
+    """The best closed-form bound under the global rule when the counts [E] are given."""
+    if not layer.has_load:
+        return Bound(Fraction(0), "no-load")
+    heaviest = max(Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True)) * layer.unit
+    mean = mean_load(layer)
+    simple = Bound(heaviest, "heaviest") if heaviest > mean else Bound(mean, "mean")
+    return _raised_by_refutation(layer, simple, counts)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Counts that a makespan leaves: ``least[e] <= c_e <= least[e] + spare``."""
+
+    least: tuple[int, ...]
+    spare: int
+
+
+def count_window(layer: Layer, makespan: Fraction) -> Window | str:
+    """Arguments 1 and 2: the counts of every placement with at most ``makespan`` tokens on each
+    rank.
+
+    If there are none, the name of the argument that shows it.
+    """
+    limit = cap = makespan / layer.unit
+    companions, reason = layer.topology.slots_per_rank - 1, "threshold"
+    while cap > 0:
+        top, bottom = cap.numerator, cap.denominator
+        least = tuple(max(1, -(-w * bottom // top)) for w in layer.loads)
+        window = Window(least, layer.topology.num_physical_experts - sum(least))
+        if window.spare < 0:
+            return reason
+        lower = limit - _lightest_sum(layer, window, companions)
+        if lower >= cap:
+            return window
+        cap, reason = lower, "heaviest-with-lightest"
+    return reason
+
+
+def refute(layer: Layer, makespan: Fraction, counts: Sequence[int] | None = None) -> str | None:
+    """Prove that no placement under the global rule has a makespan of at most ``makespan`` (in
+    tokens).
+
+    With ``counts`` [E], only placements with these counts. Returns the name of the argument that
+    proves it, or None if none of them does, which says nothing. O(rounds * E + S * E log E), in
+    integers and fractions only.
+    """
+    if not layer.has_load:
+        return None if makespan >= 0 else "mean"
+    if makespan < mean_load(layer):
+        return "mean"
+    window = count_window(layer, makespan) if counts is None else Window(tuple(counts), 0)
+    if isinstance(window, str):
+        return window
+    limit, ranks, size = (
+        makespan / layer.unit,
+        layer.topology.num_ranks,
+        layer.topology.slots_per_rank,
+    )
+    for q in range(size):
+        theta = (limit - _lightest_sum(layer, window, size - q - 1)) / (q + 1)
+        if _fewest_heavier(layer, window, theta) > q * ranks:
+            return "heaviest-with-lightest" if q == 0 else "pigeonhole"
+    return None
+
+
+def _lightest_sum(layer: Layer, window: Window, number: int) -> Fraction:
+    """At least this much is the sum of any ``number`` replicas, for all counts in the window."""
+    if number == 0:
+        return Fraction(0)
+    most = (c + window.spare for c in window.least)
+    lightest = heapq.nsmallest(
+        number, ((Fraction(w, c), c) for w, c in zip(layer.loads, most, strict=True))
+    )
+    total, left = Fraction(0), number
+    for load, copies in lightest:
+        taken = min(copies, left)
+        total, left = total + load * taken, left - taken
+    return total
+
+
+def _fewest_heavier(layer: Layer, window: Window, theta: Fraction) -> int:
+    """At least this many replicas are heavier than ``theta``, whatever the counts in the window.
+
+    An expert whose ``least`` replicas are heavier needs ``ceil(w / theta)`` replicas to have none.
+    Which experts to lift with the spare replicas is a knapsack; its fractional relaxation bounds
+    what they save from above.
+    """
+    if theta < 0:
+        return layer.topology.num_physical_experts
+    top, bottom = theta.numerator, theta.denominator
+    heavy = [(w, c) for w, c in zip(layer.loads, window.least, strict=True) if w * bottom > top * c]
+    total = sum(c for _, c in heavy)
+    if top == 0 or window.spare == 0:
+        return total
+    price = sorted((Fraction(-(-w * bottom // top) - c, c), c) for w, c in heavy)
+    saved, spare = 0, Fraction(window.spare)
+    for per_replica, c in price:
+        if spare < per_replica * c:
+            saved += math.floor(spare / per_replica)
+            break
+        spare -= per_replica * c
+        saved += c
+    return total - saved
+
+
+def _raised_by_refutation(layer: Layer, start: Bound, counts: Sequence[int] | None = None) -> Bound:
+    """The largest refuted makespan above ``start``, rounded up to the next makespan that a
+    placement can have.
+
+    Every rank load is a multiple of ``unit / lcm(possible counts)``, so a refuted grid point
+    proves the next one.
+    """
+    source = refute(layer, start.value, counts)
+    if source is None:
+        return start
+    possible = range(1, layer.num_redundant_experts + 2) if counts is None else counts
+    grid = layer.unit / math.lcm(*possible)
+    low, high = math.floor(start.value / grid), 2 * math.ceil(start.value / grid)
+    while (reason := refute(layer, high * grid, counts)) is not None:
+        low, high, source = high, 2 * high, reason
+    while high - low > 1 and high - low > low * RELATIVE_PRECISION:
+        middle = (low + high) // 2
+        reason = refute(layer, middle * grid, counts)
+        if reason is None:
+            high = middle
+        else:
+            low, source = middle, reason
+    return Bound(max(start.value, (low + 1) * grid), source)

@@ -1,0 +1,62 @@
+"""Tables of losses that are split into terms, in points: percent of the mean rank load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from eplb_opt.cli.output import table
+
+if TYPE_CHECKING:
+    from eplb_opt.gap.loss_split import Interval, PolicySplit
+
+DECIMALS = 2
+
+HOW_TO_READ = (
+    "  in percent of the mean rank load, mean over {layers}; "
+    "a .. b: proven to lie in between, rounded outwards"
+)
+ATTRIBUTION = (
+    "why: total = granularity + rule + groups + counts + packing; "
+    "own = the last three, the policy's mistakes"
+)
+STALENESS = (
+    "placed on {seen}, served {served}:\n"
+    "  total = hindsight (the best placement for the served loads) + optimality (the policy above "
+    "the best on what it saw)\n"
+    "  + staleness (what the change of loads adds); regret = the last two"
+)
+
+
+def split_table(splits: Sequence[PolicySplit]) -> Any:
+    """One row a policy: the total, the terms and their partial sums; at least one policy."""
+    first = splits[0].mean
+    result = table("policy", "total", *first.terms, *(f"= {name}" for name in first.sums))
+    result.pad_edge = False  # the names of the built-in policies just fit
+    for policy in splits:
+        mean = policy.mean
+        intervals = (*mean.terms.values(), *mean.sums.values())
+        result.add_row(policy.policy, points(mean.total), *map(interval_in_points, intervals))
+    return result
+
+
+def how_to_read(splits: Sequence[PolicySplit]) -> str:
+    """The line that says what a number in such a table is."""
+    layers = len(splits[0].layers)
+    return HOW_TO_READ.format(layers=f"{layers} layer{'s' * (layers > 1)} with load")
+
+
+def points(value: Fraction) -> str:
+    """The nearest decimal: ``0.2279`` is ``22.79``."""
+    return f"{float(100 * value):.{DECIMALS}f}"
+
+
+def interval_in_points(interval: Interval) -> str:
+    """``22.79 .. 22.80``, rounded outwards, so that the number lies in between for sure."""
+    if interval.exact:
+        return points(interval.low)
+    scale = 10**DECIMALS
+    ends = math.floor(100 * scale * interval.low), math.ceil(100 * scale * interval.high)
+    return " .. ".join(dict.fromkeys(f"{end / scale:.{DECIMALS}f}" for end in ends))

@@ -1,0 +1,253 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eplb_opt.cli.errors import InputError, bad_input
+
+if TYPE_CHECKING:
+    from eplb_opt.problem.instance import Instance
+
+Window = tuple[int | None, int | None]
+Command = Callable[..., Any]
+
+
+def parse_window(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Window | None:
+    """``a:b``, either end may be missing, as in a Python slice."""
+    if value is None:
+        return None
+    start, colon, stop = value.partition(":")
+    try:
+        ends = (int(start) if start else None, int(stop) if stop else None)
+    except ValueError:
+        ends = None
+    if not colon or ends is None:
+        raise click.BadParameter(f"{value!r} is not of the form a:b, for instance 0:10")
+    return ends
+
+
+def parse_layers(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> list[int] | None:
+    """``0-9,12``: the layers in the order given, each once."""
+    if value is None:
+        return None
+    layers: list[int] = []
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise click.BadParameter(f"{value!r} is not of the form 0-9,12")
+        layers += range(int(first), int(last if dash else first) + 1)
+    if not layers:
+        raise click.BadParameter(f"{value!r} names no layer")
+    return list(dict.fromkeys(layers))
+
+
+@dataclass(frozen=True)
+class TopologyOptions:
+    """The machine as given on the command line."""
+
+    redundant: int | None
+    physical: int | None
+    gpus: int
+    nodes: int
+    groups: int
+    rule: str
+    spread_replicas: bool
+
+    def instance(self, loads: Any, source: str) -> Instance:
+        """The instance for loads [L, E] or [T, L, E].
+
+        Raises:
+            InputError: loads, machine and rule do not fit together.
+        """
+        from eplb_opt.problem.instance import Instance, Topology
+
+        if (self.redundant is None) == (self.physical is None):
+            raise InputError("give the number of slots as one of --redundant and --physical")
+        experts = loads.shape[-1]
+        slots = self.physical if self.physical is not None else experts + (self.redundant or 0)
+        with bad_input(source):
+            topology = Topology(slots, self.gpus, self.nodes, self.groups)
+            rule: Any = self.rule
+            return Instance(loads, topology, rule, source, self.spread_replicas)
+
+
+def topology_options(function: Command) -> Command:
+    """Adds the options of the machine; the command gets ``topology: TopologyOptions``."""
+    options = [
+        click.option("--redundant", type=int, help="Redundant experts: slots minus experts."),
+        click.option("--physical", type=int, help="Slots in total (instead of --redundant)."),
+        click.option("--gpus", type=int, required=True, help="Ranks, one GPU each."),
+        click.option("--nodes", type=int, default=1, show_default=True, help="Servers."),
+        click.option("--groups", type=int, default=1, show_default=True, help="Expert groups."),
+        click.option(
+            "--rule",
+            type=click.Choice(["auto", "global", "hierarchical"]),
+            default="auto",
+            show_default=True,
+            help="Which placements are allowed; auto is hierarchical if --nodes divides --groups.",
+        ),
+        click.option("--spread-replicas", is_flag=True, help="No expert twice on one rank."),
+    ]
+
+    names = tuple(TopologyOptions.__dataclass_fields__)
+
+    @functools.wraps(function)
+    def command(**arguments: Any) -> Any:
+        topology = TopologyOptions(**{name: arguments.pop(name) for name in names})
+        return function(topology=topology, **arguments)
+
+    return _with(options, command)
+
+
+def instance_options(function: Command) -> Command:
+    """Adds LOADS and the options of the machine; the command gets ``instance: Instance``."""
+    options = [
+        click.argument("loads", type=click.Path(path_type=Path)),
+        click.option("--layers", callback=parse_layers, help="Only these layers, as 0-9,12."),
+        *reading_options(),
+    ]
+
+    @functools.wraps(function)
+    def command(
+        *,
+        loads: Path,
+        layers: Sequence[int] | None,
+        format: str | None,
+        window: Window | None,
+        topology: TopologyOptions,
+        **rest: Any,
+    ) -> Any:
+        from eplb_opt.io import read_loads
+
+        with bad_input(str(loads)):
+            recorded = read_loads(loads, format=format, window=window)
+        instance = topology.instance(recorded.loads, str(loads))
+        if layers is not None:
+            with bad_input(str(loads)):
+                instance = instance.select(layers)
+        return function(instance=instance, **rest)
+
+    return _with(options, topology_options(command))
+
+
+def reading_options() -> list[Command]:
+    """Options for reading a file of loads."""
+    formats = ["json", "npy", "npz", "csv", "pt", "safetensors"]
+    return [
+        click.option("--format", type=click.Choice(formats), help="Default: by the content."),
+        click.option(
+            "--window", callback=parse_window, metavar="A:B", help="Only these steps of a trace."
+        ),
+    ]
+
+
+def search_options(function: Command) -> Command:
+    """Adds the limits of exact search."""
+    options = [
+        click.option("--time-limit", type=float, help="Seconds of exact search for each layer."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--workers", type=int, default=1, show_default=True, help="Search threads."),
+    ]
+
+    @functools.wraps(function)
+    def command(*, time_limit: float | None, workers: int, **rest: Any) -> Any:
+        if time_limit is not None and not time_limit >= 0:
+            raise InputError(f"--time-limit {time_limit} must not be negative")
+        if workers < 1:
+            raise InputError(f"--workers {workers} must be at least 1")
+        return function(time_limit=time_limit, workers=workers, **rest)
+
+    return _with(options, command)
+
+
+def json_option(function: Command) -> Command:
+    """Adds ``--json FILE|-``, given to the command as ``json_target``."""
+    option = click.option(
+        "--json",
+        "json_target",
+        metavar="FILE|-",
+        callback=writable,
+        help="Also write JSON (- is stdout, no tables).",
+    )
+    return _with([option], function)
+
+
+def placements_option(function: Command) -> Command:
+    """Adds ``--placements FILE``."""
+    option = click.option(
+        "--placements",
+        metavar="FILE",
+        callback=writable,
+        help="Write phy2log of each policy (.npz or .json).",
+    )
+    return _with([option], function)
+
+
+def writable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse a target that cannot be written before hours of work go into it."""
+    if value is None or value == "-":
+        return value
+    path = Path(value)
+    if not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"{value}: there is no folder {path.parent}")
+    if param.name == "placements" and path.suffix not in (".npz", ".json"):
+        raise click.BadParameter(f"{value}: suffix {path.suffix!r} is not one of .npz, .json")
+    return value
+
+
+def _with(options: Sequence[Command], function: Command) -> Command:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
+
+
+def parse_memory(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """``4GB``, ``500MB``: bytes, in powers of 1024."""
+    number, unit = value.strip().upper()[:-2], value.strip().upper()[-2:]
+    try:
+        size = int(float(number) * UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise click.BadParameter(f"{value!r} is not a size such as 4GB or 500MB")
+    return size
+
+
+def policy_limits(function: Command) -> Command:
+    """Adds the limits of user programs; the command gets ``limits: isolation.Limits``."""
+
+    @click.option(
+        "--policy-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For each call of a policy in a file, and for its import.",
+    )
+    @click.option(
+        "--policy-memory",
+        default="4GB",
+        show_default=True,
+        callback=parse_memory,
+        metavar="SIZE",
+        help="What a policy in a file may allocate.",
+    )
+    @functools.wraps(function)
+    def wrapper(*args: Any, policy_timeout: float, policy_memory: int, **kwargs: Any) -> Any:
+        from eplb_opt.policies.runner import Limits
+
+        return function(*args, limits=Limits(policy_timeout, policy_memory), **kwargs)
+
+    return wrapper

@@ -1,0 +1,169 @@
+r"""Why a placement loses: its loss over the mean rank load, split by what was decided where.
+
+Let ``m`` be the mean rank load of a layer and ``x`` a placement with the groups-to-nodes ``g(x)``
+and the replica counts ``c(x)``. Every step decides more, so the least makespans that remain
+possible do not decrease:
+
+    ===  ===================================================================
+    V_0  m itself, what an even spread would have
+    V_1  the optimum if any replica may go to any rank (the global optimum)
+    V_2  the optimum under the layer's rule
+    V_3  the optimum under the rule with the groups on the nodes ``g(x)``
+    V_4  the optimum with ``g(x)`` and ``c(x)``
+    V_5  the makespan of ``x``
+    ===  ===================================================================
+
+The total loss ``(V_5 - m) / m`` is the sum of five terms ``(V_i - V_{i-1}) / m``, none negative:
+
+- **granularity**, V_1 - V_0: replicas cannot be cut, so even the best placement is not even;
+- **rule**, V_2 - V_1: the price of keeping groups of experts on nodes (0 under the global rule);
+- **groups**, V_3 - V_2: groups on the wrong nodes (0 under the global rule);
+- **counts**, V_4 - V_3: the wrong experts have replicas, given those groups;
+- **packing**, V_5 - V_4: replicas on the wrong ranks, given groups and counts.
+
+The last three are the policy's **own** loss, ``(V_5 - V_2) / m``.
+
+V_0 and V_5 are known. The others are optima of hard problems, known as an interval ``[L_i, U_i]``
+of a proven bound and an incumbent, with L and U made monotone in i. So term i lies in
+``[max(0, L_i - U_{i-1}), U_i - L_{i-1}] / m``. The number shown is ``(U_i - U_{i-1}) / m``, with
+the best known placement in place of each optimum: never negative, and adding up to the total
+exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from eplb_opt.bounds import mean_load
+from eplb_opt.gap.loss_split import (
+    Interval,
+    LayerSplit,
+    PolicySplit,
+    Progress,
+    Split,
+    collect,
+    not_negative,
+    point,
+)
+from eplb_opt.gap.reference import Optima, Part, Search, nested, without_nodes
+from eplb_opt.problem.instance import Layer, Rule
+from eplb_opt.problem.objective import exact_makespan
+
+TERMS = ("granularity", "rule", "groups", "counts", "packing")
+"""Term i leads from V_i to V_{i+1}."""
+OWN = ("groups", "counts", "packing")
+"""What the policy decides."""
+
+
+def attribute(
+    layer: Layer, placements: Mapping[str, Sequence[int]], search: Search | None = None
+) -> dict[str, LayerSplit]:
+    """Split the loss of each policy's placement on one layer.
+
+    All placements are incumbents for each other. Without a ``search`` the intervals come from
+    closed-form bounds and these placements alone. With one, every optimum is searched that is not
+    known well enough: the global one, the one under the rule, and of each policy those of its worst
+    nodes with free counts and with its counts.
+
+    Args:
+        layer: with load.
+        placements: slots [P] by policy, valid under the layer's rule.
+        search: limits of each search; None for no search.
+
+    Returns:
+        By policy, the terms :data:`TERMS` and the sum ``own``. Guarantee: the intervals contain
+        the true terms.
+
+    Raises:
+        ValueError: the layer has no load.
+        KeyboardInterrupt: Ctrl-C ended a search.
+
+    Example:
+        >>> from eplb_opt import Instance, Topology
+        >>> layer = Instance([[4, 2, 1, 1]], Topology(6, 2)).layer(0)
+        >>> split = attribute(layer, {"mine": [0, 0, 1, 0, 2, 3]})["mine"].split
+        >>> str(split.total), sum(split.shown.values()) == split.total
+        ('1/6', True)
+    """
+    if not layer.has_load:
+        raise ValueError(f"layer {layer.index} has no load: there is no loss to split")
+    search = search or Search()
+    ruled = Optima(layer, search)
+    anywhere = Optima(without_nodes(layer), search) if layer.rule == Rule.HIERARCHICAL else ruled
+    parts: dict[str, tuple[Part, ...]] = {}
+    for policy, slots in placements.items():
+        anywhere.learn(slots)
+        parts[policy] = ruled.learn(slots)
+    anywhere.sharpen_rule()
+    ruled.sharpen_rule()
+    for counted in parts.values():
+        ruled.sharpen([part.free for part in counted])
+        ruled.sharpen(counted)
+    return {
+        policy: LayerSplit(layer.index, _split(layer, anywhere, ruled, parts[policy], slots))
+        for policy, slots in placements.items()
+    }
+
+
+def attribute_layers(
+    layers: Sequence[Layer],
+    placements: Mapping[str, Sequence[Sequence[int]]],
+    search: Search,
+    progress: Progress,
+) -> tuple[tuple[PolicySplit, ...], bool]:
+    """:func:`attribute` for all layers with load; ``placements`` are [L, P] by policy.
+
+    Also returns whether Ctrl-C ended it early.
+    """
+
+    def split(row: int) -> dict[str, LayerSplit]:
+        return attribute(layers[row], {p: placed[row] for p, placed in placements.items()}, search)
+
+    rows = [i for i, layer in enumerate(layers) if layer.has_load and placements]
+    return collect("attribution", split, rows, progress)
+
+
+def void_terms(layer: Layer) -> frozenset[str]:
+    """The terms that are 0 whatever the loads, because nothing is left to decide.
+
+    ``rule`` under the global rule or with one node, ``groups`` then, too, and with one group a
+    node, ``counts`` without redundant experts, ``packing`` with one rank a node.
+    """
+    one_node = layer.rule == Rule.GLOBAL or layer.topology.num_nodes == 1
+    ranks = layer.topology.num_ranks if one_node else layer.topology.ranks_per_node
+    void = {
+        "rule": one_node,
+        "groups": one_node or layer.topology.groups_per_node == 1,
+        "counts": layer.num_redundant_experts == 0,
+        "packing": ranks == 1,
+    }
+    return frozenset(term for term, nothing_to_decide in void.items() if nothing_to_decide)
+
+
+def _split(
+    layer: Layer, anywhere: Optima, ruled: Optima, parts: Sequence[Part], slots: Sequence[int]
+) -> Split:
+    """The split of one placement from all that is known in the end."""
+    mean = mean_load(layer)
+    known = (
+        point(mean),
+        anywhere.under_rule(),
+        ruled.under_rule(),
+        ruled.interval([part.free for part in parts]),
+        ruled.interval(parts),
+        point(exact_makespan(layer, slots)),
+    )
+    void = void_terms(layer)
+    optima = nested(known, [i for i, term in enumerate(TERMS) if term in void])
+    steps = dict(zip(TERMS, pairwise(optima), strict=True))
+
+    def loss(outer: Interval, inner: Interval) -> Interval:
+        return not_negative((inner - outer) / mean)
+
+    return Split(
+        total=(optima[-1].high - mean) / mean,
+        terms={t: point(0) if t in void else loss(*steps[t]) for t in TERMS},
+        shown={t: (inner.high - outer.high) / mean for t, (outer, inner) in steps.items()},
+        sums={"own": loss(steps[OWN[0]][0], optima[-1])},
+    )

@@ -1,0 +1,206 @@
+r"""Loads that placed against loads that are served: what a placement loses because loads change.
+
+A policy sees the loads ``a`` of a layer, makes the placement ``x``, and x serves the loads ``b``.
+Let ``M_a, M_b`` be the makespans of x under either loads and ``OPT_a, OPT_b`` the optima under the
+layer's rule, each divided by the mean rank load of a or b. The loss on the served loads is
+
+    ``M_b - 1  =  (OPT_b - 1)  +  (M_a - OPT_a)  +  ((M_b - OPT_b) - (M_a - OPT_a))``
+
+- **hindsight**, OPT_b - 1: the loss of the best placement that knows the served loads; at least 0;
+- **optimality**, M_a - OPT_a: how far the policy is from the best on the loads it saw; at least 0;
+- **staleness**, the rest: what the change of loads adds to the distance from the best. It is
+  negative where the change happens to favour x, and exactly 0 where b is proportional to a.
+
+The last two together are the **regret** M_b - OPT_b, at least 0: the loss against the best
+placement in hindsight.
+
+M_a and M_b are known. The optima are intervals of a proven bound and an incumbent, and so are the
+terms. The number shown for each is the term with the incumbents in place of the optima; these add
+up to the loss exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from eplb_opt.bounds import mean_load
+from eplb_opt.gap.loss_split import (
+    Interval,
+    LayerSplit,
+    PolicySplit,
+    Progress,
+    Split,
+    collect,
+    point,
+)
+from eplb_opt.gap.reference import Optima, Search
+from eplb_opt.problem.instance import Instance, Layer, Loads
+from eplb_opt.problem.objective import exact_makespan
+
+TERMS = ("hindsight", "optimality", "staleness")
+
+
+@dataclass(frozen=True)
+class _Balance:
+    """A makespan and where the optimum lies, in multiples of the mean rank load."""
+
+    makespan: Fraction
+    optimum: Interval
+
+    @property
+    def regret(self) -> Interval:
+        return point(self.makespan) - self.optimum
+
+
+def split_by_change(
+    seen: Layer,
+    served: Layer,
+    placements: Mapping[str, Sequence[int]],
+    search: Search | None = None,
+) -> dict[str, LayerSplit]:
+    """Split the loss of each policy's placement, made for one layer's loads, on other loads.
+
+    All placements are incumbents for both optima; with a ``search`` these are searched where they
+    are not known well enough. Where nothing is seen, every placement is the best on what it saw.
+
+    Args:
+        seen: the layer as the policies saw it.
+        served: the layer as it is served, with load, on the same machine under the same rule.
+        placements: slots [P] by policy, valid under that rule.
+        search: limits of each search; None for no search.
+
+    Returns:
+        By policy, the terms :data:`TERMS` and the sum ``regret``. Guarantee: the intervals contain
+        the true terms.
+
+    Raises:
+        ValueError: the served layer has no load.
+        KeyboardInterrupt: Ctrl-C ended a search.
+    """
+    if not served.has_load:
+        raise ValueError(f"layer {served.index} has no load to serve: there is no loss to split")
+    search = search or Search()
+    slots = list(placements.values())
+    optimum = _relative_optimum(served, slots, search)
+    unchanged = _proportional(seen, served)
+    before = optimum if unchanged else _relative_optimum(seen, slots, search)
+    return {
+        policy: LayerSplit(
+            served.index,
+            _split(
+                _Balance(_relative(seen, placed), before),
+                _Balance(_relative(served, placed), optimum),
+                unchanged,
+            ),
+        )
+        for policy, placed in placements.items()
+    }
+
+
+def split_layers(
+    seen: Sequence[Layer],
+    served: Sequence[Layer],
+    placements: Mapping[str, Sequence[Sequence[int]]],
+    search: Search,
+    progress: Progress,
+) -> tuple[tuple[PolicySplit, ...], bool]:
+    """:func:`split_by_change` for all layers with served load; ``placements`` are [L, P] by policy.
+
+    Also returns whether Ctrl-C ended it early.
+    """
+
+    def split(row: int) -> dict[str, LayerSplit]:
+        slots = {policy: placed[row] for policy, placed in placements.items()}
+        return split_by_change(seen[row], served[row], slots, search)
+
+    rows = [i for i, layer in enumerate(served) if layer.has_load and placements]
+    return collect("staleness", split, rows, progress)
+
+
+def same_problem(instance: Instance, other: Instance) -> Instance:
+    """``other``, if placements for ``instance`` fit it.
+
+    Raises:
+        ValueError: it differs in machine, rule, layers or experts.
+    """
+    for name in ("topology", "rule", "spread_replicas", "num_layers", "num_logical_experts"):
+        mine, theirs = getattr(instance, name), getattr(other, name)
+        if mine != theirs:
+            raise ValueError(
+                f"{other.source} has {name}={theirs}, but {instance.source}, on which the policies "
+                f"place, has {mine}: serve loads of the same shape"
+            )
+    return other
+
+
+def next_window(instance: Instance) -> tuple[Instance, Instance]:
+    """The trace without its last step, and without its first: each step with the one that follows.
+
+    Both are instances of (T - 1) L layers; layer ``t * L + i`` is row i of step t, and of step
+    t + 1 in the second.
+
+    Raises:
+        ValueError: the instance has no trace of at least two steps.
+    """
+    trace = instance.trace
+    if trace is None or len(trace) < 2:
+        found = "layers, experts" if trace is None else f"{len(trace)} step, layers, experts"
+        raise ValueError(
+            f"{instance.source}: the next window needs a trace of at least two steps, "
+            f"but the loads are [{found}]"
+        )
+
+    def rows(loads: Loads, steps: str) -> Instance:
+        flat = loads.reshape(-1, loads.shape[-1])
+        source = f"{instance.source}, steps {steps}"
+        return Instance(flat, instance.topology, instance.rule, source, instance.spread_replicas)
+
+    last = len(trace) - 1
+    return rows(trace[:-1], f"0 to {last - 1}"), rows(trace[1:], f"1 to {last}")
+
+
+def _split(seen: _Balance, served: _Balance, unchanged: bool) -> Split:
+    best_seen, best_served = seen.optimum.high, served.optimum.high
+    hindsight, optimality = best_served - 1, seen.makespan - best_seen
+    stale = point(0) if unchanged else served.regret - seen.regret
+    total = served.makespan - 1
+    return Split(
+        total=total,
+        terms={
+            "hindsight": served.optimum - point(1),
+            "optimality": seen.regret,
+            "staleness": stale,
+        },
+        shown={
+            "hindsight": hindsight,
+            "optimality": optimality,
+            "staleness": total - hindsight - optimality,
+        },
+        sums={"regret": served.regret},
+    )
+
+
+def _relative(layer: Layer, slots: Sequence[int]) -> Fraction:
+    """Makespan over mean rank load; 1 for a layer without load, where all placements are even."""
+    return exact_makespan(layer, slots) / mean_load(layer) if layer.has_load else Fraction(1)
+
+
+def _relative_optimum(
+    layer: Layer, placements: Sequence[Sequence[int]], search: Search
+) -> Interval:
+    if not layer.has_load:
+        return point(1)
+    optima = Optima(layer, search)
+    for slots in placements:
+        optima.learn(slots)
+    optima.sharpen_rule()
+    return optima.under_rule() / mean_load(layer)
+
+
+def _proportional(a: Layer, b: Layer) -> bool:
+    total_a, total_b = sum(a.loads), sum(b.loads)
+    return total_a > 0 and all(
+        v * total_b == w * total_a for v, w in zip(a.loads, b.loads, strict=True)
+    )

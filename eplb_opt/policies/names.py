@@ -1,0 +1,322 @@
+"""Policies by name: the built-in ones, and a user's own program."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eplb_opt.problem.instance import Instance, Rule
+from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.validity import find_violations
+
+BUILT_IN = {
+    "deepseek": "the field's baseline: greedy counts, largest replica into the lightest rank",
+    "waterfill-diverse": "water-filled counts, one replica of each expert first, bounded exchanges",
+    "apportion-zigzag": "Huntington-Hill counts, interleaved zigzag packing, bounded exchanges",
+    "vectorized-swap": "the baseline, then swaps between the heaviest and the lightest rank",
+    "replica-refine": "vectorized-swap, then a replica moved where that lowers the makespan",
+    "refined": "pairs of ranks re-split, groups balanced, other counts tried; never worse",
+}
+"""The names in ``heuristics.policies``, which is imported when one is first used, and the idea."""
+
+Slots = NDArray[np.int64]
+"""[L, P], the logical expert in each slot."""
+
+KEEPING, RELABEL = "refined", "relabel"
+"""The policy that can start from the placement until now, and the word for keeping all it can."""
+
+DEFAULT_FUNCTION = "rebalance_experts"
+
+
+class PolicyError(Exception):
+    """A policy could not be loaded or run; the message is one line."""
+
+
+class InvalidPlacementError(PolicyError):
+    """A policy ran, but what it returned is no valid placement; the message is one line."""
+
+
+class PolicyTimeoutError(PolicyError):
+    """A policy did not answer in time; the message is one line."""
+
+
+MOST_CALLS, CALL_SECONDS = 5, 0.5
+"""A policy is called again until so many calls are made or so many seconds are spent on them."""
+
+
+def enough_calls(seconds: Sequence[float]) -> bool:
+    """Whether these calls tell how long a policy takes."""
+    return len(seconds) >= MOST_CALLS or sum(seconds) >= CALL_SECONDS
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a policy placed at its first call, and the seconds of its calls, for all layers at once.
+
+    Attributes:
+        placement: valid.
+        runtime: median of the calls after the first; of the first, if that is the only one.
+        first_call: the first call may load and compile.
+        import_time: of a user's file; None for a built-in policy.
+    """
+
+    placement: Placement
+    runtime: float
+    first_call: float
+    import_time: float | None = None
+
+    @staticmethod
+    def of(
+        placement: Placement,
+        first: float,
+        further: Sequence[float],
+        import_time: float | None = None,
+    ) -> Run:
+        """The run of a first call and further ones."""
+        return Run(placement, median(further or [first]), first, import_time)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A named way to make a placement.
+
+    Attributes:
+        name: as the user gave it.
+        function: ``(weight, num_replicas, num_groups, num_nodes, num_gpus)``, in DeepSeek EPLB's
+            meaning; a sixth argument without default is given vLLM's old placement, or None.
+    """
+
+    name: str
+    function: Callable[..., Any]
+
+    def call(self, weight: Any, sizes: Sequence[int], old: Any = None) -> Any:
+        """What the function returns for loads (a tensor) and ``sizes`` as in :func:`arguments`.
+
+        ``old`` is the placement until now, a tensor [L, P], if there is one.
+        """
+        sixth = [old] if _required_arguments(self.function) > 1 + len(sizes) else []
+        return self.function(weight, *sizes, *sixth)
+
+    def run(self, instance: Instance, old: Slots | None = None, *, once: bool = False) -> Run:
+        """Place all layers of ``instance`` in this process, check the answer, and time it.
+
+        ``old`` [L, P] is the placement until now. The function is called several times for a steady
+        time, or once.
+
+        torch works with one thread meanwhile: the tensors are small, and on a busy machine two
+        threads that wait for each other took 30 times as long. What the policy prints goes to
+        stderr.
+
+        Raises:
+            InvalidPlacementError: the answer is no placement, or breaks a rule of the instance.
+            PolicyError: the policy raised an exception.
+        """
+        import torch
+
+        loads, sizes = arguments(instance)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        placement, seconds = None, list[float]()
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                while placement is None or not (once or enough_calls(seconds)):
+                    weight = torch.from_numpy(loads.copy())
+                    before = None if old is None else torch.tensor(old)
+                    start = time.perf_counter()
+                    answer = self.call(weight, sizes, before)
+                    seconds.append(time.perf_counter() - start)
+                    placement = placement or checked_placement(answer, instance)
+        except PolicyError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PolicyError(one_line(error)) from error
+        finally:
+            torch.set_num_threads(threads)
+        return Run.of(placement, seconds[0], seconds[1:])
+
+
+def arguments(instance: Instance) -> tuple[Any, list[int]]:
+    """What a policy is called with: loads [L, E] in float32, as serving engines give them, and the
+    number of slots, groups, nodes and ranks; one group and one node under the global rule.
+    """
+    topology = instance.topology
+    hierarchical = instance.rule == Rule.HIERARCHICAL
+    sizes = [
+        topology.num_physical_experts,
+        topology.num_groups if hierarchical else 1,
+        topology.num_nodes if hierarchical else 1,
+        topology.num_ranks,
+    ]
+    return np.array(instance.loads, dtype=np.float32), sizes
+
+
+def is_user_file(name: str) -> bool:
+    """Whether a policy's name is that of a file, and neither a built-in policy nor stages."""
+    return name.partition(":")[0].endswith(".py")
+
+
+def load_policy(name: str) -> Policy:
+    """A built-in policy, stages by name, or ``path/to/file.py[:function]``.
+
+    Stages are joined by ``+``, as in ``huntington-hill + snake + pair-resplit``. The function of a
+    file is ``rebalance_experts`` by default. ``refined:40`` starts from the placement until now and
+    receives at most 40 experts a layer; ``refined:relabel`` places anew and keeps what it can where
+    it is. Both place anew where there is no placement until now, or it breaks the rule, as experts
+    in order do under the hierarchical rule.
+
+    The function may be an attribute of a class (``file.py:Class.function``).
+
+    Raises:
+        PolicyError: there is no such policy, file or function, or importing it failed.
+    """
+    if name in BUILT_IN or "+" in name:
+        return Policy(name, _built_in(name))
+    if name.startswith(f"{KEEPING}:"):
+        return Policy(name, _keeping(name))
+    path, _, function = name.partition(":")
+    if not path.endswith(".py"):
+        known = ", ".join(BUILT_IN)
+        raise PolicyError(f"unknown policy {name!r}: give one of {known}, or FILE.py[:FUNCTION]")
+    target: Any = _imported(Path(path))
+    for part in (function or DEFAULT_FUNCTION).split("."):
+        if not hasattr(target, part):
+            raise PolicyError(f"{path} has no {function or DEFAULT_FUNCTION!r}")
+        target = getattr(target, part)
+    if not callable(target):
+        raise PolicyError(f"{function or DEFAULT_FUNCTION!r} of {path} is not a function")
+    return Policy(name, target)
+
+
+def known_policy(name: str) -> None:
+    """Check a policy's name without loading the file that it may name.
+
+    Raises:
+        PolicyError: it is neither built in, nor stages, nor a file.
+    """
+    if not is_user_file(name):
+        load_policy(name)
+
+
+def _keeping(name: str) -> Callable[..., Any]:
+    """``refined`` with the placement until now as sixth argument."""
+    from heuristics.policies import refined
+    from heuristics.relabelling import keeps_groups
+
+    budget = name.partition(":")[2]
+    if budget != RELABEL and not budget.isdecimal():
+        raise PolicyError(
+            f"{name!r} is neither {KEEPING}:{RELABEL} nor {KEEPING}:N with N experts to receive"
+        )
+    moves = None if budget == RELABEL else int(budget)
+
+    def place(weight: Any, slots: int, groups: int, nodes: int, ranks: int, old: Any) -> Any:
+        if old is None or (nodes > 1 and not keeps_groups(old, nodes, groups, weight.shape[1])):
+            return refined(weight, slots, groups, nodes, ranks)
+        return refined(weight, slots, groups, nodes, ranks, old=old, move_budget=moves)
+
+    return place
+
+
+def _built_in(name: str) -> Callable[..., Any]:
+    from heuristics.policies import placer
+
+    try:
+        return placer(name)
+    except ValueError as error:
+        raise PolicyError(str(error)) from None
+
+
+def _imported(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise PolicyError(f"no such file: {path}")
+    # Every file is a module of its own, whatever its name; dataclasses need it in sys.modules.
+    name = f"eplb_opt_policy_{abs(hash(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PolicyError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PolicyError(f"importing {path} failed: {one_line(error)}") from error
+    return module
+
+
+def _required_arguments(function: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins have no signature
+        return 0
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)
+
+
+def checked_placement(answer: Any, instance: Instance) -> Placement:
+    """The placement in ``phy2log`` or ``(phy2log, log2phy, logcnt)``, if all of it is right.
+
+    Raises:
+        InvalidPlacementError: it is no placement, or breaks a rule of the instance.
+    """
+    maps = answer if isinstance(answer, tuple) else (answer,)
+    if not maps:
+        raise InvalidPlacementError("the policy returned nothing")
+    try:
+        placement = Placement(as_array(maps[0], "phy2log"), instance.num_logical_experts)
+    except ValueError as error:
+        raise InvalidPlacementError(str(error)) from None
+    violations = find_violations(placement, instance)
+    if violations:
+        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        raise InvalidPlacementError(violations[0].message + more)
+    if len(maps) == 3:
+        _check_maps(placement, as_array(maps[1], "log2phy"), as_array(maps[2], "logcnt"))
+    return placement
+
+
+def _check_maps(placement: Placement, log2phy: Any, logcnt: Any) -> None:
+    """An engine routes by the other two maps, so they must say the same as phy2log."""
+    if logcnt.shape != placement.logcnt.shape or (logcnt != placement.logcnt).any():
+        raise InvalidPlacementError("logcnt is not the number of replicas in phy2log")
+    expected = placement.log2phy
+    if log2phy.ndim != 3 or log2phy.shape[:2] != expected.shape[:2]:
+        raise InvalidPlacementError(f"log2phy has shape {log2phy.shape}, expected [L, E, X]")
+    width = max(log2phy.shape[2], expected.shape[2])
+    given, wanted = (
+        np.sort(np.pad(m, ((0, 0), (0, 0), (0, width - m.shape[2])), constant_values=-1), axis=2)
+        for m in (log2phy, expected)
+    )
+    if (given != wanted).any():
+        layer, expert = (int(i) for i in np.argwhere((given != wanted).any(axis=2))[0])
+        raise InvalidPlacementError(
+            f"layer {layer}: log2phy of expert {expert} is not the slots that hold it in phy2log"
+        )
+
+
+def as_array(value: Any, name: str) -> Any:
+    """A numpy array from a tensor on any device, or from anything that looks like an array."""
+    try:
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except Exception as error:
+        kind = type(value).__name__
+        raise InvalidPlacementError(f"{name} is a {kind}: {one_line(error)}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and first line of an exception."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""The problem, and what a placement is, costs and moves; numpy and exact arithmetic only."""

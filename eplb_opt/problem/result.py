@@ -1,0 +1,93 @@
+"""What every solver returns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any
+
+from eplb_opt.problem.objective import relative_gap
+
+
+class SolveStatus(StrEnum):
+    """What is known when a solver stops; why it stopped is ``Result.limit``."""
+
+    OPTIMAL = "optimal"
+    """There is an incumbent whose exact value equals the proven lower bound."""
+    FEASIBLE = "feasible"
+    """There is an incumbent; the lower bound is below it."""
+    INFEASIBLE = "infeasible"
+    """Proven that there is no solution."""
+    UNKNOWN = "unknown"
+    """No incumbent and no proof; the lower bound is still valid."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of one solve of one layer. All values are exact, in tokens.
+
+    Attributes:
+        stage: ``groups``, ``counts``, ``packing`` or ``joint``.
+        backend: what solved it, for instance ``cp-sat``.
+        lower_bound: proven for this stage, valid whatever the status.
+        objective: value of the incumbent, recomputed from it; None without one.
+        placement: [P] logical expert per slot, for ``packing`` and ``joint``; else None.
+        counts: [E] replicas per expert, for every stage but ``groups``; None without an incumbent.
+        node_of_group: [K] under the hierarchical rule; else None.
+        bound_source: what proved the lower bound.
+        limit: ``time`` or ``interrupt`` when that ended the search, else None.
+        runtime: seconds.
+        infeasible: no solution exists (with ``spread_replicas``, for instance).
+        certificate: evidence for the lower bound, None if there is none to show.
+    """
+
+    stage: str
+    backend: str
+    lower_bound: Fraction
+    objective: Fraction | None = None
+    placement: tuple[int, ...] | None = None
+    counts: tuple[int, ...] | None = None
+    node_of_group: tuple[int, ...] | None = None
+    bound_source: str = ""
+    limit: str | None = None
+    runtime: float = 0.0
+    infeasible: bool = False
+    certificate: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.objective is not None and self.objective < self.lower_bound:
+            raise ValueError(
+                f"{self.backend} claims the lower bound {self.lower_bound}, "
+                f"which is above the incumbent {self.objective}"
+            )
+
+    @property
+    def status(self) -> SolveStatus:
+        """Decided by comparing exact values, never taken from a solver."""
+        if self.infeasible:
+            return SolveStatus.INFEASIBLE
+        if self.objective is None:
+            return SolveStatus.UNKNOWN
+        return SolveStatus.OPTIMAL if self.objective == self.lower_bound else SolveStatus.FEASIBLE
+
+    @property
+    def gap(self) -> float | None:
+        """``(objective - lower_bound) / lower_bound``, 0 if equal; None without an incumbent."""
+        if self.objective is None:
+            return None
+        if self.objective == self.lower_bound:
+            return 0.0
+        return relative_gap(self.objective, self.lower_bound) if self.lower_bound > 0 else None
+
+
+def float_below(value: Fraction) -> float:
+    """The largest float that is not above ``value``: how a lower bound is printed."""
+    nearest = float(value)
+    return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)
+
+
+def exact_text(value: Fraction) -> str:
+    """``num/den``, the exact value in a JSON document; ``num/1`` for an integer."""
+    return f"{value.numerator}/{value.denominator}"

@@ -1,0 +1,117 @@
+"""What makes a placement valid for an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eplb_opt.problem.instance import Instance, Layer, Rule
+from eplb_opt.problem.placement import Placement
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One broken rule.
+
+    Attributes:
+        kind: ``shape``, ``missing-expert``, ``group-split``, ``groups-per-node`` or
+            ``shared-rank``.
+        message: one line that names layer, slot or expert, and what was expected.
+        layer: None where the whole placement is concerned.
+    """
+
+    kind: str
+    message: str
+    layer: int | None = None
+
+
+def find_violations(placement: Placement, instance: Instance) -> list[Violation]:
+    """All broken rules of ``placement``, empty if it is valid.
+
+    Checked: the shape [L, P]; at least one replica of every expert; under the hierarchical rule
+    all replicas of a group on one node and K/N groups on each node; if the instance has
+    ``spread_replicas``, no rank that holds an expert twice.
+    """
+    expected = (instance.num_layers, instance.topology.num_physical_experts)
+    if placement.phy2log.shape != expected:
+        message = f"phy2log has shape {placement.phy2log.shape}, expected {expected}"
+        return [Violation("shape", message)]
+    if placement.num_logical_experts != instance.num_logical_experts:
+        given, wanted = placement.num_logical_experts, instance.num_logical_experts
+        return [Violation("shape", f"{given} logical experts, expected {wanted}")]
+    violations = _missing_experts(placement)
+    if instance.rule == Rule.HIERARCHICAL:
+        violations += _group_violations(placement, instance)
+    if instance.spread_replicas:
+        violations += _shared_ranks(placement, instance)
+    return violations
+
+
+def layer_violation(layer: Layer, slots: Sequence[int]) -> str | None:
+    """What is wrong with ``slots`` [P] of one layer, None if they are a valid placement."""
+    topology, experts = layer.topology, range(len(layer.loads))
+    if len(slots) != topology.num_physical_experts or set(slots) != set(experts):
+        return "the slots do not hold every expert, and no other"
+    size, per_node = topology.slots_per_rank, topology.slots_per_node
+    ranks = [slots[i : i + size] for i in range(0, len(slots), size)]
+    if layer.spread_replicas and any(len(set(rank)) < size for rank in ranks):
+        return "a rank holds an expert twice"
+    if layer.rule == Rule.HIERARCHICAL:
+        group_size = len(experts) // topology.num_groups
+        nodes = [slots[i : i + per_node] for i in range(0, len(slots), per_node)]
+        groups = [{e // group_size for e in node} for node in nodes]
+        if any(len(found) != topology.groups_per_node for found in groups):
+            return "a node does not hold K/N whole groups"
+    return None
+
+
+def _missing_experts(placement: Placement) -> list[Violation]:
+    return [
+        Violation("missing-expert", f"layer {layer}: expert {expert} has no replica", layer)
+        for layer, expert in np.argwhere(placement.logcnt == 0).tolist()
+    ]
+
+
+def _group_violations(placement: Placement, instance: Instance) -> list[Violation]:
+    topology = instance.topology
+    group_size = instance.num_logical_experts // topology.num_groups
+    group = placement.phy2log // group_size
+    node = np.arange(topology.num_physical_experts) // topology.slots_per_node
+    on_node = np.zeros((instance.num_layers, topology.num_groups, topology.num_nodes), dtype=bool)
+    on_node[np.arange(instance.num_layers)[:, None], group, node] = True
+    split = [
+        Violation(
+            "group-split",
+            f"layer {layer}: group {k} has replicas on nodes "
+            f"{np.flatnonzero(on_node[layer, k]).tolist()}, expected one node",
+            layer,
+        )
+        for layer, k in np.argwhere(on_node.sum(axis=2) > 1).tolist()
+    ]
+    per_node = on_node.sum(axis=1)
+    uneven = [
+        Violation(
+            "groups-per-node",
+            f"layer {layer}: node {n} holds {per_node[layer, n]} groups, "
+            f"expected {topology.groups_per_node}",
+            layer,
+        )
+        for layer, n in np.argwhere(per_node != topology.groups_per_node).tolist()
+    ]
+    return split + uneven
+
+
+def _shared_ranks(placement: Placement, instance: Instance) -> list[Violation]:
+    ranks = placement.phy2log.reshape(instance.num_layers, instance.topology.num_ranks, -1)
+    ordered = np.sort(ranks, axis=2)
+    twice = np.argwhere(ordered[:, :, 1:] == ordered[:, :, :-1])
+    return [
+        Violation(
+            "shared-rank",
+            f"layer {layer}: rank {rank} holds expert {ordered[layer, rank, i]} more than once",
+            layer,
+        )
+        for layer, rank, i in twice.tolist()
+    ]

@@ -1,0 +1,204 @@
+"""What a replay says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from eplb_opt.policies.runner import Limits, PolicyRunner
+from eplb_opt.problem.instance import Instance
+from eplb_opt.serving.replay.judge import Interval, Judge
+from eplb_opt.serving.replay.simulate import Scenario, Trail, simulate
+from eplb_opt.serving.state_machine import Settings
+from eplb_opt.versions import versions
+
+EXPERT_BYTES = 3 * 7168 * 2048
+"""One expert of DeepSeek-V3 in 8 bits: three matrices."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A policy over the trace: what happened, and what that was worth."""
+
+    trail: Trail
+    intervals: tuple[Interval, ...]
+
+    @property
+    def policy(self) -> str:
+        """Its name."""
+        return self.trail.policy
+
+    @property
+    def loss(self) -> float | None:
+        """``sum of makespans / sum of mean rank loads - 1`` over all steps and layers."""
+        mean = float(self.trail.mean.sum())
+        return float(self.trail.makespan.sum()) / mean - 1 if mean > 0 else None
+
+    @property
+    def answered(self) -> list[Interval]:
+        """The intervals that a policy's answer began."""
+        return [i for i in self.intervals if i.seconds is not None]
+
+    @property
+    def failures(self) -> list[Interval]:
+        """The intervals in which the old placement stayed because the policy failed."""
+        return [i for i in self.intervals if i.message]
+
+    @property
+    def received(self) -> int:
+        """Experts received, in all."""
+        return sum(move.received for move in self.trail.moves)
+
+    @property
+    def received_most(self) -> int:
+        """Sum over moves of what the rank received that received most."""
+        return sum(move.received_most for move in self.trail.moves)
+
+    def mean_of(self, term: str) -> float | None:
+        """A term of the intervals that an answer began, weighted by their steps."""
+        known = [(getattr(i, term), i.stop - i.start) for i in self.answered]
+        known = [(value, steps) for value, steps in known if value is not None]
+        total = sum(steps for _, steps in known)
+        return sum(value * steps for value, steps in known) / total if total else None
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """All policies on one scenario.
+
+    Attributes:
+        source: of the traces.
+        scenario: what happened, whatever the policy.
+        policies: in the order asked for.
+        expert_bytes: of one expert's weights in one layer.
+        tokens_per_byte: what one byte more on the rank that receives most costs, in tokens on the
+            fullest rank; None: not to be compared.
+        interrupted: Ctrl-C: the last policy has fewer steps, the others are missing.
+    """
+
+    source: str
+    scenario: Scenario
+    policies: tuple[Replayed, ...]
+    expert_bytes: int = EXPERT_BYTES
+    tokens_per_byte: float | None = None
+    interrupted: bool = False
+
+    def loss_with_moving(self, replayed: Replayed) -> float | None:
+        """The loss if moving counts as tokens; None without ``tokens_per_byte``."""
+        mean = float(replayed.trail.mean.sum())
+        if self.tokens_per_byte is None or replayed.loss is None:
+            return None
+        moving = replayed.received_most * self.expert_bytes * self.tokens_per_byte
+        return replayed.loss + moving / mean
+
+    def to_json(self) -> dict[str, Any]:
+        """The document ``eplb-opt/replay/1``."""
+        scenario = self.scenario
+        return {
+            "schema": "eplb-opt/replay/1",
+            "instance": {
+                "source": self.source,
+                "num_steps": len(scenario.trace),
+                "num_models": scenario.num_models,
+                "num_layers": scenario.num_layers,
+                "num_logical_experts": scenario.trace.shape[2],
+                **asdict(scenario.topology),
+                "rule": str(scenario.rule),
+            },
+            "settings": asdict(scenario.settings) | {"layer_steps": scenario.layer_steps},
+            "ranks_from": {str(step): ranks for step, ranks in scenario.ranks_from.items()},
+            "expert_bytes": self.expert_bytes,
+            "tokens_per_byte": self.tokens_per_byte,
+            "interrupted": self.interrupted,
+            "policies": [self._policy_json(replayed) for replayed in self.policies],
+            "versions": versions(),
+        }
+
+    def _policy_json(self, replayed: Replayed) -> dict[str, Any]:
+        trail = replayed.trail
+        top, mean = trail.makespan.sum(1), trail.mean.sum(1)
+        balancedness = np.divide(mean, top, out=np.zeros_like(top), where=top > 0)
+        per_step = np.zeros((3, trail.steps), dtype=np.int64)
+        for move in trail.moves:
+            per_step[:, move.step] += move.received, move.received_most, move.copied
+        size = self.expert_bytes
+        return {
+            "policy": replayed.policy,
+            "loss": replayed.loss,
+            "loss_with_moving": self.loss_with_moving(replayed),
+            "received": replayed.received,
+            "bytes": replayed.received * size,
+            "intervals": [asdict(i) | {"staleness": i.staleness} for i in replayed.intervals],
+            "steps": {
+                "balancedness": _digits(balancedness),
+                "received": per_step[0].tolist(),
+                "received_most": per_step[1].tolist(),
+                "copied": per_step[2].tolist(),
+                "bytes": [int(n) * size for n in per_step[0]],
+                "makespan": _digits(trail.makespan),
+                "mean_load": _digits(trail.mean),
+            },
+            "moves": [asdict(m) | {"bytes": m.received * size} for m in trail.moves],
+        }
+
+
+def _digits(values: Any) -> Any:
+    """Lists of numbers with six digits."""
+    if np.ndim(values) > 1:
+        return [_digits(row) for row in values]
+    return [float(f"{value:.6g}") for value in values]
+
+
+def replay(
+    models: Instance | Sequence[Instance],
+    policies: Sequence[str],
+    settings: Settings,
+    *,
+    layer_steps: int = 1,
+    ranks_from: Mapping[int, int] | None = None,
+    expert_bytes: int = EXPERT_BYTES,
+    tokens_per_byte: float | None = None,
+    limits: Limits | None = None,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> ReplayReport:
+    """Replay a trace through the state machine with each policy.
+
+    Args:
+        models: an instance with a trace [T, L, E]; or several of equal shape, which are served by
+            the same ranks.
+        policies: names, ``refined:40`` and ``refined:relabel`` among them, or files; a function
+            with a sixth argument is given the placement until now.
+        settings: interval, window, mode.
+        layer_steps: asynchronous: steps until a layer is in the buffers of all ranks.
+        ranks_from: step -> number of ranks from then on.
+        expert_bytes: of one expert's weights in one layer.
+        tokens_per_byte: to put moving and imbalance on one axis.
+        limits: of user programs.
+        progress: called with what is done, how much of it, and of how much.
+
+    Returns:
+        What is known so far, after Ctrl-C.
+
+    Raises:
+        ValueError: no trace, shapes that differ, a scale event that cannot be.
+    """
+    models = [models] if isinstance(models, Instance) else list(models)
+    scenario = Scenario.of(models, settings, layer_steps, ranks_from)
+    found: list[Replayed] = []
+    interrupted = False
+    with PolicyRunner(limits) as runner:
+        judge = Judge(scenario, runner)
+        for policy in policies:
+            trail, interrupted = simulate(scenario, policy, runner, progress)
+            try:
+                found.append(Replayed(trail, judge.intervals(trail)))
+            except KeyboardInterrupt:
+                found.append(Replayed(trail, ()))
+                interrupted = True
+            if interrupted:
+                break
+    source = ", ".join(model.source for model in models)
+    return ReplayReport(source, scenario, tuple(found), expert_bytes, tokens_per_byte, interrupted)

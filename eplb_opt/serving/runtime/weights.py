@@ -1,0 +1,95 @@
+"""One layer's weights from one placement to another: first into a buffer, then in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from eplb_opt.problem.transfer import EMPTY, Receive
+
+Weights = Sequence[Tensor]
+"""Of one layer on one rank: tensors [S, ...], a row a slot."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a rank knows of one layer's transfer.
+
+    Attributes:
+        old: [S] expert in each slot of this rank; ``EMPTY`` on a rank that has just come.
+        new: [S] afterwards; ``EMPTY`` on a rank that leaves.
+        moves: of all ranks.
+        rank: this one.
+    """
+
+    old: list[int]
+    new: list[int]
+    moves: list[Receive]
+    rank: int
+
+
+def fill(
+    layer: Layer, weights: Weights, group: dist.ProcessGroup | None, timeout: float
+) -> dict[int, list[Tensor]]:
+    """Send what others need, receive what this rank needs: rows by expert. Writes no weights.
+
+    Raises:
+        RuntimeError: a peer is gone, or did not answer in time.
+    """
+    slots = len(layer.old)
+    incoming = {
+        move.expert: [torch.empty_like(tensor[0]) for tensor in weights]
+        for move in layer.moves
+        if move.receiver == layer.rank
+    }
+    batch, peers = [], []
+    for number, move in enumerate(layer.moves):
+        for part, tensor in enumerate(weights):
+            tag = number * len(weights) + part
+            if move.sender == layer.rank:
+                row = tensor[move.source % slots]
+                batch.append(dist.P2POp(dist.isend, row, move.receiver, group, tag))
+                peers.append(move.receiver)
+            if move.receiver == layer.rank:
+                row = incoming[move.expert][part]
+                batch.append(dist.P2POp(dist.irecv, row, move.sender, group, tag))
+                peers.append(move.sender)
+    works = dist.batch_isend_irecv(batch) if batch else []
+    for i, work in enumerate(works):
+        try:
+            work.wait(timedelta(seconds=timeout))
+        except RuntimeError as error:
+            who = f"rank {peers[i]}" if len(works) == len(peers) else "a rank"  # nccl: one for all
+            raise RuntimeError(f"{who} did not answer within {timeout:g} s") from error
+    return incoming
+
+
+def commit(layer: Layer, weights: Weights, incoming: dict[int, list[Tensor]]) -> None:
+    """Write the slots that change, from the buffer or from the rank's own memory.
+
+    All rows are collected before the first is written: a slot's old expert may be wanted elsewhere.
+    """
+    changed = [
+        slot
+        for slot, (before, after) in enumerate(zip(layer.old, layer.new, strict=True))
+        if after not in (before, EMPTY)
+    ]
+    if not changed:
+        return
+    with torch.no_grad():
+        for part, tensor in enumerate(weights):
+            rows = [
+                incoming[expert][part] if expert in incoming else tensor[layer.old.index(expert)]
+                for expert in (layer.new[slot] for slot in changed)
+            ]
+            tensor[changed] = torch.stack(rows)
+
+
+def num_bytes(incoming: dict[int, list[Tensor]]) -> int:
+    """Size of what was received."""
+    return sum(row.numel() * row.element_size() for rows in incoming.values() for row in rows)

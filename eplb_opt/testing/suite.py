@@ -1,0 +1,313 @@
+"""The suite of named checks behind ``eplb-opt check`` and the pytest plugin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eplb_opt.gap import measure_gap
+from eplb_opt.io.synthetic import generate
+from eplb_opt.policies.names import Policy, PolicyError, arguments, checked_placement, load_policy
+from eplb_opt.policies.runner import Limits, PolicyRunner
+from eplb_opt.problem.instance import Instance, Topology
+from eplb_opt.testing.assertions import assert_never_worse, makespans
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of a check; an empty message is a pass."""
+
+    check: str
+    message: str = ""
+
+
+def small_instances() -> list[Instance]:
+    """Instances that are solved at once: ties, zeros, skew, both rules, corner cases."""
+    rows = {
+        "published": [600, 560, 120, 120, 20, 10, 10, 10],
+        "equal": [1] * 8,
+        "one expert has all": [1000, 0, 0, 0, 0, 0, 0, 0],
+        "powers": [128, 64, 32, 16, 8, 4, 2, 1],
+        "near-equal": [1000, 1001, 999, 1000, 1000, 1002, 998, 1000],
+        "no load": [0] * 8,
+        "huge ratio": [10**9, 1, 1, 1, 1, 1, 1, 1],
+    }
+    machines = {
+        "8 slots, 2 ranks": Topology(8, 2),
+        "12 slots, 4 ranks": Topology(12, 4),
+        "16 slots, 8 ranks": Topology(16, 8),
+        "8 slots, 8 ranks": Topology(8, 8),
+        "10 slots, 1 rank": Topology(10, 1),
+        "12 slots, 4 ranks, 2 nodes": Topology(12, 4, 2, 4),
+        "16 slots, 4 ranks, 4 nodes": Topology(16, 4, 4, 4),
+    }
+    return [
+        Instance(
+            np.array(list(rows.values())), machine, source=f"{len(rows)} kinds of loads on {name}"
+        )
+        for name, machine in machines.items()
+    ]
+
+
+def full_scale_instances(layers: int = 8) -> list[Instance]:
+    """Sizes as in production: 256 experts on 32 to 96 ranks, both rules; generated loads."""
+    machines = [
+        Topology(288, 32),
+        Topology(288, 32, 4, 8),
+        Topology(320, 64),
+        Topology(288, 72),
+    ]
+    families: dict[str, dict[str, Any]] = {
+        "deepseek-v3": {},
+        "lognormal": {"shape": 1.5},
+        "zipf": {},
+    }
+    found = []
+    for family, options in families.items():
+        loads = generate(
+            family, num_layers=layers, num_experts=256, tokens=10**6, seed=1, **options
+        )
+        for machine in machines:
+            name = f"{family}, {machine.num_physical_experts} slots on {machine.num_ranks} ranks"
+            found.append(Instance(loads, machine, source=f"{name}, {machine.num_nodes} nodes"))
+    return found
+
+
+def message_of(check: Callable[[], object]) -> str:
+    """What a check says if it fails, on one line."""
+    try:
+        check()
+    except (PolicyError, AssertionError) as error:
+        return " ".join(str(error).split())
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ""
+
+
+LOADS = [
+    [9.0, 5, 4, 3, 2, 2, 1, 1],
+    [1.0, 1, 1, 1, 1, 1, 1, 7],
+    [0.0] * 8,
+    [2.0, 0, 3, 0, 0, 0, 0, 1],
+]
+SIZES = [12, 4, 2, 4]
+
+
+def _call(policy: Policy, weight: Any, sizes: list[int] | None = None) -> Any:
+    return policy.call(weight, sizes or SIZES)
+
+
+def _instance(loads: Any = LOADS, sizes: list[int] | None = None) -> Instance:
+    slots, groups, nodes, ranks = sizes or SIZES
+    return Instance(loads, Topology(slots, ranks, nodes, groups))
+
+
+def _checked(policy: Policy, weight: Any, instance: Instance) -> Any:
+    _, sizes = arguments(instance)
+    return checked_placement(policy.call(weight, sizes), instance)
+
+
+def takes_dtype(name: str, policy: Policy) -> str:
+    """Loads of that dtype give a valid placement."""
+    import torch
+
+    weight = torch.tensor(LOADS).to(getattr(torch, name))
+    return message_of(lambda: _checked(policy, weight, _instance()))
+
+
+def takes_strided_loads(policy: Policy) -> str:
+    """A transposed, not contiguous tensor gives what its copy gives."""
+    import torch
+
+    strided = torch.tensor(LOADS).T.contiguous().T
+
+    def check() -> None:
+        ours = _checked(policy, strided, _instance())
+        copied = _checked(policy, strided.contiguous(), _instance())
+        if (ours.phy2log != copied.phy2log).any():
+            raise AssertionError("other placement than for a contiguous copy of the loads")
+
+    return message_of(check)
+
+
+def leaves_input_alone(policy: Policy) -> str:
+    """The loads are the same after a call."""
+    import torch
+
+    weight = torch.tensor(LOADS)
+    before = weight.clone()
+    failed = message_of(lambda: _call(policy, weight))
+    return failed or ("" if torch.equal(weight, before) else "it wrote into its input")
+
+
+def is_deterministic(policy: Policy) -> str:
+    """Three calls give the same placement."""
+    import torch
+
+    loads = generate("lognormal", num_layers=4, num_experts=64, tokens=10**5, seed=3)
+    instance = Instance(loads, Topology(72, 8))
+
+    def check() -> None:
+        weight = torch.tensor(loads, dtype=torch.float32)
+        found = [_checked(policy, weight.clone(), instance).phy2log for _ in range(3)]
+        if any((other != found[0]).any() for other in found[1:]):
+            raise AssertionError("two calls with the same loads gave different placements")
+
+    return message_of(check)
+
+
+def takes_shape(loads: Any, sizes: list[int], policy: Policy) -> str:
+    """A corner of the shapes gives a valid placement."""
+    import torch
+
+    instance = _instance(loads, sizes)
+    return message_of(lambda: _checked(policy, torch.tensor(loads), instance))
+
+
+def returns_integers(policy: Policy) -> str:
+    """Maps of 64-bit integers on the device of the loads."""
+    import torch
+
+    def check() -> None:
+        answer = _call(policy, torch.tensor(LOADS))
+        for value in answer if isinstance(answer, tuple) else (answer,):
+            if not isinstance(value, torch.Tensor) or value.dtype != torch.int64:
+                kind = getattr(value, "dtype", type(value).__name__)
+                raise AssertionError(f"a map is {kind}, not a tensor of int64")
+
+    return message_of(check)
+
+
+def refuses_uneven_groups(policy: Policy) -> str:
+    """8 experts in 3 groups on 3 nodes is an error, not a placement."""
+    import torch
+
+    try:
+        policy.call(torch.tensor(LOADS), [12, 3, 3, 3])
+    except Exception:
+        return ""
+    return "8 experts can't form 3 equal groups, but it placed them"
+
+
+CONTRACTS: dict[str, Callable[[Policy], str]] = {
+    "loads in float32": partial(takes_dtype, "float32"),
+    "loads in float64": partial(takes_dtype, "float64"),
+    "loads in float16": partial(takes_dtype, "float16"),
+    "loads in int64": partial(takes_dtype, "int64"),
+    "loads in int32": partial(takes_dtype, "int32"),
+    "strided loads": takes_strided_loads,
+    "input untouched": leaves_input_alone,
+    "deterministic": is_deterministic,
+    "maps are int64": returns_integers,
+    "one layer": partial(takes_shape, LOADS[:1], SIZES),
+    "no load at all": partial(takes_shape, [[0.0] * 8] * 2, SIZES),
+    "one rank": partial(takes_shape, LOADS, [10, 1, 1, 1]),
+    "one slot a rank": partial(takes_shape, LOADS, [8, 1, 1, 8]),
+    "no redundant expert": partial(takes_shape, LOADS, [8, 1, 1, 2]),
+    "more slots than ranks times experts": partial(takes_shape, [[3.0, 1.0]], [12, 1, 1, 2]),
+    "uneven groups refused": refuses_uneven_groups,
+}
+"""What a serving engine relies on: name -> check, which returns what is wrong or nothing."""
+
+
+def run_suite(
+    name: str,
+    *,
+    limits: Limits | None = None,
+    never_worse_than: str | None = None,
+    gap_below: float | None = None,
+    baseline: Path | None = None,
+    tolerance: float = 1e-3,
+) -> Iterator[Finding]:
+    """The findings of all checks on a policy, as they come.
+
+    First the policy runs in a process of its own on every instance; only what survives that is
+    called in this process.
+
+    Args:
+        name: of the policy, or its file.
+        limits: of time and memory for each call.
+        never_worse_than: another policy that it must not lose to, in any layer.
+        gap_below: largest gap to the proven bound, over all instances.
+        baseline: file of gaps; written if it is missing, else no mean gap may have risen.
+        tolerance: by how much a mean gap may rise, in the ratio's own unit.
+    """
+    instances = [*small_instances(), *full_scale_instances()]
+    alive = True
+    with PolicyRunner(limits) as runner:
+        for instance in instances:
+            failed = message_of(partial(runner.run, name, instance))
+            alive = alive and not failed
+            yield Finding(f"valid: {instance.source}", failed)
+        if alive:
+            yield from _quality(
+                name, instances, runner, never_worse_than, gap_below, baseline, tolerance
+            )
+    if not alive:
+        yield Finding("contracts", "not checked: the policy must first pass the checks above")
+        return
+    policy = load_policy(name)
+    for contract, check in CONTRACTS.items():
+        yield Finding(contract, check(policy))
+
+
+def _quality(
+    name: str,
+    instances: list[Instance],
+    runner: PolicyRunner,
+    never_worse_than: str | None,
+    gap_below: float | None,
+    baseline: Path | None,
+    tolerance: float,
+) -> Iterator[Finding]:
+    yield Finding("same result in every process", message_of(lambda: _reproduces(name, instances)))
+    if never_worse_than is not None:
+        check = partial(assert_never_worse, name, never_worse_than, on=instances)
+        yield Finding(f"never worse than {never_worse_than}", message_of(check))
+    if gap_below is None and baseline is None:
+        return
+    gaps = {}
+    for instance in instances:
+        found = measure_gap(instance, [name], runner=runner).policies[0]
+        gaps[instance.source] = (found.gap_mean or 0.0, found.gap_max or 0.0)
+    if gap_below is not None:
+        worst = max(gaps, key=lambda source: gaps[source][1])
+        ok = gaps[worst][1] <= gap_below
+        message = "" if ok else f"{worst}: {gaps[worst][1]:.4%} above the proven bound"
+        yield Finding(f"gap at most {gap_below:.4%}", message)
+    if baseline is not None:
+        means = {source: mean for source, (mean, _) in gaps.items()}
+        yield Finding("gaps have not risen", risen(means, baseline, tolerance))
+
+
+def _reproduces(name: str, instances: list[Instance]) -> None:
+    with PolicyRunner() as first, PolicyRunner() as second:
+        for instance in instances[-3:]:
+            ours, theirs = (makespans(name, instance, runner) for runner in (first, second))
+            if (np.abs(ours - theirs) > 1e-9 * ours).any():
+                raise AssertionError(f"{instance.source}: another makespan in another process")
+
+
+def risen(gaps: dict[str, float], baseline: Path, tolerance: float) -> str:
+    """What has become worse than in the file; writes it if there is none."""
+    if not baseline.exists():
+        baseline.write_text(json.dumps(gaps, indent=1) + "\n")
+        return ""
+    try:
+        before = json.loads(baseline.read_text())
+        worse = {s: g for s, g in gaps.items() if s in before and g > before[s] + tolerance}
+    except (ValueError, TypeError) as error:
+        return f"{baseline} is no file of gaps: {error}"
+    if not worse:
+        return ""
+    source = max(worse, key=lambda s: worse[s] - before[s])
+    return (
+        f"{source}: mean gap {before[source]:.4%} has become {worse[source]:.4%} "
+        f"(and {len(worse) - 1} more)"
+    )

@@ -1,0 +1,79 @@
+"""Which node takes which groups: minimize the load of the fullest node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import partial
+
+from eplb_opt.bounds import global_bound
+from eplb_opt.bounds.partitions import (
+    Block,
+    all_blocks,
+    bottleneck_partition,
+    can_enumerate,
+    lazy_bottleneck,
+)
+from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.result import Result
+
+
+def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
+    """A partition of the groups that minimizes the largest node load (in tokens per node).
+
+    With ``reach`` it minimizes the largest closed-form bound on what a node's fullest rank can
+    reach instead (in tokens per rank): a better guide where few replicas fit on a node.
+
+    Optimal by bisection over all blocks where these can be enumerated (16 groups on 4 nodes, say).
+    Else a feasible one, largest group first into the lightest node with room, and the bound
+    ``max(sum(w) / N, heaviest group with the lightest others)``.
+    """
+    topology = layer.topology
+    totals = [sum(layer.loads[e] for e in group) * layer.unit for group in layer.groups]
+    if not can_enumerate(topology.num_groups, topology.num_nodes):
+        return _solve_by_size(totals, topology.num_nodes)
+    blocks = all_blocks(topology.num_groups, topology.num_nodes)
+    cost = {block: sum((totals[k] for k in block), Fraction(0)) for block in blocks}
+    if reach:
+        cost = {block: load / topology.ranks_per_node for block, load in cost.items()}
+        value, best = lazy_bottleneck(
+            cost, lambda block: global_bound(layer.node_problem(block)).value, topology.num_groups
+        )
+    else:
+        best = bottleneck_partition(cost, topology.num_groups)
+        value = max(cost[block] for block in best)
+    nodes = node_of_group(best)
+    return Result(
+        "groups", "enumeration", value, value, node_of_group=nodes, bound_source="enumeration"
+    )
+
+
+solve_groups_by_reach = partial(solve_groups, reach=True)
+
+
+def _solve_by_size(totals: Sequence[Fraction], num_nodes: int) -> Result:
+    blocks = _largest_first(totals, num_nodes)
+    companions = sorted(totals)[: len(totals) // num_nodes - 1]
+    bound = max(sum(totals, Fraction(0)) / num_nodes, max(totals) + sum(companions))
+    value = max(sum((totals[k] for k in block), Fraction(0)) for block in blocks)
+    nodes = node_of_group(blocks)
+    return Result("groups", "largest-first", bound, value, node_of_group=nodes, bound_source="mean")
+
+
+def node_of_group(blocks: Sequence[Block]) -> tuple[int, ...]:
+    """[K] the node of each group, when node n takes ``blocks[n]``."""
+    return tuple(n for _, n in sorted((k, n) for n, block in enumerate(blocks) for k in block))
+
+
+def blocks_of(nodes: Sequence[int]) -> list[Block]:
+    """The groups of each node, ascending; the inverse of :func:`node_of_group`."""
+    return [tuple(k for k, n in enumerate(nodes) if n == node) for node in range(max(nodes) + 1)]
+
+
+def _largest_first(totals: Sequence[Fraction], num_nodes: int) -> list[Block]:
+    room = len(totals) // num_nodes
+    blocks: list[list[int]] = [[] for _ in range(num_nodes)]
+    for k in sorted(range(len(totals)), key=lambda k: -totals[k]):
+        open_blocks = [block for block in blocks if len(block) < room]
+        min(open_blocks, key=lambda block: sum((totals[j] for j in block), Fraction(0))).append(k)
+    return [tuple(sorted(block)) for block in blocks]

@@ -1,0 +1,142 @@
+r"""Counts and packing together in CP-SAT.
+
+    minimize    T
+    subject to  sum_k y[e,k] = 1                         one count k for every expert
+                sum_g n[e,k,g] = k y[e,k]                its replicas are placed
+                n[e,k,g] <= S y[e,k]
+                sum_{e,k} n[e,k,g] + z[g] = S            every rank is full
+                sum_{e,k} v[e,k] n[e,k,g] = t[g] <= T    v[e,k] = w_e / k
+                t[g] >= t[g+1]                           ranks are interchangeable
+                c_e >= c_f where w_e = w_f, e < f        so are experts of equal load
+                sum_g z[g] >= number of experts without load
+
+k runs only over the window of counts that the incumbent's makespan leaves
+(:func:`eplb_opt.bounds.count_window`), which is what makes the model small. With
+``spread_replicas`` every n[e,k,g] is at most 1. Experts without load are one class z: they fill
+slots and weigh nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import cycle, islice, pairwise
+
+from ortools.sat.python import cp_model
+
+from eplb_opt.bounds import Window, count_window, global_bound, threshold_counts
+from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.result import Result
+from solvers.bracket import Known
+from solvers.engines import cp_sat
+from solvers.engines.model_size import require_size
+from solvers.local_search.greedy import largest_first
+from solvers.options import Clock, Options
+from solvers.scaling import Scale, scale_for
+
+
+def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None = None) -> Result:
+    """Best placement of one layer under the global rule, with a proven bound.
+
+    ``initial`` [P] is a placement to start from; if it is worse, the greedy placement is.
+    """
+    clock = Clock(options)
+    starts = [largest_first(layer, threshold_counts(layer)), *([initial] if initial else [])]
+    known = Known.start(layer, global_bound(layer), starts)
+    if known.value > known.bound:
+        window = window_below(layer, known.value)
+        scale = scale_for(layer, range(1, max(window.least) + window.spare + 1))
+        model = _Model(layer, window)
+        model.bound(scale, known.bound, known.value)
+        known = cp_sat.improved(known, model, scale, clock.remaining())
+    return known.result("joint", "cp-sat", clock)
+
+
+def window_below(layer: Layer, makespan: Fraction) -> Window:
+    """The counts of all placements up to the makespan of a placement that exists."""
+    window = count_window(layer, makespan)
+    if isinstance(window, str):
+        raise RuntimeError(f"{window} refutes the makespan {makespan} of an existing placement")
+    return window
+
+
+class _Model:
+    """One short method per family of constraints."""
+
+    def __init__(self, layer: Layer, window: Window) -> None:
+        self.model = cp_model.CpModel()
+        self.layer = layer
+        self.ranks, self.size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
+        self.pairs = [
+            (e, k)
+            for e, w in enumerate(layer.loads)
+            for k in range(window.least[e], window.least[e] + window.spare + 1)
+            if w and k <= layer.most_replicas
+        ]
+        cells = len(self.pairs) * len(self.ranks)
+        require_size("cp-sat", cells, 5 * cells)
+        self.y = {(e, k): self.model.new_bool_var(f"y[{e},{k}]") for e, k in self.pairs}
+        self.n = {
+            (e, k, g): self.model.new_int_var(0, self._most(k), f"n[{e},{k},{g}]")
+            for e, k in self.pairs
+            for g in self.ranks
+        }
+        self._one_count_for_every_expert()
+        self._every_replica_is_placed()
+        self._equal_experts_are_ordered()
+        self.empty = self._every_rank_is_full()
+
+    def _most(self, count: int) -> int:
+        """The most replicas of an expert with ``count`` of them on one rank."""
+        return 1 if self.layer.spread_replicas else min(self.size, count)
+
+    def _one_count_for_every_expert(self) -> None:
+        for e in {e for e, _ in self.pairs}:
+            self.model.add_exactly_one(y for (f, _), y in self.y.items() if f == e)
+
+    def _every_replica_is_placed(self) -> None:
+        for e, k in self.pairs:
+            self.model.add(sum(self.n[e, k, g] for g in self.ranks) == k * self.y[e, k])
+            for g in self.ranks:
+                self.model.add(self.n[e, k, g] <= self._most(k) * self.y[e, k])
+
+    def _equal_experts_are_ordered(self) -> None:
+        loads = self.layer.loads
+        count = {e: sum(k * y for (f, k), y in self.y.items() if f == e) for e, _ in self.pairs}
+        for e, f in pairwise(sorted(count, key=lambda e: (loads[e], e))):
+            if loads[e] == loads[f]:
+                self.model.add(count[e] >= count[f])
+
+    def _every_rank_is_full(self) -> list[cp_model.IntVar]:
+        """The slots of each rank that experts without load fill; these are needed once each."""
+        zeros = self.layer.loads.count(0)
+        most = min(self.size, zeros) if self.layer.spread_replicas or not zeros else self.size
+        empty = [self.model.new_int_var(0, most, f"z[{g}]") for g in self.ranks]
+        self.model.add(sum(empty) >= zeros)
+        for g in self.ranks:
+            placed = sum(self.n[e, k, g] for e, k in self.pairs)
+            self.model.add(placed + empty[g] == self.size)
+        return empty
+
+    def bound(self, scale: Scale, lower: Fraction, upper: Fraction) -> None:
+        """Minimize the makespan, which is between ``lower`` and ``upper`` tokens."""
+        highest = scale.down(upper)
+        makespan = self.model.new_int_var(scale.up(lower) if scale.exact else 0, highest, "T")
+        rank_load = [self.model.new_int_var(0, highest, f"t[{g}]") for g in self.ranks]
+        value = {(e, k): scale.replica(self.layer, e, k) for e, k in self.pairs}
+        for g in self.ranks:
+            load = sum(v * self.n[e, k, g] for (e, k), v in value.items())
+            self.model.add(load == rank_load[g])
+            self.model.add(rank_load[g] <= makespan)
+        for g in self.ranks[1:]:
+            self.model.add(rank_load[g - 1] >= rank_load[g])
+        self.model.minimize(makespan)
+
+    def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
+        """The placement [P] of a solution; experts without load fill the rest in turn."""
+        zeros = cycle(e for e, w in enumerate(self.layer.loads) if not w)
+        slots: list[int] = []
+        for g in self.ranks:
+            slots += [e for e, k in self.pairs for _ in range(value(self.n[e, k, g]))]
+            slots += islice(zeros, value(self.empty[g]))
+        return tuple(slots)

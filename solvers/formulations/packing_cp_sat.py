@@ -1,0 +1,88 @@
+r"""Packing in CP-SAT, with identical replicas grouped.
+
+    minimize    T
+    subject to  sum_g x[i,g] = n_i               every replica of class i is placed
+                sum_i x[i,g] = S                 every rank is full
+                sum_i v_i x[i,g] = t[g] <= T     rank loads
+                t[g] >= t[g+1]                   ranks are interchangeable
+
+A class holds all replicas of one load v_i, whichever expert they come from: n_i of them. Experts
+are handed out to the slots of their class afterwards, in any order. x[i,g] is an integer, not one
+variable per replica, so no permutation of identical replicas is searched twice.
+
+With ``spread_replicas`` a class holds the replicas of one expert, and x[i,g] <= 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ortools.sat.python import cp_model
+
+from eplb_opt.bounds import packing_bound
+from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.result import Result
+from solvers.bracket import Known
+from solvers.engines import cp_sat
+from solvers.engines.model_size import require_size
+from solvers.formulations.replica_classes import ReplicaClass, dealt_slots, replica_classes
+from solvers.local_search.greedy import largest_first
+from solvers.options import Clock, Options
+from solvers.scaling import scale_for
+
+
+def solve_packing(layer: Layer, counts: Sequence[int], options: Options) -> Result:
+    """Best packing for ``counts`` [E] under the global rule, with a proven bound."""
+    clock = Clock(options)
+    known = Known.start(layer, packing_bound(layer, counts), [largest_first(layer, counts)])
+    if known.value > known.bound:
+        scale = scale_for(layer, counts)
+        model = _Model(layer, replica_classes(layer, counts, scale))
+        model.bound(scale.up(known.bound) if scale.exact else 0, scale.down(known.value))
+        known = cp_sat.improved(known, model, scale, clock.remaining())
+    return known.result("packing", "cp-sat", clock)
+
+
+class _Model:
+    """One short method per family of constraints."""
+
+    def __init__(self, layer: Layer, classes: list[ReplicaClass]) -> None:
+        self.model = cp_model.CpModel()
+        self.classes = classes
+        self.ranks = range(layer.topology.num_ranks)
+        cells = len(classes) * len(self.ranks)
+        require_size("cp-sat", cells, 3 * cells)
+        self.size = layer.topology.slots_per_rank
+        most = 1 if layer.spread_replicas else self.size
+        self.x = {
+            (i, g): self.model.new_int_var(0, min(most, len(c.experts)), f"x[{i},{g}]")
+            for i, c in enumerate(classes)
+            for g in self.ranks
+        }
+        self._every_replica_is_placed()
+        self._every_rank_is_full()
+
+    def _every_replica_is_placed(self) -> None:
+        for i, c in enumerate(self.classes):
+            self.model.add(sum(self.x[i, g] for g in self.ranks) == len(c.experts))
+
+    def _every_rank_is_full(self) -> None:
+        for g in self.ranks:
+            self.model.add(sum(self.x[i, g] for i, _ in enumerate(self.classes)) == self.size)
+
+    def bound(self, lowest: int, highest: int) -> None:
+        """Minimize the makespan, which is between ``lowest`` and ``highest``."""
+        makespan = self.model.new_int_var(lowest, highest, "T")
+        rank_load = [self.model.new_int_var(0, highest, f"t[{g}]") for g in self.ranks]
+        for g in self.ranks:
+            load = sum(c.load * self.x[i, g] for i, c in enumerate(self.classes))
+            self.model.add(load == rank_load[g])
+            self.model.add(rank_load[g] <= makespan)
+        for g in self.ranks[1:]:
+            self.model.add(rank_load[g - 1] >= rank_load[g])
+        self.model.minimize(makespan)
+
+    def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
+        """The placement [P] of a solution."""
+        number = [[value(self.x[i, g]) for i, _ in enumerate(self.classes)] for g in self.ranks]
+        return dealt_slots(self.classes, number)

@@ -1,0 +1,275 @@
+"""Two slots a rank: counts and packing together, to proven optimality.
+
+With S = 2 ranks are pairs, and folding (heaviest with lightest) is optimal for given counts. So a
+makespan T is reached if and only if counts exist, with every replica weighing at most T, such that
+
+    #{replicas of load >= t}  <=  #{replicas of load <= T - t}    for every replica load t > T / 2,
+
+which is Hall's condition: the possible partners of heavy replicas are nested sets, and light ones
+pair freely. Without two replicas of an expert on one rank there is one condition more for each
+light expert with k >= 2 replicas of load l,
+
+    k + #{replicas of load > T - l}  <=  G,
+
+since e cannot join the ranks of those; given it, any rank with e twice can swap with one without.
+All conditions speak of counts only, with the counts themselves as coefficients, and CP-SAT decides
+them. T is bisected over the sums of two replica loads, so the search ends with the exact optimum.
+See docs/bounds.md.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+from ortools.sat.python import cp_model
+
+from eplb_opt.bounds import global_bound, threshold_counts
+from eplb_opt.problem.instance import Layer, Rule
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import Result
+from solvers.engines import cp_sat
+from solvers.options import Clock, Options
+
+LISTED = 20_000
+"""With more candidate values than this in the interval, its middle is tried instead of a
+candidate."""
+SLACK = 1e-9
+"""Share of the makespan by which floats may be off, with room to spare."""
+
+
+# The relaxation decides most trials; probing and symmetry took longer than the search.
+PARAMETERS = {"linearization_level": 2, "symmetry_level": 0, "cp_model_probing_level": 0}
+
+
+@dataclass(frozen=True)
+class _Replica:
+    """The choice of ``count`` replicas for ``expert``, each of load ``load`` (in load units)."""
+
+    load: Fraction
+    expert: int
+    count: int
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """The optimum is in [lower, upper], and ``counts`` reach upper."""
+
+    lower: Fraction
+    upper: Fraction
+    counts: tuple[int, ...]
+
+
+def solve_pairs(layer: Layer, options: Options, initial: Sequence[int] | None = None) -> Result:
+    """Optimal counts and packing of a layer with two slots a rank, under the global rule.
+
+    Exact, resting on CP-SAT's word where it reports a threshold as infeasible; at a limit the bound
+    stays valid. The value is recomputed from the placement. ``initial`` [P] is a placement to start
+    from. With ``spread_replicas`` no rank holds an expert twice.
+
+    Raises:
+        ValueError: the topology has not two slots a rank, or the rule is not global.
+    """
+    if layer.topology.slots_per_rank != 2 or layer.rule != Rule.GLOBAL:
+        raise ValueError(
+            f"slots_per_rank={layer.topology.slots_per_rank} under the {layer.rule} rule: "
+            "pairs need 2 and the global rule; use the general method of the joint stage"
+        )
+    clock, bound = Clock(options), global_bound(layer)
+    starts = [threshold_counts(layer)]
+    if initial is not None:
+        starts.append(tuple(initial.count(e) for e in range(layer.num_logical_experts)))
+    counts = min(starts, key=lambda c: _folded_value(layer, c))
+    interval = _Interval(bound.value / layer.unit, _folded_value(layer, counts), counts)
+    limit = None
+    while limit is None and not options.satisfied(*_in_tokens(layer, interval)):
+        interval, limit = _halve(layer, interval, clock.remaining())
+    value, lower = _in_tokens(layer, interval)
+    return Result(
+        "joint",
+        "pairs",
+        lower,
+        value,
+        folded_placement(layer, interval.counts),
+        interval.counts,
+        bound_source="pairs" if lower > bound.value else bound.source,
+        limit=limit,
+        runtime=clock.elapsed(),
+    )
+
+
+def _in_tokens(layer: Layer, interval: _Interval) -> tuple[Fraction, Fraction]:
+    return interval.upper * layer.unit, interval.lower * layer.unit
+
+
+def folded_placement(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
+    """[P] slots with the i-th heaviest replica beside the i-th lightest: optimal for these counts.
+
+    With ``spread_replicas``, ranks with an expert twice then swap with the lightest rank without
+    it; that needs counts of at most G and keeps within a makespan for which the conditions hold.
+    """
+    load = [Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True)]
+    ordered = sorted(
+        (e for e, count in enumerate(counts) for _ in range(count)), key=load.__getitem__
+    )
+    half = len(ordered) // 2
+    pairs = list(zip(ordered[:half], reversed(ordered[half:]), strict=True))
+    for g, (e, other) in enumerate(pairs):
+        if layer.spread_replicas and e == other:
+            without = [h for h, pair in enumerate(pairs) if e not in pair]
+            h = min(without, key=lambda h: max(load[x] for x in pairs[h]))
+            pairs[g], pairs[h] = (e, pairs[h][0]), (e, pairs[h][1])
+    return tuple(e for pair in pairs for e in pair)
+
+
+def _folded_value(layer: Layer, counts: Sequence[int]) -> Fraction:
+    return exact_makespan(layer, folded_placement(layer, counts)) / layer.unit
+
+
+def _halve(layer: Layer, interval: _Interval, options: Options) -> tuple[_Interval, str | None]:
+    """Decide one makespan inside the interval; the limit, if one came before the decision."""
+    candidates = _pair_sums(_replicas(layer, interval.upper), interval)
+    if candidates is None:
+        trial = (interval.lower + interval.upper) / 2
+        above = trial
+    elif candidates:
+        middle = (len(candidates) - 1) // 2
+        trial = candidates[middle]
+        above = candidates[middle + 1] if middle + 1 < len(candidates) else interval.upper
+    else:
+        return replace(interval, lower=interval.upper), None
+    decision = _counts_within(layer, trial, options)
+    if decision.counts is not None:
+        counts = decision.counts
+        return _Interval(interval.lower, _folded_value(layer, counts), counts), None
+    if decision.limit is None:
+        return replace(interval, lower=above), None
+    return interval, decision.limit
+
+
+def _replicas(layer: Layer, makespan: Fraction) -> list[_Replica]:
+    """Choices that a makespan of at most ``makespan`` leaves, in ascending order of load."""
+    num, den = makespan.numerator, makespan.denominator
+    fewest = [max(1, -(-load * den // num)) for load in layer.loads]
+    spare = layer.topology.num_physical_experts - sum(fewest)
+    choices = [
+        _Replica(Fraction(load, k), e, k)
+        for e, (load, least) in enumerate(zip(layer.loads, fewest, strict=True))
+        for k in range(least, least + spare + 1)
+    ]
+    return sorted(choices, key=lambda r: r.load)
+
+
+def _pair_sums(replicas: list[_Replica], interval: _Interval) -> list[Fraction] | None:
+    """Sums of two replica loads in [lower, upper), ascending; None if there are too many to list.
+
+    Floats, as shares of ``upper``, only narrow the search; the sums themselves are compared
+    exactly. An interval that floats cannot halve any more is listed, however many they are.
+    """
+    exact = sorted({r.load for r in replicas})
+    loads = np.array([float(load / interval.upper) for load in exact])
+    least = float(interval.lower / interval.upper)
+    first = np.searchsorted(loads, least - loads - SLACK)
+    last = np.searchsorted(loads, 1 - loads + SLACK)
+    if int((last - first).sum()) > 2 * LISTED and 1 - least > SLACK:
+        return None
+    sums = {
+        exact[i] + exact[j]
+        for i in range(len(exact))
+        for j in range(max(i, int(first[i])), int(last[i]))
+    }
+    return sorted(s for s in sums if interval.lower <= s < interval.upper)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Counts that allow a makespan; None if impossible or, with a ``limit``, undecided."""
+
+    counts: tuple[int, ...] | None
+    limit: str | None = None
+
+
+def _counts_within(layer: Layer, makespan: Fraction, options: Options) -> _Decision:
+    """Whether some counts allow ``makespan`` (in load units)."""
+    num_experts = layer.num_logical_experts
+    replicas = [r for r in _replicas(layer, makespan) if r.count <= layer.most_replicas]
+    if len({r.expert for r in replicas}) < num_experts:
+        return _Decision(None)
+    model, chosen = _counts_model(layer, replicas)
+    above = _add_hall_conditions(model, replicas, chosen, makespan)
+    if layer.spread_replicas:
+        ranks = layer.topology.num_ranks
+        _add_spread_conditions(model, replicas, chosen, above, makespan, ranks)
+    outcome = cp_sat.run(model, options, PARAMETERS)
+    if outcome.value is None:
+        return _Decision(None, outcome.limit)
+    counts = [0] * num_experts
+    for replica, variable in zip(replicas, chosen, strict=True):
+        counts[replica.expert] += replica.count * outcome.value(variable)
+    return _Decision(tuple(counts))
+
+
+def _counts_model(
+    layer: Layer, replicas: list[_Replica]
+) -> tuple[cp_model.CpModel, list[cp_model.IntVar]]:
+    """One choice an expert, P replicas in total."""
+    model = cp_model.CpModel()
+    chosen = [model.new_bool_var("") for _ in replicas]
+    of_expert: list[list[cp_model.IntVar]] = [[] for _ in layer.loads]
+    for replica, variable in zip(replicas, chosen, strict=True):
+        of_expert[replica.expert].append(variable)
+    for variables in of_expert:
+        model.add_exactly_one(variables)
+    total = cp_model.LinearExpr.weighted_sum(chosen, [r.count for r in replicas])
+    model.add(total == layer.topology.num_physical_experts)
+    return model, chosen
+
+
+def _add_hall_conditions(
+    model: cp_model.CpModel,
+    replicas: list[_Replica],
+    chosen: list[cp_model.IntVar],
+    makespan: Fraction,
+) -> dict[int, cp_model.IntVar]:
+    """Partners suffice at each heavy load; returns the number of replicas from index i up, by i.
+
+    Going down the heavy loads t, ``free`` is #{load <= T - t} - #{load >= t} and must not be
+    negative. Sums from one t to the next keep the rows short.
+    """
+    limit = sum(r.count for r in replicas)
+    free = heavier = model.new_constant(0)
+    above: dict[int, cp_model.IntVar] = {}
+    light = 0
+    for i in reversed(range(len(replicas))):
+        if 2 * replicas[i].load <= makespan:
+            break
+        heavy = replicas[i].count * chosen[i]
+        partners: list[cp_model.LinearExpr] = []
+        while replicas[light].load + replicas[i].load <= makespan:
+            partners.append(replicas[light].count * chosen[light])
+            light += 1
+        rest, above[i] = model.new_int_var(0, limit, ""), model.new_int_var(0, limit, "")
+        model.add(rest == free + cp_model.LinearExpr.sum(partners) - heavy)
+        model.add(above[i] == heavier + heavy)
+        free, heavier = rest, above[i]
+    return above
+
+
+def _add_spread_conditions(
+    model: cp_model.CpModel,
+    replicas: list[_Replica],
+    chosen: list[cp_model.IntVar],
+    above: dict[int, cp_model.IntVar],
+    makespan: Fraction,
+    num_ranks: int,
+) -> None:
+    """``k + #{replicas of load > T - l} <= G`` for the choice of k >= 2 replicas of load l."""
+    loads = [r.load for r in replicas]
+    for replica, variable in zip(replicas, chosen, strict=True):
+        first = bisect_right(loads, makespan - replica.load)
+        if replica.count >= 2 and 2 * replica.load <= makespan and first in above:
+            condition = model.add(above[first] <= num_ranks - replica.count)
+            condition.only_enforce_if(variable)

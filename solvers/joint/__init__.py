@@ -1,1 +1,0 @@
-"""Replica counts and packing decided together."""

@@ -1,1 +1,0 @@
-"""Packing with the counts given: P||Cmax with identical items and exactly S items on each rank."""

@@ -1,0 +1,150 @@
+"""All replica counts that could beat an incumbent, each packed by the tree search.
+
+A vector is passed over without a search if its replicas cannot go below the threshold: all rank
+sums are multiples of the greatest common divisor ``g`` of its sizes, so the threshold falls to a
+multiple of ``g``, and then the mean or one of the counting bounds may already be above it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.compiled import compiled
+from solvers.tree_search.splitting import (
+    EXHAUSTED,
+    FOUND,
+    NODES,
+    PAUSED,
+    Tree,
+    advance,
+    least_threshold,
+    load,
+    new_tree,
+    restart,
+)
+
+Integers = NDArray[np.int64]
+
+VECTOR_COST = 20
+"""Nodes that passing over a vector counts for, about its share of time."""
+
+
+class Vectors(NamedTuple):
+    """Where the enumeration stands.
+
+    Attributes:
+        counts: [E] the vector in hand.
+        least, most: [E] limits of the counts.
+        experts, kind: [P] expert and kind of each item of the vector in hand, items by falling
+        size. threshold: [1] the threshold for this vector, [0] if it was not begun. tree: the
+        search of this vector.
+    """
+
+    counts: Integers
+    least: Integers
+    most: Integers
+    experts: Integers
+    kind: Integers
+    threshold: Integers
+    tree: Tree
+
+
+def new_vectors(least: Integers, most: Integers, num_slots: int, num_ranks: int) -> Vectors | None:
+    """The first vector in lexicographic order; None if no counts in the limits fill the slots."""
+    if least.sum() > num_slots or most.sum() < num_slots or np.any(least > most):
+        return None
+    counts = least.copy()
+    fill(counts, most, 0, num_slots - int(least.sum()))
+    slots = np.zeros(num_slots, np.int64)
+    tree = new_tree(slots, num_ranks)
+    return Vectors(counts, least, most, slots.copy(), slots.copy(), np.array([-1]), tree)
+
+
+@compiled
+def fill(counts: Integers, most: Integers, start: int, extra: int) -> None:
+    """Give ``extra`` replicas to the last experts, not before ``start``: the least vector."""
+    e = len(counts) - 1
+    while extra > 0 and e >= start:
+        more = min(extra, most[e] - counts[e])
+        counts[e] += more
+        extra -= more
+        e -= 1
+
+
+@compiled
+def next_vector(counts: Integers, least: Integers, most: Integers) -> bool:
+    """The lexicographically next vector of the same sum, in place; False after the last."""
+    spare = 0
+    for e in range(len(counts) - 1, -1, -1):
+        if spare > 0 and counts[e] < most[e]:
+            counts[e] += 1
+            for f in range(e + 1, len(counts)):
+                counts[f] = least[f]
+            fill(counts, most, e + 1, spare - 1)
+            return True
+        spare += counts[e] - least[e]
+    return False
+
+
+@compiled
+def begin(vectors: Vectors, size: Integers, threshold: int, spread: bool) -> bool:
+    """List the items of the vector in hand; False if it cannot go below ``threshold``."""
+    counts, experts, kind, tree = vectors.counts, vectors.experts, vectors.kind, vectors.tree
+    E, G = len(counts), tree.chosen.shape[0]
+    sizes = np.empty(E, np.int64)
+    total, common = np.int64(0), np.int64(0)
+    for e in range(E):
+        sizes[e] = -size[e, counts[e]]
+        total -= sizes[e] * counts[e]
+        a, b = common, -sizes[e]
+        while b > 0:
+            a, b = b, a % b
+        common = a
+    if common > 0:
+        threshold -= threshold % int(common)
+    if G * threshold < total:
+        return False
+    p = 0
+    previous, kinds = np.int64(1), np.int64(-1)
+    for e in np.argsort(sizes, kind="mergesort"):
+        if spread or sizes[e] != previous:
+            kinds += 1
+            previous = sizes[e]
+        for _ in range(counts[e]):
+            experts[p], kind[p] = e, kinds
+            tree.size[0, p] = -sizes[e]
+            p += 1
+    load(tree, tree.size[0])
+    restart(tree, kind, spread)
+    vectors.threshold[0] = threshold
+    return bool(least_threshold(tree.prefix[0], G, p // G) <= threshold)
+
+
+@compiled
+def search(
+    vectors: Vectors, size: Integers, threshold: int, spread: bool, budget: int
+) -> tuple[int, int]:
+    """Search on for about ``budget`` nodes; returns the state and the nodes used.
+
+    FOUND: the tree holds a packing up to ``threshold``; calling again goes on with the same vector
+    and the new threshold. EXHAUSTED: no vector is left. PAUSED: call again.
+    """
+    nodes = 0
+    while nodes < budget:
+        state = EXHAUSTED
+        nodes += VECTOR_COST
+        if vectors.threshold[0] >= 0 or begin(vectors, size, threshold, spread):
+            before = vectors.tree.counters[NODES]
+            state = advance(vectors.tree, vectors.kind, vectors.threshold[0], spread, budget)
+            nodes += vectors.tree.counters[NODES] - before
+        if state == PAUSED:
+            return PAUSED, nodes
+        vectors.threshold[0] = -1
+        if state == FOUND:
+            return FOUND, nodes
+        if not next_vector(vectors.counts, vectors.least, vectors.most):
+            return EXHAUSTED, nodes
+    return PAUSED, nodes

@@ -1,0 +1,190 @@
+"""Counts and packing together (global rule): all counts that could beat the incumbent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eplb_opt.bounds import Bound, global_bound, threshold_counts
+from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import Result
+from solvers.local_search.improve import improve
+from solvers.options import Options
+from solvers.scaling import scale_for
+from solvers.tree_search.count_vectors import Vectors, new_vectors, search
+from solvers.tree_search.outcome import Budget
+from solvers.tree_search.sampling import neighbour, try_vector
+from solvers.tree_search.sizes import replica_sizes
+from solvers.tree_search.splitting import EXHAUSTED, FOUND, PAUSED
+
+Integers = NDArray[np.int64]
+
+KICKS = 100
+"""Rounds of local search for the incumbent."""
+SAMPLES = 20_000
+SAMPLING = 0.3
+"""Share of the budget after which sampling gives way to the enumeration."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """The best placement so far, its value, and what is proven."""
+
+    slots: tuple[int, ...]
+    value: Fraction
+    bound: Bound
+
+
+def solve_joint(
+    layer: Layer,
+    options: Options,
+    initial: Sequence[int] | None = None,
+) -> Result:
+    """The placement of least makespan over all counts and packings, under the global rule.
+
+    Optimal when it ends without a limit and the scale is exact; when a limit ends it, the bound is
+    the closed-form one. Up to C(P - 1, E - 1) count vectors: meant for about a dozen redundant
+    experts. Deterministic without a time limit. S = 1 is a closed form: greedy counts.
+
+    Args:
+        layer: the problem.
+        options: limits, seed of the local search; a vector passed over counts as some nodes.
+        initial: [P] slots of a known placement.
+    """
+    budget = Budget(options.time_limit, options.work_limit)
+    bound = global_bound(layer)
+    if layer.topology.slots_per_rank == 1:
+        counts = threshold_counts(layer)
+        slots = tuple(e for e, count in enumerate(counts) for _ in range(count))
+        value = exact_makespan(layer, slots)
+        return _result(layer, Known(slots, value, Bound(value, "counts")), budget)
+    slots = improve(
+        layer,
+        start=initial,
+        budget=budget,
+        rounds=KICKS,
+        seed=options.seed,
+        target=bound.value,
+    )
+    known = Known(slots, exact_makespan(layer, slots), bound)
+    if not options.satisfied(known.value, bound.value):
+        known = _search_counts(layer, known, options, budget)
+    return _result(layer, known, budget)
+
+
+@dataclass(eq=False)
+class CountSearch:
+    """The search over counts of one layer; row ``i`` of ``size`` is expert ``order[i]``.
+
+    It holds the best placement so far, so that an interrupt loses nothing. Only makespans up to
+    ``threshold`` steps are of interest still, and none below ``goal``.
+    """
+
+    layer: Layer
+    order: Integers
+    size: Integers
+    spread: bool
+    budget: Budget
+    goal: int
+    threshold: int
+    slots: tuple[int, ...]
+    value: Fraction
+
+    def sample(self, seed: int) -> None:
+        """Try random vectors near the best: one for every hundred there are, SAMPLES at most."""
+        vectors = self.window()
+        if vectors is None:
+            return
+        random = np.random.default_rng(seed)
+        spare = int((vectors.counts - vectors.least).sum())
+        number = min(SAMPLES, comb(spare + len(self.order) - 1, spare) // 100)
+        best = np.bincount(self.slots, minlength=len(self.order))[self.order]
+        for _ in range(number):
+            if self.threshold < self.goal or not self.budget.chunk(SAMPLING):
+                return
+            counts = neighbour(best, vectors.least, vectors.most, random)
+            success, used = try_vector(vectors, counts, self.size, self.threshold, self.spread)
+            self.budget.used += used
+            if success:
+                best = counts
+                self.accept(vectors)
+
+    def enumerate(self) -> bool:
+        """Go through all vectors; True once nothing up to the threshold is left."""
+        vectors = self.window()
+        state = EXHAUSTED if vectors is None else PAUSED
+        while vectors is not None and state != EXHAUSTED and self.threshold >= self.goal:
+            nodes = self.budget.chunk()
+            if not nodes:
+                return False
+            state, used = search(vectors, self.size, self.threshold, self.spread, nodes)
+            self.budget.used += used
+            if state == FOUND:
+                self.accept(vectors)
+        return True
+
+    def accept(self, vectors: Vectors) -> None:
+        """Take over the packing that the tree holds; rounding may hide that it is no better."""
+        ranks = self.order[vectors.tree.packed(vectors.experts)]
+        found = tuple(int(e) for e in ranks.ravel())
+        self.slots = min(self.slots, found, key=lambda s: exact_makespan(self.layer, s))
+        self.value = exact_makespan(self.layer, self.slots)
+        self.threshold = int(vectors.tree.partial[:, -2].max()) - 1
+
+    def window(self) -> Vectors | None:
+        """The count vectors whose replicas are all within the threshold; None if there are none."""
+        if np.any(self.size[:, -1] > self.threshold):
+            return None
+        topology, sizes = self.layer.topology, self.size[:, 1:]
+        least = 1 + (sizes > self.threshold).sum(axis=1)
+        spare = max(0, topology.num_physical_experts - int(least.sum()))
+        most = np.minimum(sizes.shape[1], least + spare)
+        return new_vectors(least, most, topology.num_physical_experts, topology.num_ranks)
+
+
+def _search_counts(layer: Layer, known: Known, options: Options, budget: Budget) -> Known:
+    """Sample, then enumerate the window of count vectors below the incumbent."""
+    order = np.array(sorted(range(len(layer.loads)), key=lambda e: -layer.loads[e]))
+    scale = scale_for(layer, range(1, layer.most_replicas + 1))
+    counts = CountSearch(
+        layer,
+        order,
+        replica_sizes(layer, scale, layer.most_replicas)[order],
+        layer.spread_replicas,
+        budget,
+        goal=scale.up(known.bound.value) if scale.exact else 0,
+        threshold=scale.up(known.value) - 1,
+        slots=known.slots,
+        value=known.value,
+    )
+    complete = False
+    try:
+        counts.sample(options.seed)
+        complete = counts.enumerate()
+    except KeyboardInterrupt:
+        budget.limit = "interrupt"
+    bound = known.bound
+    if complete:
+        proven = min(counts.value, (counts.threshold + 1) * scale.unit)
+        bound = max(bound, Bound(proven, "search"), key=lambda b: b.value)
+    return Known(counts.slots, counts.value, bound)
+
+
+def _result(layer: Layer, known: Known, budget: Budget) -> Result:
+    return Result(
+        "joint",
+        "search",
+        known.bound.value,
+        known.value,
+        known.slots,
+        tuple(known.slots.count(e) for e in range(len(layer.loads))),
+        bound_source=known.bound.source,
+        limit=budget.limit if known.value > known.bound.value else None,
+        runtime=budget.elapsed,
+    )

@@ -1,0 +1,128 @@
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt import Instance, Rule, Topology
+from eplb_opt.gap import measure_gap
+from eplb_opt.io import read_loads
+from eplb_opt.io.synthetic import generate
+from solvers import solve
+
+FILE = Path(__file__).parents[1] / "policies" / "user_programs.py"
+PUBLISHED = Instance([[600, 560, 120, 120, 20, 10, 10, 10]], Topology(16, 8))
+
+
+def test_published_example() -> None:
+    report = measure_gap(PUBLISHED)
+    (reference,), (layer,) = report.reference, report.policies[0].layers
+    assert reference.status == "optimal"
+    assert reference.lower_bound == reference.incumbent == Fraction(590, 3)
+    assert layer.makespan == 232
+    assert layer.gap == pytest.approx(232 * 3 / 590 - 1)
+    assert layer.optimal is False
+
+
+def test_layers_without_load_are_kept_out_of_every_mean() -> None:
+    loads = [[0] * 8, *PUBLISHED.loads.tolist()]
+    report = measure_gap(Instance(loads, Topology(16, 8)))
+    assert [r.status for r in report.reference] == ["no-load", "optimal"]
+    policy = report.policies[0]
+    assert [layer.layer for layer in policy.layers] == [1]
+    assert policy.gap_mean == policy.gap_max == policy.layers[0].gap
+
+
+def test_only_layers_without_load() -> None:
+    report = measure_gap(Instance([[0, 0]], Topology(2, 1)))
+    policy = report.policies[0]
+    assert (policy.gap_mean, policy.gap_max, policy.balancedness_mean) == (None, None, None)
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_a_failing_policy_does_not_stop_the_others() -> None:
+    names = [f"{FILE}:raises", f"{FILE}:misses_an_expert", "deepseek", "nonsense"]
+    report = measure_gap(PUBLISHED, names)
+    assert [p.status for p in report.policies] == ["error", "invalid", "ok", "error"]
+    assert report.policies[0].message == "RuntimeError: shape mismatch:"
+    assert report.policies[0].gap_mean is None
+    assert report.policies[2].gap_mean > 0
+
+
+def test_bound_met_by_a_policy_is_the_optimum_without_search() -> None:
+    loads = generate("lognormal", num_layers=1, num_experts=4, tokens=1000, seed=0)
+    report = measure_gap(Instance(loads, Topology(64, 64)), time_limit=0.0)
+    assert report.reference[0].status == "optimal"
+    assert report.policies[0].num_optimal == 1
+
+
+def test_statuses_without_and_with_search() -> None:
+    loads = generate("lognormal", num_layers=1, num_experts=64, tokens=10**6, seed=1)
+    instance = Instance(loads, Topology(72, 8))
+    quick = measure_gap(instance)
+    assert quick.reference[0].status == "bound"
+    assert quick.policies[0].layers[0].optimal is None
+    searched = measure_gap(instance, time_limit=1.0)
+    assert searched.reference[0].status in ("feasible", "optimal")
+    assert searched.reference[0].incumbent <= quick.reference[0].incumbent
+
+
+def test_unknown_is_neither_true_nor_false_but_a_better_policy_decides() -> None:
+    loads = generate("lognormal", num_layers=1, num_experts=64, tokens=10**6, seed=1)
+    report = measure_gap(Instance(loads, Topology(72, 8)), [str(FILE), "deepseek"])
+    assert [p.layers[0].optimal for p in report.policies] == [False, None]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(0, 100), min_size=4, max_size=4).filter(any),
+    st.sampled_from([Topology(6, 3), Topology(8, 4, 2, 2), Topology(8, 2, 2, 4)]),
+)
+def test_gap_is_never_negative_and_zero_means_optimal(loads: list[int], machine: Topology) -> None:
+    instance = Instance([loads], machine)
+    report = measure_gap(instance)
+    layer = report.policies[0].layers[0]
+    best = solve(instance.layer(0), backend="brute-force").objective
+    assert report.reference[0].lower_bound == best
+    assert layer.gap >= 0
+    assert layer.optimal is (layer.makespan == best)
+
+
+def test_json_matches_the_contract() -> None:
+    document = json.loads(json.dumps(measure_gap(PUBLISHED).to_json(), allow_nan=False))
+    assert document["schema"] == "eplb-opt/gap/1"
+    assert document["instance"] == {
+        "source": "array",
+        "num_layers": 1,
+        "num_logical_experts": 8,
+        "num_physical_experts": 16,
+        "num_ranks": 8,
+        "num_nodes": 1,
+        "num_groups": 1,
+        "rule": "global",
+        "spread_replicas": False,
+    }
+    (reference,) = document["reference"]
+    assert set(reference) == {"layer", "status", "lower_bound", "incumbent", "mean_load",
+                              "bound_source", "runtime_s"}  # fmt: skip
+    assert Fraction(reference["lower_bound"]) <= Fraction(590, 3)
+    (policy,) = document["policies"]
+    assert set(policy) == {"policy", "status", "message", "runtime_s", "first_call_s",
+                           "import_s", "layers", "gap_mean", "rank_loads",
+                           "gap_max", "balancedness_mean", "num_optimal"}  # fmt: skip
+    assert set(policy["layers"][0]) == {"layer", "makespan", "gap", "optimal"}
+
+
+@pytest.mark.parametrize(("nodes", "groups", "rule"), [(1, 1, Rule.GLOBAL), (4, 8, "hierarchical")])
+def test_recorded_deepseek_v3(recorded: Path, nodes: int, groups: int, rule: str) -> None:
+    loads = read_loads(recorded / "deepseek_v3" / "prefill_in2048.json").loads
+    instance = Instance(loads, Topology(288, 32, nodes, groups))
+    assert instance.rule == rule
+    report = measure_gap(instance)
+    assert [r.status for r in report.reference].count("no-load") == 3
+    policy = report.policies[0]
+    assert len(policy.layers) == 58
+    assert all(layer.gap >= 0 for layer in policy.layers)
+    assert policy.gap_max < 0.02

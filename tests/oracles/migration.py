@@ -1,0 +1,68 @@
+"""The fewest receives by enumeration in exact arithmetic, for tiny layers."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import combinations_with_replacement, product
+
+import numpy as np
+from hypothesis import strategies as st
+
+from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.transfer import received
+from eplb_opt.problem.validity import layer_violation
+from tests.oracles.layers import make_layer
+
+Slots = tuple[int, ...]
+SHAPES = [(3, 4, 2), (4, 6, 3), (5, 6, 2), (5, 6, 3), (4, 4, 2), (2, 3, 3), (3, 6, 2)]
+"""(experts, slots, ranks)"""
+
+
+def placements(experts: int, ranks: int, size: int) -> Iterator[Slots]:
+    """All placements, up to the order of slots in a rank."""
+    contents = list(combinations_with_replacement(range(experts), size))
+    for choice in product(contents, repeat=ranks):
+        slots = tuple(e for rank in choice for e in rank)
+        if len(set(slots)) == experts:
+            yield slots
+
+
+def enumerated(layer: Layer, old: Slots, limit: Fraction) -> int | None:
+    """The fewest receives with which the layer keeps the limit; None if it cannot."""
+    size = layer.topology.slots_per_rank
+    valid = (
+        int(received([old], [slots], size).sum())
+        for slots in placements(len(layer.loads), layer.topology.num_ranks, size)
+        if exact_makespan(layer, slots) <= limit and layer_violation(layer, slots) is None
+    )
+    return min(valid, default=None)
+
+
+@st.composite
+def placed(draw: st.DrawFn, experts: int, slots: int) -> Slots:
+    more = st.lists(st.integers(0, experts - 1), min_size=slots - experts, max_size=slots - experts)
+    return tuple(draw(st.permutations([*range(experts), *draw(more)])))
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Layer, Slots, Fraction]:
+    experts, slots, ranks = draw(st.sampled_from(SHAPES))
+    whole = st.lists(st.integers(0, 12), min_size=experts, max_size=experts)
+    broken = st.lists(st.floats(0, 9, allow_subnormal=False), min_size=experts, max_size=experts)
+    layer = make_layer(draw(st.one_of(whole, broken)), slots, ranks)
+    old, other = draw(placed(experts, slots)), draw(placed(experts, slots))
+    factor = draw(st.sampled_from([Fraction(1), Fraction(99, 100), Fraction(11, 10)]))
+    return layer, old, exact_makespan(layer, other) * factor
+
+
+def unbalanced(seed: int) -> tuple[Layer, Slots, Fraction]:
+    """Alike loads share a rank, and the limit is near the optimum: several receives, where drawn
+    problems seldom ask for more than one.
+    """
+    experts, slots, ranks = [(5, 6, 3), (6, 6, 3), (5, 6, 2), (6, 6, 2)][seed % 4]
+    rng = np.random.default_rng(seed)
+    loads = np.sort(rng.integers(1, 30, experts))
+    old = tuple(sorted([*range(experts), *rng.integers(0, experts, slots - experts).tolist()]))
+    layer = make_layer(loads.tolist(), slots, ranks)
+    makespans = {exact_makespan(layer, x) for x in placements(experts, ranks, slots // ranks)}
+    return layer, old, sorted(makespans)[1 + seed % 3]

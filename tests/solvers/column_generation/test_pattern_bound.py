@@ -1,0 +1,125 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt.certificate.patterns import certified_pattern_bound
+from eplb_opt.io.synthetic import generate
+from eplb_opt.problem.instance import Instance, Layer, Topology
+from solvers.column_generation import pattern_bound
+from tests.oracles.layers import joint_optimum, make_layer
+
+SHAPES = [(1, 1), (2, 2), (2, 3), (3, 2), (1, 4), (4, 2), (6, 1), (3, 3)]
+
+
+@st.composite
+def tiny_layers(draw: st.DrawFn) -> Layer:
+    ranks, size = draw(st.sampled_from(SHAPES))
+    experts = draw(st.integers(1, min(ranks * size, 5)))
+    whole = st.lists(st.integers(0, 30), min_size=experts, max_size=experts)
+    broken = st.lists(st.floats(0, 5, width=16), min_size=experts, max_size=experts)
+    return make_layer(draw(st.one_of(whole, broken)), ranks * size, ranks)
+
+
+@settings(max_examples=250, deadline=None)
+@given(tiny_layers())
+def test_bound_never_exceeds_the_optimum_and_its_certificate_holds(layer: Layer) -> None:
+    bound = pattern_bound(layer, precision=1e-3)
+    assert bound.value <= joint_optimum(layer)
+    assert bound.value >= Fraction(sum(layer.loads), layer.topology.num_ranks) * layer.unit
+    if bound.certificate is not None:
+        assert certified_pattern_bound(layer, bound.certificate) == bound.value
+
+
+@settings(max_examples=100, deadline=None)
+@given(tiny_layers())
+def test_an_optimal_incumbent_is_never_refuted(layer: Layer) -> None:
+    optimum = joint_optimum(layer)
+    bound = pattern_bound(layer, upper=optimum, precision=1e-6)
+    assert bound.value <= optimum
+
+
+def test_bound_above_mean_and_threshold_is_found() -> None:
+    layer = make_layer([10, 10, 1, 1, 1, 1], 6, 2)
+    assert pattern_bound(layer).value == Fraction(12)
+    heavy = make_layer([8, 8, 8], 4, 2)
+    assert joint_optimum(heavy) == 12
+    assert Fraction(1199, 100) < pattern_bound(heavy).value <= 12
+
+
+def test_a_bound_from_spare_slots_alone_is_certified() -> None:
+    layer = make_layer([100, 1, 1], 3, 3)
+    bound = pattern_bound(layer)
+    assert Fraction(9999, 100) < bound.value <= 100
+    assert bound.certificate is not None
+    assert certified_pattern_bound(layer, bound.certificate) == bound.value
+
+
+def test_zipf_layer_with_three_slots_is_bounded_above_mean_and_threshold() -> None:
+    loads = [4096 * 64 // (i + 1) for i in range(64)]
+    layer = make_layer(loads, 72, 24)
+    least = max(Fraction(sum(loads), 24), smallest_threshold(loads, 72))
+    bound = pattern_bound(layer)
+    assert bound.value > least * Fraction(103, 100)
+    assert bound.certificate is not None
+    assert certified_pattern_bound(layer, bound.certificate) == bound.value
+
+
+def smallest_threshold(loads: list[int], num_slots: int) -> Fraction:
+    """The least possible load of the heaviest replica."""
+    counts = [1] * len(loads)
+    for _ in range(num_slots - len(loads)):
+        heaviest = max(range(len(loads)), key=lambda e: Fraction(loads[e], counts[e]))
+        counts[heaviest] += 1
+    return max(Fraction(w, c) for w, c in zip(loads, counts, strict=True))
+
+
+def test_an_incumbent_that_meets_the_bound_is_proven_optimal() -> None:
+    layer = make_layer([100, 1, 1], 3, 3)
+    bound = pattern_bound(layer, upper=Fraction(100))
+    assert bound.value == 100
+    assert bound.certificate is not None
+    assert certified_pattern_bound(layer, bound.certificate) == 100
+
+
+def test_too_many_kinds_of_replicas_are_refused() -> None:
+    with pytest.raises(ValueError, match="spare slots"):
+        pattern_bound(make_layer([1] * 5000, 20_000, 100))
+
+
+def test_a_layer_without_load_has_the_bound_zero() -> None:
+    bound = pattern_bound(make_layer([0, 0], 4, 2))
+    assert (bound.value, bound.certificate, bound.trials) == (0, None, 0)
+
+
+def test_a_time_limit_of_zero_leaves_the_starting_bound() -> None:
+    layer = make_layer([8, 8, 8], 4, 2)
+    assert pattern_bound(layer, time_limit=0).value == 12
+    assert pattern_bound(layer, lower=Fraction(25, 2), time_limit=0).value == Fraction(25, 2)
+
+
+def test_floats_are_bounded_in_tokens() -> None:
+    loads = np.array([8.5, 8.25, 8.125])
+    layer = make_layer(loads.tolist(), 4, 2)
+    bound = pattern_bound(layer)
+    assert bound.value <= joint_optimum(layer)
+    assert bound.value > 12
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_result_is_repeatable(seed: int) -> None:
+    loads = np.random.default_rng(seed).integers(1, 1000, 12).tolist()
+    layer = make_layer(loads, 15, 5)
+    first, second = pattern_bound(layer), pattern_bound(layer)
+    assert (first.value, first.certificate) == (second.value, second.certificate)
+
+
+@pytest.mark.parametrize(("family", "least"), [("zipf", 8198.9), ("lognormal", 8196.0)])
+def test_bound_is_as_strong_as_it_was(family: str, least: float) -> None:
+    """The closed form says 8192 for both."""
+    loads = generate(family, num_layers=1, num_experts=16, tokens=4096 * 16, seed=0)
+    bound = pattern_bound(Instance(loads, Topology(24, 8)).layer(0), precision=1e-4)
+    assert bound.value >= least
+    assert bound.pricings < 200

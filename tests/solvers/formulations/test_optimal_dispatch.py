@@ -1,0 +1,113 @@
+from fractions import Fraction
+from itertools import combinations, combinations_with_replacement, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt.problem.instance import Instance, Layer, Topology
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import SolveStatus
+from solvers.formulations.optimal_dispatch import best_split, solve_uneven, uneven_lower_bound
+from tests.oracles.layers import make_layer
+
+
+def split_by_enumeration(layer: Layer, slots: tuple[int, ...]) -> Fraction:
+    """max over sets F of w(F) / |ranks of F|, over all sets."""
+    size = layer.topology.slots_per_rank
+    best = Fraction(0)
+    for m in range(1, len(layer.loads) + 1):
+        for chosen in combinations(range(len(layer.loads)), m):
+            ranks = {slot // size for slot, e in enumerate(slots) if e in chosen}
+            best = max(best, Fraction(sum(layer.loads[e] for e in chosen), len(ranks)))
+    return best * layer.unit
+
+
+@st.composite
+def placed_layers(draw: st.DrawFn) -> tuple[Layer, tuple[int, ...]]:
+    ranks, size = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    experts = draw(st.integers(1, min(6, ranks * size)))
+    whole = st.lists(st.integers(0, 40), min_size=experts, max_size=experts)
+    broken = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=experts, max_size=experts)
+    layer = make_layer(draw(st.one_of(whole, broken)), ranks * size, ranks)
+    more = draw(
+        st.lists(
+            st.integers(0, experts - 1),
+            min_size=ranks * size - experts,
+            max_size=ranks * size - experts,
+        )
+    )
+    return layer, tuple(draw(st.permutations([*range(experts), *more])))
+
+
+@settings(max_examples=300, deadline=None)
+@given(placed_layers())
+def test_best_split_is_optimal_and_proves_it(placed: tuple[Layer, tuple[int, ...]]) -> None:
+    layer, slots = placed
+    split = best_split(layer, slots)
+    size, G = layer.topology.slots_per_rank, layer.topology.num_ranks
+    assert split.makespan == split_by_enumeration(layer, slots)
+    assert split.makespan <= exact_makespan(layer, slots)
+    assert split.makespan >= uneven_lower_bound(layer)
+    for load, row in zip(layer.loads, split.tokens, strict=True):
+        assert sum(row.values()) == load * layer.unit
+    for e, row in enumerate(split.tokens):
+        assert set(row) <= {slot // size for slot, held in enumerate(slots) if held == e}
+    received = [sum(row.get(r, Fraction(0)) for row in split.tokens) for r in range(G)]
+    assert max(received) == split.makespan
+    touched = {slot // size for slot, e in enumerate(slots) if e in split.critical}
+    critical_load = sum(layer.loads[e] for e in split.critical) * layer.unit
+    assert critical_load == split.makespan * len(touched)
+
+
+def best_by_enumeration(layer: Layer) -> Fraction:
+    experts, topology = range(len(layer.loads)), layer.topology
+    ranks = list(combinations_with_replacement(experts, topology.slots_per_rank))
+    placements = (
+        tuple(e for rank in choice for e in rank)
+        for choice in product(ranks, repeat=topology.num_ranks)
+    )
+    return min(
+        split_by_enumeration(layer, slots) for slots in placements if set(slots) == set(experts)
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([(2, 1), (2, 2), (3, 1), (3, 2), (2, 3)]), st.data())
+def test_best_uneven_placement_is_optimal(shape: tuple[int, int], data: st.DataObject) -> None:
+    ranks, size = shape
+    experts = data.draw(st.integers(1, min(3, ranks * size)))
+    loads = data.draw(st.lists(st.integers(0, 30), min_size=experts, max_size=experts))
+    layer = make_layer(loads, ranks * size, ranks)
+    result = solve_uneven(layer)
+    optimum = best_by_enumeration(layer)
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.objective == result.lower_bound == optimum
+    assert uneven_lower_bound(layer) <= optimum
+    assert result.placement is not None
+    assert set(result.placement) == set(range(experts))
+
+
+def test_a_published_example_reaches_the_mean() -> None:
+    layer = make_layer([600, 560, 120, 120, 20, 10, 10, 10], 16, 8)
+    result = solve_uneven(layer, time_limit=20)
+    assert result.objective == Fraction(1450, 8)
+    assert result.status == SolveStatus.OPTIMAL
+
+
+def test_the_bound_counts_the_slots_that_others_need() -> None:
+    # the heaviest expert has at most 2 of 4 slots, as two others need one each
+    assert uneven_lower_bound(make_layer([90, 1, 1], 4, 4)) == 45
+
+
+def test_invalid_input_is_refused() -> None:
+    layer = make_layer([3, 2, 1], 4, 2)
+    with pytest.raises(ValueError, match="3 entries"):
+        best_split(layer, (0, 1, 2))
+    with pytest.raises(ValueError, match="expert 2 has load but no slot"):
+        best_split(layer, (0, 1, 1, 0))
+    with pytest.raises(ValueError, match="round the loads"):
+        solve_uneven(make_layer([0.1, 0.7, 1e6], 4, 2))
+    nodes = Instance([[1, 2, 3, 4]], Topology(8, 4, num_nodes=2, num_groups=2)).layer(0)
+    with pytest.raises(ValueError, match="global rule"):
+        solve_uneven(nodes)

@@ -1,0 +1,136 @@
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt.bounds import threshold_counts
+from eplb_opt.problem.instance import Instance, Layer, Topology
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import SolveStatus
+from solvers import solve
+from solvers.column_generation import pattern_bound
+from solvers.formulations.two_slots import folded_placement, solve_pairs
+from solvers.options import Options
+from tests.oracles.layers import all_placements, best_packing, joint_optimum, make_layer
+
+
+@st.composite
+def pair_layers(draw: st.DrawFn) -> Layer:
+    ranks = draw(st.integers(1, 4))
+    experts = draw(st.integers(1, min(2 * ranks, 5)))
+    whole = st.lists(st.integers(0, 40), min_size=experts, max_size=experts)
+    broken = st.lists(st.floats(0, 5, width=16), min_size=experts, max_size=experts)
+    return make_layer(draw(st.one_of(whole, broken)), 2 * ranks, ranks)
+
+
+@settings(max_examples=200, deadline=None)
+@given(pair_layers())
+def test_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
+    result = solve_pairs(layer, Options())
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.objective == result.lower_bound == joint_optimum(layer)
+    assert result.placement is not None
+    assert exact_makespan(layer, result.placement) == result.objective
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 2)), min_size=1, max_size=5))
+def test_folding_is_optimal_for_given_counts(choices: list[tuple[int, int]]) -> None:
+    loads, counts = [w for w, _ in choices], [c for _, c in choices]
+    if sum(counts) % 2:
+        counts[0] += 1
+    layer = make_layer(loads, sum(counts), sum(counts) // 2)
+    replicas = sorted(
+        (Fraction(w, c) for w, c in zip(loads, counts, strict=True) for _ in range(c)),
+        reverse=True,
+    )
+    placement = folded_placement(layer, counts)
+    assert exact_makespan(layer, placement) == best_packing(tuple(replicas), 2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(pair_layers())
+def test_spread_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
+    G = layer.topology.num_ranks
+    layer = replace(layer, spread_replicas=True)
+    spread = [slots for slots in all_placements(len(layer.loads), G, 2) if is_spread(slots, G)]
+    if not spread:
+        assert solve(layer).status == SolveStatus.INFEASIBLE
+        return
+    result = solve_pairs(layer, Options())
+    assert result.objective == result.lower_bound
+    assert result.objective == min(exact_makespan(layer, slots) for slots in spread)
+    assert result.placement is not None
+    assert is_spread(result.placement, G)
+
+
+def is_spread(slots: tuple[int, ...], num_ranks: int) -> bool:
+    return all(slots[2 * r] != slots[2 * r + 1] for r in range(num_ranks))
+
+
+def test_spreading_can_cost() -> None:
+    # 9 + 1 and 5 + 5 is best; spread, the halves of 1 join 9 and 10
+    layer = make_layer([9, 10, 1], 4, 2)
+    assert solve_pairs(layer, Options()).objective == 10
+    assert solve_pairs(replace(layer, spread_replicas=True), Options()).objective == Fraction(21, 2)
+
+
+def test_a_medium_layer_is_proven() -> None:
+    loads = np.random.default_rng(5).integers(1, 5000, 16).tolist()
+    layer = make_layer(loads, 24, 12)
+    result = solve_pairs(layer, Options())
+    greedy = exact_makespan(layer, folded_placement(layer, threshold_counts(layer)))
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.objective is not None
+    assert result.objective < greedy
+
+
+def test_the_bound_is_valid_when_no_time_is_given() -> None:
+    layer = make_layer([9, 7, 5, 3, 2], 8, 4)
+    result = solve_pairs(layer, Options(time_limit=0))
+    optimum = joint_optimum(layer)
+    assert result.limit == "time"
+    assert result.objective is not None
+    assert result.lower_bound <= optimum <= result.objective
+
+
+def test_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="slots_per_rank=3"):
+        solve_pairs(make_layer([1, 2], 6, 2), Options())
+    nodes = Instance([[1, 2, 3, 4]], Topology(8, 4, num_nodes=2, num_groups=2)).layer(0)
+    with pytest.raises(ValueError, match="hierarchical"):
+        solve_pairs(nodes, Options())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pattern_bound_stays_below_the_optimum_of_pairs(seed: int) -> None:
+    loads = np.random.default_rng(seed).lognormal(6, 1.2, 20).astype(int).tolist()
+    layer = make_layer(loads, 28, 14)
+    result = solve_pairs(layer, Options())
+    assert result.status == SolveStatus.OPTIMAL
+    assert pattern_bound(layer, precision=1e-6).value <= result.lower_bound
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=3, max_size=6), st.integers(3, 5))
+def test_more_sums_than_can_be_listed_are_bisected(loads: list[int], ranks: int) -> None:
+    layer = make_layer(loads, 2 * ranks, ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.formulations.two_slots.LISTED", 2)
+        result = solve_pairs(layer, Options())
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.objective == solve_pairs(layer, Options()).objective
+
+
+def test_loads_of_any_size_do_not_overflow() -> None:
+    """As integers over their common unit these loads are far beyond the largest float."""
+    loads = [1e300, 7e299, 5e-324, 3e250, 2.0]
+    layer = Instance([loads], Topology(8, 4)).layer(0)
+    with pytest.raises(OverflowError):
+        float(max(layer.loads))
+    result = solve_pairs(layer, Options())
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.objective == solve(layer, backend="brute-force").objective

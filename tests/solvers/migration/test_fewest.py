@@ -1,0 +1,254 @@
+"""Relabelling and the fewest receives, against enumeration in exact arithmetic."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from fractions import Fraction
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt.certificate import nothing_moves_less
+from eplb_opt.problem.instance import Instance, Layer, Rule, Topology
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import SolveStatus
+from eplb_opt.problem.validity import layer_violation
+from heuristics.policies import refined
+from solvers.migration import fewest_moves, num_received, pareto, relabel
+from tests.oracles.layers import make_layer
+from tests.oracles.migration import SHAPES, Slots, enumerated, placed, problems, unbalanced
+
+
+@contextmanager
+def program_only() -> Iterator[pytest.MonkeyPatch]:
+    """The search has no nodes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.migration.fewest.NODES", 0)
+        patch.setattr("solvers.migration.fewest.FIRST_NODES", 0)
+        yield patch
+
+
+@pytest.mark.parametrize("method", [nullcontext, program_only])
+@given(problems())
+@settings(max_examples=50, deadline=None)
+def test_fewest_moves_are_those_of_enumeration(
+    method: Callable[[], AbstractContextManager[object]], problem: tuple[Layer, Slots, Fraction]
+) -> None:
+    layer, old, limit = problem
+    expected = enumerated(layer, old, limit)
+    with method():
+        result = fewest_moves(layer, old, limit)
+    assert result.moves == expected
+    if expected is None:
+        assert result.status == SolveStatus.INFEASIBLE
+        return
+    assert result.status == SolveStatus.OPTIMAL
+    assert result.placement is not None
+    assert layer_violation(layer, result.placement) is None
+    assert exact_makespan(layer, result.placement) == result.makespan
+    assert result.makespan <= limit
+    assert num_received(old, result.placement, layer.topology.slots_per_rank) == expected
+
+
+@pytest.mark.parametrize("method", [nullcontext, program_only])
+@pytest.mark.parametrize("seed", range(12))
+def test_several_receives(method: Callable[[], AbstractContextManager[object]], seed: int) -> None:
+    layer, old, limit = unbalanced(seed)
+    expected = enumerated(layer, old, limit)
+    with method():
+        result = fewest_moves(layer, old, limit)
+    assert expected is not None
+    assert (result.moves, result.lower_bound) == (expected, expected)
+
+
+def test_a_limit_that_rounded_loads_cannot_tell_from_a_lower_one() -> None:
+    """The best of the rounded placements is above the limit by a 2^24th, and so was the answer."""
+    layer = make_layer([2**24, 2**24, 1], 4, 2)
+    with program_only():
+        result = fewest_moves(layer, (0, 1, 2, 0), Fraction(2**25 + 1, 2))
+    assert (result.moves, result.lower_bound) == (1, 1)
+
+
+def test_loads_whose_ratio_is_no_float() -> None:
+    """Two tokens beside nearly the smallest of floats: their ratio was made a float once."""
+    layer = make_layer([0, 5e-308, 0, 0, 2.0], 6, 2)
+    old = (0, 1, 4, 3, 2, 0)
+    limit = exact_makespan(layer, (0, 1, 3, 4, 2, 0))
+    with program_only():
+        result = fewest_moves(layer, old, limit)
+    assert result.moves == enumerated(layer, old, limit)
+
+
+@pytest.mark.parametrize("tiny", [1e-9, 1e-14])
+def test_heavy_ranks_that_differ_by_almost_nothing(tiny: float) -> None:
+    """Most placements of the rounded program are above this limit, by next to nothing."""
+    layer = make_layer([5, 5 + tiny, 5 + 2 * tiny, tiny, 2 * tiny, 3 * tiny], 6, 3)
+    old = (1, 5, 2, 4, 0, 3)
+    limit = exact_makespan(layer, (0, 5, 1, 4, 2, 3))
+    with program_only():
+        result = fewest_moves(layer, old, limit)
+    assert result.moves == enumerated(layer, old, limit)
+    assert result.status == SolveStatus.OPTIMAL
+
+
+def test_without_search_and_program_bounds_are_still_closed_forms() -> None:
+    """As for a layer that is too large for either."""
+    layer, old = make_layer([4, 3, 2, 1], 4, 2), (0, 1, 2, 3)
+    with program_only() as patch:
+        patch.setattr("solvers.migration.fewest.LARGEST", 0)
+        result = fewest_moves(layer, old, Fraction(5))
+        hopeless = fewest_moves(layer, old, Fraction(4))
+    assert (result.moves, result.lower_bound, str(result.status)) == (None, 1, "unknown")
+    assert result.limit == "nodes"
+    assert hopeless.infeasible
+
+
+@given(problems())
+@settings(max_examples=15, deadline=None)
+def test_spread_replicas(problem: tuple[Layer, Slots, Fraction]) -> None:
+    layer, old, limit = problem
+    spread = Layer(layer.loads, layer.unit, layer.topology, spread_replicas=True)
+    if layer_violation(spread, old) is None:
+        result = fewest_moves(spread, old, limit)
+        assert result.moves == enumerated(spread, old, limit)
+        if result.moves is not None:
+            assert nothing_moves_less(spread, old, limit, result.moves)
+            assert not nothing_moves_less(spread, old, limit, result.moves + 1)
+
+
+@given(st.lists(st.integers(0, 12), min_size=4, max_size=4), st.integers(0, 15), st.data())
+@settings(max_examples=12, deadline=None)
+def test_hierarchical(loads: list[int], more: int, data: st.DataObject) -> None:
+    """Exact below 2 E / K receives; a bound never exceeds the optimum."""
+    layer = Instance([loads], Topology(8, 4, 2, 2), rule="hierarchical").layer(0)
+    bits = [more >> i & 1 for i in range(4)]
+    old = (0, 1, bits[0], bits[1], 3, 2, 2 + bits[2], 2 + bits[3])
+    limit = Fraction(data.draw(st.integers(0, 24)))
+    expected, result = enumerated(layer, old, limit), fewest_moves(layer, old, limit)
+    if expected is None:
+        assert result.moves is None
+        return
+    assert not result.infeasible
+    assert result.lower_bound <= expected
+    if expected < 4:
+        assert result.moves == expected == result.lower_bound
+
+
+def test_a_middle_sized_layer_is_solved_and_redone() -> None:
+    """HiGHS takes 13 s for this one; the redo shares no code with the search."""
+    rng = np.random.default_rng(16)
+    before = np.exp(0.6 * rng.standard_normal((2, 16))) * 1000
+    now = before * np.exp(0.1 * rng.standard_normal(before.shape))
+    old, best = (
+        tuple(refined(torch.from_numpy(x), 20, 1, 1, 4)[1].tolist()) for x in (before, now)
+    )
+    layer = Instance(now, Topology(20, 4)).layer(1)
+    limit = exact_makespan(layer, best) * Fraction(101, 100)
+    result = fewest_moves(layer, old, limit)
+    assert (str(result.status), result.proof, result.limit) == ("optimal", "search", None)
+    assert result.moves is not None
+    assert nothing_moves_less(layer, old, limit, result.moves)
+    assert not nothing_moves_less(layer, old, limit, result.moves + 1)
+
+
+def test_an_interrupt_keeps_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("solvers.migration.move_search.advance", interrupted)
+    layer = make_layer([4, 3, 2, 1], 4, 2)
+    result = fewest_moves(layer, (0, 1, 2, 3), Fraction(5), initial=[(0, 3, 1, 2)])
+    assert (result.moves, result.lower_bound, result.limit) == (2, 1, "interrupt")
+
+
+def test_hierarchical_keeps_the_rule() -> None:
+    loads = [[9, 4, 3, 2, 8, 5, 2, 1]]
+    layer = Instance(loads, Topology(8, 4, 2, 2), rule="hierarchical").layer(0)
+    old = (4, 5, 6, 7, 0, 1, 2, 3)
+    result = fewest_moves(layer, old, Fraction(11))
+    assert result.placement is not None
+    assert (result.moves, str(result.status)) == (4, "optimal")
+    assert layer_violation(layer, result.placement) is None
+    assert result.makespan is not None
+    assert result.makespan <= 11
+
+
+def test_what_stays_keeps_its_slot() -> None:
+    result = fewest_moves(make_layer([4, 3, 2, 1], 4, 2), (1, 0, 3, 2), Fraction(5))
+    assert result.placement is not None
+    assert sum(a != b for a, b in zip(result.placement, (1, 0, 3, 2), strict=True)) == 2
+
+
+def test_a_local_copy_is_no_receive() -> None:
+    """Rank 0 drops its replica of 0 for a second copy of 1, which rank 2 had alone."""
+    layer, old = make_layer([2, 12, 1, 1], 6, 3), (0, 1, 0, 1, 2, 3)
+    for limit in (6, 7, 8):
+        expected = enumerated(layer, old, Fraction(limit))
+        assert fewest_moves(layer, old, Fraction(limit)).moves == expected
+
+
+def test_a_time_limit_is_a_result() -> None:
+    loads = [100 + 37 * i % 91 for i in range(32)]
+    old = tuple(range(32)) + tuple(range(8))
+    layer = make_layer(loads, 40, 8)
+    result = fewest_moves(layer, old, exact_makespan(layer, old) * Fraction(9, 10), time_limit=0.0)
+    assert result.limit == "time"
+    assert result.status in (SolveStatus.UNKNOWN, SolveStatus.FEASIBLE)
+
+
+def test_pareto_shares_bounds_and_placements() -> None:
+    layer, old = make_layer([9, 7, 4, 2, 1], 6, 3), (0, 1, 2, 3, 4, 0)
+    limits = [Fraction(x) for x in (8, 9, 10, 12)]
+    front = pareto(layer, old, limits)
+    assert [result.makespan_limit for result in front] == sorted(limits, reverse=True)
+    assert [result.moves for result in front] == [
+        enumerated(layer, old, limit) for limit in sorted(limits, reverse=True)
+    ]
+
+
+@pytest.mark.parametrize(("old", "initial"), [((0, 1, 1, 1), []), ((0, 1, 2, 0), [(0, 0, 1, 1)])])
+def test_invalid_placements(old: Slots, initial: list[Slots]) -> None:
+    with pytest.raises(ValueError, match="is not valid: the slots do not hold every expert"):
+        fewest_moves(make_layer([1, 2, 3], 4, 2), old, Fraction(3), initial=initial)
+
+
+@st.composite
+def two_placements(draw: st.DrawFn) -> tuple[Slots, Slots, int]:
+    experts, slots, ranks = draw(st.sampled_from([*SHAPES, (5, 8, 4), (4, 4, 4)]))
+    return draw(placed(experts, slots)), draw(placed(experts, slots)), ranks
+
+
+@given(two_placements())
+@settings(max_examples=100, deadline=None)
+def test_relabel_is_optimal(problem: tuple[Slots, Slots, int]) -> None:
+    old, new, ranks = problem
+    size = len(old) // ranks
+    best = relabel(old, new, Topology(len(old), ranks))
+    contents = [sorted(new[i : i + size]) for i in range(0, len(new), size)]
+    assert sorted(sorted(best[i : i + size]) for i in range(0, len(best), size)) == sorted(contents)
+    orders = ([e for rank in order for e in rank] for order in permutations(contents))
+    assert num_received(old, best, size) == min(num_received(old, x, size) for x in orders)
+
+
+@given(st.permutations(range(8)), st.permutations(range(8)))
+@settings(max_examples=30, deadline=None)
+def test_relabel_keeps_nodes_together(old: list[int], new: list[int]) -> None:
+    best = relabel(old, new, Topology(8, 4, 2, 2), Rule.HIERARCHICAL)
+    nodes = [[new[0:2], new[2:4]], [new[4:6], new[6:8]]]
+    orders = [
+        [*a, *b]
+        for first, second in permutations(nodes)
+        for a in permutations(first)
+        for b in permutations(second)
+    ]
+    fewest = min(num_received(old, [e for rank in order for e in rank], 2) for order in orders)
+    assert num_received(old, best, 2) == fewest
+    assert {frozenset(best[:4]), frozenset(best[4:])} == {frozenset(new[:4]), frozenset(new[4:])}
+
+
+def test_relabel_names_a_wrong_length() -> None:
+    with pytest.raises(ValueError, match="new has 3 slots, not num_physical_experts=4"):
+        relabel((0, 1, 2, 3), (0, 1, 2), Topology(4, 2))

@@ -1,0 +1,126 @@
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt.problem.instance import Instance, Layer, Topology
+from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.result import SolveStatus
+from solvers import solve
+from solvers.options import Options
+from solvers.scaling import scale_for
+from solvers.tree_search.joint import solve_joint
+from solvers.tree_search.sizes import replica_sizes
+from tests.oracles.packings import best_joint
+
+LOADS = st.integers(0, 60)
+SHAPES = [(1, 1), (1, 4), (3, 1), (4, 1), (2, 2), (3, 2), (2, 3), (2, 4)]
+
+
+@st.composite
+def layers(draw, loads=LOADS):
+    num_ranks, slots = draw(st.sampled_from(SHAPES))
+    number = num_ranks * slots
+    experts = draw(st.integers(1, number))
+    values = draw(st.lists(loads, min_size=experts, max_size=experts))
+    return Instance([values], Topology(number, num_ranks)).layer(0)
+
+
+def check(layer, spread, seed):
+    topology = layer.topology
+    best = best_joint(layer.loads, topology.num_physical_experts, topology.num_ranks, spread)
+    layer = replace(layer, spread_replicas=spread)
+    assert layer.is_feasible == (best is not None)
+    if best is None:
+        assert solve(layer).status == SolveStatus.INFEASIBLE
+        return
+    result = solve_joint(layer, Options(seed=seed))
+    assert result.lower_bound == result.objective == best * layer.unit
+    assert exact_makespan(layer, result.placement) == result.objective
+    assert set(result.placement) == set(range(len(layer.loads)))
+    size = topology.slots_per_rank
+    if spread:
+        ranks = [result.placement[i : i + size] for i in range(0, len(result.placement), size)]
+        assert all(len(set(rank)) == size for rank in ranks)
+
+
+@settings(max_examples=250, deadline=None)
+@given(layers(), st.booleans(), st.integers(0, 3))
+def test_matches_brute_force(layer, spread, seed):
+    check(layer, spread, seed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(layers(st.sampled_from([0.0, 0.1, 0.25, 1.5, 7.3])))
+def test_floats_are_exact_rationals(layer):
+    best = best_joint(layer.loads, layer.topology.num_physical_experts, layer.topology.num_ranks)
+    result = solve_joint(layer, Options())
+    assert result.lower_bound <= best * layer.unit <= result.objective
+    assert exact_makespan(layer, result.placement) == result.objective
+    scale = scale_for(layer, range(1, layer.num_redundant_experts + 2))
+    assert result.objective - result.lower_bound <= layer.topology.slots_per_rank * scale.unit
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers(), st.integers(0, 200))
+def test_bound_is_valid_when_nodes_run_out(layer, nodes):
+    topology = layer.topology
+    best = best_joint(layer.loads, topology.num_physical_experts, topology.num_ranks)
+    result = solve_joint(layer, Options(work_limit=nodes))
+    assert result.lower_bound <= best <= result.objective
+
+
+def test_published_example():
+    """Eight experts on sixteen slots of eight ranks; the proven joint optimum is 590/3."""
+    layer = Layer((600, 560, 120, 120, 20, 10, 10, 10), Fraction(1), Topology(16, 8))
+    assert solve_joint(layer, Options()).lower_bound == Fraction(590, 3)
+
+
+def test_sizes_round_down_where_the_multiple_does_not_fit():
+    layer = Layer((2**58, 3, 1), Fraction(1, 8), Topology(50, 2))
+    scale = scale_for(layer, range(1, 49))
+    size = replica_sizes(layer, scale, 48)
+    assert not scale.exact
+    for e in range(3):
+        assert size[e, 1:].tolist() == [scale.replica(layer, e, k) for k in range(1, 49)]
+
+
+def test_loads_beyond_64_bits_give_a_valid_bound():
+    layer = Layer((2**80, 2**79, 5), Fraction(1, 2**60), Topology(4, 2))
+    best = best_joint(layer.loads, 4, 2) * layer.unit
+    result = solve_joint(layer, Options())
+    assert result.lower_bound <= best <= result.objective
+
+
+def test_spreading_caps_the_counts():
+    layer = Layer((5, 1), Fraction(1), Topology(6, 3))
+    assert (layer.most_replicas, replace(layer, spread_replicas=True).most_replicas) == (5, 3)
+
+
+def test_is_repeatable_under_a_node_limit():
+    loads = tuple(int(w) for w in np.random.default_rng(1).lognormal(8, 1, 16))
+    layer = Layer(loads, Fraction(1), Topology(24, 8))
+    first, second = (solve_joint(layer, Options(seed=2, work_limit=200_000)) for _ in range(2))
+    assert first.placement == second.placement
+    assert first.lower_bound == second.lower_bound
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_no_load_is_solved(num_ranks):
+    result = solve_joint(Layer((0, 0, 0), Fraction(1), Topology(8, num_ranks)), Options())
+    assert result.objective == result.lower_bound == 0
+
+
+def test_the_first_rank_is_spread_too():
+    """The root of the search once gave the largest expert's second replica to the same rank."""
+    loads = [155, 65, 301, 0, 298, 679]
+    layer = Instance([loads], Topology(8, 2), spread_replicas=True).layer(0)
+    for backend in ("search", "portfolio", "brute-force"):
+        assert solve(layer, backend=backend).objective == 780
+    assert (
+        solve(layer, stage="packing").objective
+        == solve(layer, stage="packing", backend="brute-force").objective
+    )
