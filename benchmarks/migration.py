@@ -24,9 +24,9 @@ from eplb_opt.io import read_loads
 from eplb_opt.problem.instance import Layer
 from eplb_opt.problem.objective import exact_makespan
 from eplb_opt.problem.transfer import copied, received
+from heuristics.makespan import makespans
 from heuristics.migration import migrate
 from heuristics.policies import refined
-from heuristics.refined import makespans
 from heuristics.replication import count_replicas
 from solvers.migration import fewest_moves, relabel
 

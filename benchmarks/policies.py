@@ -24,8 +24,8 @@ from torch import Tensor
 from eplb_opt import Instance, Topology
 from eplb_opt.bounds import lower_bound
 from heuristics import POLICIES
+from heuristics.makespan import makespans
 from heuristics.policies import Policy, refined, with_maps
-from heuristics.refined import makespans
 from solvers import solve
 
 LAYERS = 58

@@ -7,21 +7,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from heuristics.exchange import exchange_for_peak, exchange_for_spread, move_replica, swap_extremes
 from heuristics.hierarchical import GroupPacking, Shape, by_total, place_hierarchically
-from heuristics.packing import diverse, interleaved_snake, lpt, snake
-from heuristics.pair_resplit import decode, encode, refine, rounds
-from heuristics.refined import better
-from heuristics.replication import (
+from heuristics.packing import lpt, snake
+from heuristics.pair_resplit import resplit_pairs
+from heuristics.published.apportionment import (
     apportioned_counts,
-    count_replicas,
     even_counts,
-    greedy_replicas,
     huntington_hill_counts,
-    replica_loads,
-    replicas_in_order,
     water_filled_counts,
 )
+from heuristics.published.dealing import diverse, interleaved_snake
+from heuristics.published.exchange import exchange_for_peak, exchange_for_spread
+from heuristics.published.swaps import refine_replicas, swap_extremes
+from heuristics.replication import greedy_replicas, replica_loads, replicas_in_order
 
 Stage = Callable[[Tensor, Tensor, int], Tensor]
 """(loads [B, E], experts of replicas or of slots [B, P], number of ranks) -> expert in each
@@ -39,25 +37,6 @@ def by_load(rule: Callable[[Tensor, int], Tensor]) -> Stage:
     return lambda loads, replicas, ranks: replicas.gather(
         1, rule(replica_loads(loads, replicas), ranks)
     )
-
-
-def resplit_pairs(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
-    """Sixteen rounds of :func:`heuristics.pair_resplit.refine`."""
-    if num_ranks == 1:
-        return phy2log
-    share = loads.double() / count_replicas(phy2log, loads.shape[1])
-    return decode(refine(encode(share, phy2log, num_ranks), rounds(0, 16)))
-
-
-def refine_replicas(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
-    """Move one replica, pack anew (LPT and swaps), keep what has the smaller makespan.
-
-    As seed program 004, which keeps the new packing whatever its makespan.
-    """
-    counts = move_replica(loads, phy2log, num_ranks)
-    replicas = replicas_in_order(counts, phy2log.shape[1])
-    packed = by_load(lpt)(loads, replicas, num_ranks)
-    return better(loads, phy2log, swap_extremes(loads, packed, num_ranks), num_ranks)
 
 
 COUNTS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -80,11 +59,6 @@ REFINEMENTS: dict[str, Stage] = {
     "replica-move": refine_replicas,
     "pair-resplit": resplit_pairs,
 }
-
-
-def swapped_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
-    """Groups to nodes by LPT and swaps between the heaviest and the lightest node."""
-    return swap_extremes(group_loads, lpt(group_loads, num_nodes), num_nodes)
 
 
 LPT_GROUPS = by_total(lpt)

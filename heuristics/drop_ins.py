@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from heuristics.hierarchical import Maps
+from heuristics.matching import keep_slots
 from heuristics.policies import placer, rebalance_experts
-from heuristics.relabelling import keep_slots
 
 
 class RefinedEplbPolicy:

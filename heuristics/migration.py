@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from heuristics.relabelling import held, keep_slots
+from heuristics.matching import held, keep_slots
 from heuristics.replication import count_replicas
 
 REACH = 0.2

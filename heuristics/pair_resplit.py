@@ -1,4 +1,4 @@
-"""Refinement: re-splitting pairs of ranks, never worse than the placement given.
+"""Re-splitting pairs of ranks: a refinement, never worse than the placement given.
 
 The replicas of two ranks are split anew so that the heavier one becomes as light as the tried
 subsets allow. A round does that for many disjoint pairs of all rows in a few tensor operations,
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from heuristics.arrays import argmin_rows, sort_rows
+from heuristics.replication import count_replicas
 
 LOAD_STEPS = 2**22
 """Units of load in the makespan of the first placement."""
@@ -105,11 +106,12 @@ class Coded:
         return self.totals.amax(1)
 
 
-def encode(share: Tensor, phy2log: Tensor, num_ranks: int) -> Coded:
-    """The placement [B, P] in code; share [B, E] is the load of one replica.
+def encode(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Coded:
+    """The placement [B, P] in code, for loads [B, E] in float64.
 
     A replica is rounded by at most half a unit, so a rank load is within S / 2 units.
     """
+    share = loads / count_replicas(phy2log, loads.shape[1])
     load = share.gather(1, phy2log).view(len(phy2log), num_ranks, -1)
     makespan = load.sum(2).amax(1).clamp(min=torch.finfo(share.dtype).tiny * LOAD_STEPS)
     units = (load * (LOAD_STEPS / makespan)[:, None, None]).round().to(torch.int64)
@@ -121,6 +123,22 @@ def decode(coded: Coded) -> Tensor:
     """The placement [B, P]."""
     placement: Tensor = coded.replicas & (2**EXPERT_BITS - 1)
     return placement.view(len(coded.totals), -1)
+
+
+def resplit_pairs(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """The placement [B, P] after sixteen rounds, from loads [B, E]; a stage of its own."""
+    if num_ranks == 1:
+        return phy2log
+    return decode(refine(encode(loads.double(), phy2log, num_ranks), rounds(0, 16)))
+
+
+def resplit(best: Tensor, coded: Coded, schedule: list[Round]) -> tuple[Tensor, Coded]:
+    """Run the rounds from ``coded``; in rows that became lighter, whatever was lost in rounding to
+    units, their end replaces the placement ``best`` [B, P].
+    """
+    after = refine(coded, schedule)
+    wins = after.peak + coded.replicas.shape[1] < coded.peak
+    return torch.where(wins[:, None], decode(after), best), after
 
 
 def refine(coded: Coded, schedule: list[Round]) -> Coded:

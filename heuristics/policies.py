@@ -8,13 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from heuristics.composition import Composition, compose, swapped_groups
+from heuristics.composition import Composition, compose
+from heuristics.effort import place_refined
 from heuristics.grouping import groups_by_reach
 from heuristics.hierarchical import Maps, Shape, by_total, maps, place_hierarchically
+from heuristics.makespan import better
+from heuristics.matching import check_old, receives, relabel
 from heuristics.migration import migrate
 from heuristics.packing import lpt, snake
-from heuristics.refined import better, place_refined
-from heuristics.relabelling import check_old, receives, relabel
+from heuristics.published.swaps import swapped_groups
 
 Placer = Callable[[Tensor, int, int, int, int], Tensor]
 """(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> phy2log [L, P]."""

@@ -211,8 +211,8 @@ def known_policy(name: str) -> None:
 
 def _keeping(name: str) -> Callable[..., Any]:
     """``refined`` with the placement until now as sixth argument."""
+    from heuristics.matching import keeps_groups
     from heuristics.policies import refined
-    from heuristics.relabelling import keeps_groups
 
     budget = name.partition(":")[2]
     if budget != RELABEL and not budget.isdecimal():

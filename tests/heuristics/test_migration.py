@@ -12,9 +12,9 @@ from eplb_opt import Instance, Placement, Topology
 from eplb_opt.problem.objective import exact_makespan
 from eplb_opt.problem.transfer import copied, received
 from eplb_opt.problem.validity import find_violations
+from heuristics.matching import matching, receives, relabel
 from heuristics.migration import migrate
 from heuristics.policies import deepseek, refined
-from heuristics.relabelling import matching, receives, relabel
 
 SHAPES = [
     (64, 72, 1, 1, 8),

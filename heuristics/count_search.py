@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from heuristics.arrays import argmin_rows, luck, sort_rows
-from heuristics.replication import count_replicas
+from heuristics.makespan import better, makespans
+from heuristics.packing import lpt, snake
+from heuristics.pair_resplit import encode, resplit, rounds
+from heuristics.replication import count_replicas, greedy_counts, replica_loads, replicas_in_order
 
 RECEIVERS, DONORS = 4, 4
 """A trial weighs each of four heavy replicas' experts against each of four donors."""
@@ -20,6 +23,14 @@ NOISE = 0.15
 """Who is heavy and who can spare a replica is blurred by this much, so that trials differ."""
 GAIN = 1e-5
 """A move helps where it lowers the bound by more than this part; sums in float32 are no better."""
+VARIANTS = 8
+"""Counts tried at once in a trial."""
+EASINGS = 8
+"""Moves by which a trial first makes room, where greedy counts leave none."""
+TRIAL_ROUNDS = 8
+"""Rounds of re-splitting for each of them."""
+TRIAL_SHARE = 8
+"""With more than three slots a rank a trial takes at most one row in so many."""
 
 
 def least_makespan(items: Tensor, num_ranks: int) -> Tensor:
@@ -98,3 +109,73 @@ def _candidates(loads: Tensor, counts: Tensor, generator: torch.Generator) -> tu
     receiver = (heavy * blur[0]).topk(min(RECEIVERS, loads.shape[1])).indices
     donor = (light * blur[1]).topk(min(DONORS, loads.shape[1]), largest=False).indices
     return receiver.repeat_interleave(donor.shape[1], 1), donor.repeat(1, receiver.shape[1])
+
+
+def try_counts(loads: Tensor, best: Tensor, num_ranks: int, trials: range, far: float) -> Tensor:
+    """Place rows that are far from balance anew, with other counts; an accelerator does not wait
+    for how many these are and takes as many as may be.
+    """
+    slots = best.shape[1] // num_ranks
+    most = len(best) if slots <= 3 else -(-len(best) // TRIAL_SHARE)
+    largest = (loads / greedy_counts(loads, best.shape[1])).amax(1)
+    floor = torch.maximum(loads.sum(1) / num_ranks, largest)
+    for seed in trials:
+        excess = makespans(loads, best, num_ranks) / floor - 1
+        chance = luck((len(best),), torch.Generator().manual_seed(seed), loads) + 0.5
+        score, rows = torch.where(excess > far, excess * chance, 0.0).topk(most)
+        if best.device.type == "cpu":
+            rows = rows[score > 0]
+            if len(rows) == 0:
+                break
+        tried = _other_counts(loads[rows], best[rows], num_ranks, seed)
+        best = best.index_copy(0, rows, tried)
+    return best
+
+
+def _other_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
+    """Place rows anew, with eased counts and seven changes of these; the best of each row, if it is
+    better.
+    """
+    rows, num_slots = best.shape
+    many = loads.repeat_interleave(VARIANTS, 0)
+    eased = ease(loads.float(), best, num_ranks, EASINGS, seed)
+    replicas = replicas_in_order(_moved_counts(loads, eased, num_ranks, seed), num_slots)
+    pack = snake if num_slots == 2 * num_ranks else lpt
+    placed = replicas.gather(1, pack(replica_loads(many, replicas), num_ranks))
+    if num_slots > 2 * num_ranks:
+        placed, _ = resplit(placed, encode(many, placed, num_ranks), rounds(0, TRIAL_ROUNDS))
+    choice = argmin_rows(makespans(many, placed, num_ranks).view(rows, VARIANTS))
+    placed = placed.view(rows, VARIANTS, num_slots)[torch.arange(rows, device=best.device), choice]
+    return better(loads, best, placed, num_ranks)
+
+
+def _moved_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
+    """Counts [8 B, E]: those of ``best``; then an expert of the heaviest rank takes a replica from
+    another expert, in the odd variants a heavy expert of any rank takes one more.
+
+    Which of them receive, and which of those that would stay light give, is random.
+    """
+    rows, device = len(best), loads.device
+    generator = torch.Generator().manual_seed(seed)
+    counts = count_replicas(best, loads.shape[1])
+    ranks = best.view(rows, num_ranks, -1)
+    heaviest = (loads / counts).gather(1, best).view_as(ranks).sum(2).argmax(1)
+    crowd = ranks[torch.arange(rows, device=device), heaviest]
+    which = (luck((rows, VARIANTS), generator, loads) * crowd.shape[1]).long()
+    receiver = crowd.gather(1, which).view(-1, 1)
+    loads, counts = (x.repeat_interleave(VARIANTS, 0) for x in (loads, counts))
+    noise = luck((3, *loads.shape), generator, loads)
+    variant = torch.arange(VARIANTS, device=device).repeat(rows)[:, None]
+    counts = _move(loads, counts, receiver, noise[0], (variant > 0).long())
+    receiver = (loads / counts * noise[1]).argmax(1, keepdim=True)
+    return _move(loads, counts, receiver, noise[2], variant % 2)
+
+
+def _move(loads: Tensor, counts: Tensor, receiver: Tensor, noise: Tensor, active: Tensor) -> Tensor:
+    """Give a replica to ``receiver`` [B, 1] where ``active`` [B, 1] is 1 and an expert can spare
+    one.
+    """
+    kept = torch.where(counts > 1, loads / (counts - 1) * noise, torch.inf)
+    donor = kept.argmin(1, keepdim=True)
+    move = active * (counts.gather(1, donor) > 1)
+    return counts.scatter_add(1, donor, -move).scatter_add(1, receiver, move)

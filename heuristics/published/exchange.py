@@ -1,4 +1,4 @@
-"""The seed programs' refinements: exchanges between the heaviest rank and a light one.
+"""Seed programs 000 and 001: one or two exchanges of the heaviest rank with the two lightest.
 
 Each maps loads [B, E], a placement [B, P] and the number of ranks to a placement; all rows at once.
 """
@@ -10,70 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heuristics.replication import count_replicas, replica_loads
-
-MAX_SWAPS = 50
-RELATIVE_TOLERANCE = 1e-7
-"""An exchange counts where it gains more than this part of the heaviest rank's load."""
-
-
-def swap_extremes(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
-    """Up to 50 times, the best swap between the heaviest and the lightest rank; as seed program
-    002.
-
-    A swap is the better the closer it brings the two ranks together; it never raises the makespan.
-    Ties: the lowest rank, then the first replicas. O(50 B (P + S^2)) time.
-    """
-    rows, num_slots = phy2log.shape
-    capacity = num_slots // num_ranks
-    if capacity == 1 or num_ranks == 1:
-        return phy2log
-    row = torch.arange(rows, device=loads.device)
-    item = replica_loads(loads, phy2log).view(rows, num_ranks, capacity)
-    slots = torch.arange(num_slots, device=loads.device).repeat(rows, 1).view_as(item)
-    for _ in range(MAX_SWAPS):
-        totals = item.sum(2)
-        (top, heavy), (bottom, light) = totals.max(1), totals.min(1)
-        spread = (top - bottom)[:, None, None]
-        difference = item[row, heavy][:, :, None] - item[row, light][:, None, :]
-        gain, which = (spread - (spread - 2 * difference).abs()).flatten(1).max(1)
-        swap = (gain > RELATIVE_TOLERANCE * top)[:, None]
-        pair = torch.stack(
-            [heavy * capacity + which // capacity, light * capacity + which % capacity], 1
-        )
-        if item.device.type == "cpu" and not bool(swap.any()):
-            break
-        for values in (item.view(rows, -1), slots.view(rows, -1)):
-            old = values.gather(1, pair)
-            values.scatter_(1, pair, torch.where(swap, old.flip(1), old))
-    return phy2log.gather(1, slots.view(rows, -1))
-
-
-def move_replica(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
-    """Counts [B, E] after one replica moved to the heaviest item of the heaviest rank.
-
-    It comes from the expert on the lightest rank whose replicas would grow least. No move where the
-    growth would be more than what the receiver's replicas lose. As seed program 004.
-    """
-    rows, num_slots = phy2log.shape
-    capacity = num_slots // num_ranks
-    row = torch.arange(rows, device=loads.device)
-    counts = count_replicas(phy2log, loads.shape[1])
-    count = counts.gather(1, phy2log).view(rows, num_ranks, capacity)
-    item = replica_loads(loads, phy2log).view(rows, num_ranks, capacity)
-    expert = phy2log.view(rows, num_ranks, capacity)
-    totals = item.sum(2)
-    heavy, light = totals.argmax(1), totals.argmin(1)
-    growth = item[row, light] / (count[row, light] - 1)
-    growth = torch.where(count[row, light] > 1, growth, torch.inf)
-    value, which = item[row, heavy].max(1)
-    cost, donor = growth.min(1)
-    relief = value / (count[row, heavy, which] + 1)
-    move = (relief > cost) & (totals[row, heavy] > totals[row, light] * (1 + RELATIVE_TOLERANCE))
-    step = move.long()[:, None]
-    counts = counts.scatter_add(1, expert[row, heavy, which][:, None], step)
-    return counts.scatter_add(1, expert[row, light, donor][:, None], -step)
-
+from heuristics.published.swaps import RELATIVE_TOLERANCE
+from heuristics.replication import replica_loads
 
 DEEP_IMBALANCE = 0.12
 """Above this ``(max - min) / mean`` of the rank loads, two exchanges are made instead of one."""

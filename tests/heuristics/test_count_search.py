@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heuristics.easing import ease, least_makespan
+from heuristics.count_search import ease, least_makespan
+from heuristics.makespan import makespans
 from heuristics.policies import deepseek, refined
-from heuristics.refined import makespans
 from heuristics.replication import count_replicas, greedy_replicas
 
 

@@ -1,0 +1,20 @@
+"""The makespan of placements, and which of two placements is better."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from heuristics.replication import count_replicas
+
+
+def makespans(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """The largest rank load [B] of placements [B, P] for loads [B, E]."""
+    per_slot = (loads / count_replicas(phy2log, loads.shape[1])).gather(1, phy2log)
+    return per_slot.view(len(phy2log), num_ranks, -1).sum(2).amax(1)
+
+
+def better(loads: Tensor, first: Tensor, second: Tensor, num_ranks: int) -> Tensor:
+    """Row by row the placement with the smaller makespan; the first if they are equal."""
+    wins = makespans(loads, second, num_ranks) < makespans(loads, first, num_ranks)
+    return torch.where(wins[:, None], second, first)

@@ -1,0 +1,92 @@
+"""Seed programs 002 and 004: swaps of the heaviest with the lightest rank, and one moved replica.
+
+Refinements map loads [B, E], a placement [B, P] and the number of ranks to a placement; all rows at
+once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from heuristics.makespan import better
+from heuristics.packing import lpt
+from heuristics.replication import count_replicas, replica_loads, replicas_in_order
+
+MAX_SWAPS = 50
+RELATIVE_TOLERANCE = 1e-7
+"""An exchange counts where it gains more than this part of the heaviest rank's load."""
+
+
+def swap_extremes(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """Up to 50 times, the best swap between the heaviest and the lightest rank; as seed program
+    002.
+
+    A swap is the better the closer it brings the two ranks together; it never raises the makespan.
+    Ties: the lowest rank, then the first replicas. O(50 B (P + S^2)) time.
+    """
+    rows, num_slots = phy2log.shape
+    capacity = num_slots // num_ranks
+    if capacity == 1 or num_ranks == 1:
+        return phy2log
+    row = torch.arange(rows, device=loads.device)
+    item = replica_loads(loads, phy2log).view(rows, num_ranks, capacity)
+    slots = torch.arange(num_slots, device=loads.device).repeat(rows, 1).view_as(item)
+    for _ in range(MAX_SWAPS):
+        totals = item.sum(2)
+        (top, heavy), (bottom, light) = totals.max(1), totals.min(1)
+        spread = (top - bottom)[:, None, None]
+        difference = item[row, heavy][:, :, None] - item[row, light][:, None, :]
+        gain, which = (spread - (spread - 2 * difference).abs()).flatten(1).max(1)
+        swap = (gain > RELATIVE_TOLERANCE * top)[:, None]
+        pair = torch.stack(
+            [heavy * capacity + which // capacity, light * capacity + which % capacity], 1
+        )
+        if item.device.type == "cpu" and not bool(swap.any()):
+            break
+        for values in (item.view(rows, -1), slots.view(rows, -1)):
+            old = values.gather(1, pair)
+            values.scatter_(1, pair, torch.where(swap, old.flip(1), old))
+    return phy2log.gather(1, slots.view(rows, -1))
+
+
+def move_replica(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """Counts [B, E] after one replica moved to the heaviest item of the heaviest rank.
+
+    It comes from the expert on the lightest rank whose replicas would grow least. No move where the
+    growth would be more than what the receiver's replicas lose. As seed program 004.
+    """
+    rows, num_slots = phy2log.shape
+    capacity = num_slots // num_ranks
+    row = torch.arange(rows, device=loads.device)
+    counts = count_replicas(phy2log, loads.shape[1])
+    count = counts.gather(1, phy2log).view(rows, num_ranks, capacity)
+    item = replica_loads(loads, phy2log).view(rows, num_ranks, capacity)
+    expert = phy2log.view(rows, num_ranks, capacity)
+    totals = item.sum(2)
+    heavy, light = totals.argmax(1), totals.argmin(1)
+    growth = item[row, light] / (count[row, light] - 1)
+    growth = torch.where(count[row, light] > 1, growth, torch.inf)
+    value, which = item[row, heavy].max(1)
+    cost, donor = growth.min(1)
+    relief = value / (count[row, heavy, which] + 1)
+    move = (relief > cost) & (totals[row, heavy] > totals[row, light] * (1 + RELATIVE_TOLERANCE))
+    step = move.long()[:, None]
+    counts = counts.scatter_add(1, expert[row, heavy, which][:, None], step)
+    return counts.scatter_add(1, expert[row, light, donor][:, None], -step)
+
+
+def refine_replicas(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+    """Move one replica, pack anew (LPT and swaps), keep what has the smaller makespan.
+
+    As seed program 004, which keeps the new packing whatever its makespan.
+    """
+    counts = move_replica(loads, phy2log, num_ranks)
+    replicas = replicas_in_order(counts, phy2log.shape[1])
+    packed = replicas.gather(1, lpt(replica_loads(loads, replicas), num_ranks))
+    return better(loads, phy2log, swap_extremes(loads, packed, num_ranks), num_ranks)
+
+
+def swapped_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
+    """Groups to nodes by LPT and swaps between the heaviest and the lightest node."""
+    return swap_extremes(group_loads, lpt(group_loads, num_nodes), num_nodes)
