@@ -12,7 +12,8 @@ from heuristics.policies import placer, rebalance_experts
 class RefinedEplbPolicy:
     """A policy for vLLM: ``rebalance_experts`` of its ``AbstractEplbPolicy``, ``phy2log`` only.
 
-    Set ``policy`` in a subclass to run another than ``refined``.
+    Set ``policy`` in a subclass to run another than ``refined``: ``refined:40`` starts from the
+    engine's old map and receives at most 40 experts a layer.
     """
 
     policy = "refined"
@@ -35,17 +36,19 @@ class RefinedEplbPolicy:
             num_groups: K; 0 (a model without groups) counts as 1.
             num_nodes: N.
             num_ranks: G.
-            old_global_expert_indices: [L, P] the placement now; replicas that stay on their rank
-                then keep their slot, so that the engine copies no weights within a rank.
+            old_global_expert_indices: [L, P] the placement now, -1 in the slots of new ranks;
+                replicas that stay on their rank then keep their slot, so that the engine copies no
+                weights within a rank. One of another width counts as None.
 
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
-        groups = num_groups or 1
-        phy2log = placer(cls.policy)(weight, num_replicas, groups, num_nodes, num_ranks)
-        if old_global_expert_indices is None:
-            return phy2log
-        return keep_slots(phy2log, old_global_expert_indices.to(phy2log.device), num_ranks)
+        old = old_global_expert_indices
+        if old is not None and old.shape[-1] != num_replicas:
+            old = None
+        place = placer(cls.policy)
+        phy2log = place(weight, num_replicas, num_groups or 1, num_nodes, num_ranks, old)
+        return phy2log if old is None else keep_slots(phy2log, old.to(phy2log.device), num_ranks)
 
 
 def rebalance_experts_sglang(
@@ -64,7 +67,8 @@ def rebalance_experts_sglang(
         num_local_physical_experts: S, slots a rank.
         num_groups: K; None (a model without groups) counts as 1.
         num_nodes: N.
-        algorithm: the name of a policy; SGLang's own choice (an enum member) means ``refined``.
+        algorithm: the name of a policy, as :func:`heuristics.policies.placer` reads it; SGLang's
+            own choice (an enum member) means ``refined``.
 
     Returns:
         ``phy2log [L, P]``, ``log2phy [L, E, P - E + 1]`` padded with -1, ``logcnt [L, E]``.

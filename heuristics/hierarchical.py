@@ -99,14 +99,19 @@ def place_hierarchically(
     Returns:
         The expert in each slot, [L, P] int64.
     """
-    layers, experts = loads.shape
-    nodes, size = shape.num_nodes, experts // shape.num_groups
+    layers, nodes = len(loads), shape.num_nodes
+    experts = experts_by_node(loads, shape, pack_groups)
+    node_loads = loads.gather(1, experts.view(layers, -1)).view_as(experts)
+    local = place(node_loads, shape.num_slots // nodes, shape.num_ranks // nodes)
+    return experts.gather(1, local).view(layers, shape.num_slots)
+
+
+def experts_by_node(loads: Tensor, shape: Shape, pack_groups: GroupPacking) -> Tensor:
+    """The experts of each node [L N, E/N], the nodes of a layer one after another; whole groups."""
+    layers, size = len(loads), loads.shape[1] // shape.num_groups
     group_in_place = pack_groups(loads.view(layers, shape.num_groups, size), shape)
     within = torch.arange(size, device=loads.device)
-    expert_in_place = (group_in_place[:, :, None] * size + within).view(layers * nodes, -1)
-    node_loads = loads.gather(1, expert_in_place.view(layers, -1)).view(layers * nodes, -1)
-    local = place(node_loads, shape.num_slots // nodes, shape.num_ranks // nodes)
-    return expert_in_place.gather(1, local).view(layers, shape.num_slots)
+    return (group_in_place[:, :, None] * size + within).view(layers * shape.num_nodes, -1)
 
 
 def by_total(pack: Callable[[Tensor, int], Tensor]) -> GroupPacking:

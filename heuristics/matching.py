@@ -10,44 +10,43 @@ import torch
 from torch import Tensor
 
 
+class NoStartError(ValueError):
+    """The placement until now cannot be changed into the new one, only replaced by it.
+
+    It has another width or an empty slot (-1), as while ranks come and go, or breaks the rule.
+    """
+
+
 def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like: Tensor) -> Tensor:
     """``old`` as int64 on the device of the loads ``like`` [L, E], if it is a valid placement.
 
     Raises:
-        ValueError: it is not [L, P], misses an expert, or does not keep groups on their nodes.
+        NoStartError: its width is not P, it holds -1, or does not keep groups on their nodes.
+        ValueError: it is otherwise no [L, P] of experts, or misses one.
     """
     layers, experts = like.shape
     if tuple(old.shape) != (layers, num_slots):
-        raise ValueError(f"old of shape {tuple(old.shape)} is not {(layers, num_slots)}")
+        kind = NoStartError if old.shape[:-1] == (layers,) else ValueError
+        raise kind(f"old of shape {tuple(old.shape)} is not {(layers, num_slots)}")
     if old.is_floating_point() or old.is_complex() or old.dtype == torch.bool:
         raise ValueError(f"old must hold the experts as integers, not {old.dtype}")
     old = old.to(like.device, torch.int64)
     low, high = int(old.min()), int(old.max())
     if low < 0 or high >= experts:
-        raise ValueError(f"old holds expert {low if low < 0 else high}, not in 0..{experts - 1}")
+        kind = NoStartError if low == -1 and high < experts else ValueError
+        raise kind(f"old holds expert {low if low < 0 else high}, not in 0..{experts - 1}")
     on_node = held(old, num_nodes, experts) > 0
-    missing = (~on_node.any(1)).nonzero().tolist()
-    if missing:
-        raise ValueError(f"old has no slot for expert {missing[0][1]} in layer {missing[0][0]}")
-    split = _split_groups(old, num_nodes, num_groups, experts).nonzero().tolist()
-    if split:
-        raise ValueError(
+    groups = on_node.view(layers, num_nodes, num_groups, -1).any(3).sum(2)
+    split = (groups != num_groups // num_nodes).nonzero().tolist()
+    if split and num_nodes > 1:
+        raise NoStartError(
             f"old has not {num_groups // num_nodes} whole groups on node {split[0][1]} in layer "
             f"{split[0][0]}: it must follow the hierarchical rule, or num_groups must be 1"
         )
+    missing = (~on_node.any(1)).nonzero().tolist()
+    if missing:
+        raise ValueError(f"old has no slot for expert {missing[0][1]} in layer {missing[0][0]}")
     return old
-
-
-def keeps_groups(phy2log: Tensor, num_nodes: int, num_groups: int, num_experts: int) -> bool:
-    """Whether every node holds experts of K / N groups in all layers; for maps [L, P]."""
-    return not bool(_split_groups(phy2log, num_nodes, num_groups, num_experts).any())
-
-
-def _split_groups(phy2log: Tensor, num_nodes: int, num_groups: int, num_experts: int) -> Tensor:
-    """[L, N] bool: the node holds experts of more or fewer groups than its share."""
-    on_node = held(phy2log, num_nodes, num_experts) > 0
-    groups = on_node.view(len(phy2log), num_nodes, num_groups, -1).any(3)
-    return groups.sum(2) != num_groups // num_nodes
 
 
 def held(phy2log: Tensor, num_ranks: int, num_experts: int) -> Tensor:

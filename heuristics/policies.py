@@ -1,8 +1,14 @@
-"""The named policies: each a short composition of counts rule, packing and refinement."""
+"""The named policies, and the one reading of their names.
+
+A policy is a short composition of counts rule, packing and refinement. The command line, the
+drop-ins and replays all ask :func:`placer` for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,12 +19,12 @@ from heuristics.effort import place_refined
 from heuristics.grouping import groups_by_reach
 from heuristics.hierarchical import Maps, Shape, by_total, maps, place_hierarchically
 from heuristics.makespan import better
-from heuristics.matching import check_old, receives, relabel
+from heuristics.matching import NoStartError, check_old, receives, relabel
 from heuristics.migration import migrate
 from heuristics.packing import lpt, snake
 from heuristics.published.swaps import swapped_groups
 
-Placer = Callable[[Tensor, int, int, int, int], Tensor]
+Place = Callable[[Tensor, int, int, int, int], Tensor]
 """(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> phy2log [L, P]."""
 
 Policy = Callable[[Tensor, int, int, int, int], Maps]
@@ -122,17 +128,123 @@ def _within(weight: Tensor, shape: Shape, old: Tensor, fresh: Tensor, budget: in
     return better(loads, found, torch.where(fits[:, None], fresh, found), ranks)
 
 
-PLACERS: dict[str, Placer] = {
-    "deepseek": deepseek,
-    "waterfill-diverse": waterfill_diverse,
-    "apportion-zigzag": apportion_zigzag,
-    "vectorized-swap": vectorized_swap,
-    "replica-refine": replica_refine,
-    "refined": refined,
+@dataclass(frozen=True)
+class NamedPolicy:
+    """A policy that a name stands for.
+
+    Attributes:
+        place: places all layers anew.
+        idea: one line.
+        change: how it starts from the placement until now, given as ``old``; None for a policy that
+            always places anew.
+    """
+
+    place: Place
+    idea: str
+    change: Callable[..., Tensor] | None = None
+
+    def __call__(
+        self,
+        weight: Tensor,
+        num_replicas: int,
+        num_groups: int,
+        num_nodes: int,
+        num_gpus: int,
+        old: Tensor | None = None,
+    ) -> Tensor:
+        """The expert in each slot, [L, P] int64; arguments as of :func:`rebalance_experts`.
+
+        ``old`` [L, P] is the placement until now. Without one, or where it can be no start (it has
+        another width, holds -1, or does not keep groups on their nodes), all policies place anew.
+
+        Raises:
+            ValueError: an argument does not fit; the message names it.
+        """
+        sizes = (num_replicas, num_groups, num_nodes, num_gpus)
+        if self.change is not None and old is not None:
+            with suppress(NoStartError):
+                return self.change(weight, *sizes, old=old)
+        return self.place(weight, *sizes)
+
+
+TABLE: dict[str, NamedPolicy] = {
+    "deepseek": NamedPolicy(
+        deepseek, "the field's baseline: greedy counts, largest replica into the lightest rank"
+    ),
+    "waterfill-diverse": NamedPolicy(
+        waterfill_diverse,
+        "water-filled counts, one replica of each expert first, bounded exchanges",
+    ),
+    "apportion-zigzag": NamedPolicy(
+        apportion_zigzag,
+        "Huntington-Hill counts, interleaved zigzag packing, bounded exchanges",
+    ),
+    "vectorized-swap": NamedPolicy(
+        vectorized_swap, "the baseline, then swaps between the heaviest and the lightest rank"
+    ),
+    "replica-refine": NamedPolicy(
+        replica_refine, "vectorized-swap, then a replica moved where that lowers the makespan"
+    ),
+    "refined": NamedPolicy(
+        refined, "pairs of ranks re-split, groups balanced, other counts tried; never worse"
+    ),
 }
+"""The policies that have a name of their own."""
+
+KEEPING, RELABEL = "refined", "relabel"
+"""The policy that can start from the placement until now, and the word for keeping all it can."""
 
 
-def with_maps(place: Placer) -> Policy:
+class UnknownPolicyError(ValueError):
+    """There is no policy of such a name."""
+
+
+def placer(name: str) -> NamedPolicy:
+    """The policy of a name.
+
+    A name in ``TABLE``; ``refined:40``, which starts from the placement until now and receives at
+    most 40 experts a layer; ``refined:relabel``, which places anew and keeps what it can where it
+    is; or stages joined by ``+``: a counts rule, a packing, and refinements.
+
+    Raises:
+        UnknownPolicyError: none of these.
+        ValueError: there is no such stage, or no number after ``refined:``.
+
+    Example:
+        >>> placer("refined:40").idea
+        'refined, with at most 40 experts received a layer'
+        >>> placer("greedy + snake + pair-resplit").idea
+        'stages by name'
+    """
+    if name in TABLE:
+        return TABLE[name]
+    if "+" in name:
+        return NamedPolicy(compose(name), "stages by name")
+    if name.startswith(f"{KEEPING}:"):
+        return _keeping(name)
+    raise UnknownPolicyError(
+        f"policy={name!r} is not one of {', '.join(TABLE)}, nor {KEEPING}:N or {KEEPING}:{RELABEL},"
+        " nor stages joined by +"
+    )
+
+
+def _keeping(name: str) -> NamedPolicy:
+    """``refined`` that starts from the placement until now, from ``refined:relabel`` or
+    ``refined:N``.
+    """
+    budget = name.partition(":")[2]
+    if budget == RELABEL:
+        idea = f"{KEEPING}, written so that experts stay where they are"
+        return replace(TABLE[KEEPING], idea=idea, change=refined)
+    if not budget.isdecimal():
+        raise ValueError(
+            f"{name!r} is neither {KEEPING}:{RELABEL} nor {KEEPING}:N with N experts to receive"
+        )
+    idea = f"{KEEPING}, with at most {budget} experts received a layer"
+    return replace(TABLE[KEEPING], idea=idea, change=partial(refined, move_budget=int(budget)))
+
+
+def with_maps(place: Place) -> Policy:
     """The policy that returns all three maps of what ``place`` places."""
 
     def policy(
@@ -144,22 +256,7 @@ def with_maps(place: Placer) -> Policy:
     return policy
 
 
-POLICIES: dict[str, Policy] = {name: with_maps(place) for name, place in PLACERS.items()}
-
-
-def placer(policy: str) -> Placer:
-    """The placer of a policy's name, or of stages such as ``huntington-hill + snake``.
-
-    Raises:
-        ValueError: there is no such policy or stage.
-    """
-    if policy in PLACERS:
-        return PLACERS[policy]
-    if "+" not in policy:
-        raise ValueError(
-            f"policy={policy!r} is not one of {', '.join(PLACERS)}, nor stages joined by +"
-        )
-    return compose(policy)
+POLICIES: dict[str, Policy] = {name: with_maps(policy) for name, policy in TABLE.items()}
 
 
 def rebalance_experts(
@@ -182,8 +279,8 @@ def rebalance_experts(
         num_groups: K, equal contiguous groups of experts.
         num_nodes: N, servers.
         num_gpus: G, ranks in total.
-        policy: a name in ``POLICIES``, or stages such as ``huntington-hill + snake +
-            pair-resplit``.
+        policy: a name as :func:`placer` reads it: one in ``POLICIES``, or stages such as
+            ``huntington-hill + snake + pair-resplit``.
 
     Returns:
         ``phy2log [L, P]``; ``log2phy [L, E, P - E + 1]``, slots ascending, padded with -1;

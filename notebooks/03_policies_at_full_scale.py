@@ -26,7 +26,7 @@ from eplb_opt import Instance, Topology
 from eplb_opt.gap import measure_gap
 from eplb_opt.io import read_loads
 from eplb_opt.io.synthetic import generate
-from eplb_opt.policies.names import BUILT_IN
+from heuristics import POLICIES
 
 RECORDING = None
 torch.set_num_threads(1)
@@ -36,7 +36,7 @@ if RECORDING:
 else:
     loads = generate("deepseek-v3", num_layers=58, num_experts=256, tokens=10_000_000, seed=7)
 instance = Instance(loads, Topology(num_physical_experts=288, num_ranks=32))
-policies = [*BUILT_IN, "huntington-hill + snake + pair-resplit", "greedy + snake"]
+policies = [*POLICIES, "huntington-hill + snake + pair-resplit", "greedy + snake"]
 report = measure_gap(instance, policies)
 
 # %%

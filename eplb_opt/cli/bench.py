@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 def command(instance: Instance, policies: tuple[str, ...], repeat: int, limits: Limits) -> int:
     """Time policies on LOADS, in turns so that all see the same machine; medians and ratios."""
     from eplb_opt.gap import measure_gap
-    from eplb_opt.policies.names import BUILT_IN, PolicyError
+    from eplb_opt.policies.names import PolicyError
     from eplb_opt.policies.runner import PolicyRunner
+    from heuristics import POLICIES
 
     if repeat < 1:
         raise InputError(f"--repeat {repeat} must be at least 1")
-    names = policies or tuple(BUILT_IN)
+    names = policies or tuple(POLICIES)
     with PolicyRunner(limits) as runner:
         report = measure_gap(instance, names, time_limit=0.0, runner=runner)
         runnable = [p.policy for p in report.policies if p.status == "ok"]

@@ -10,12 +10,12 @@ from eplb_opt.cli.output import show, table
 @click.command()
 def command() -> int:
     """List the built-in policies."""
-    from eplb_opt.policies.names import BUILT_IN
+    from heuristics.policies import TABLE
 
     found = table("policy", "idea")
     found.columns[1].justify = "left"
-    for name, idea in BUILT_IN.items():
-        found.add_row(name, idea)
+    for name, policy in TABLE.items():
+        found.add_row(name, policy.idea)
     show(
         found,
         "Stages by name:         --policy 'huntington-hill + snake + pair-resplit'",

@@ -21,21 +21,11 @@ from eplb_opt.problem.instance import Instance, Rule
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.validity import find_violations
 
-BUILT_IN = {
-    "deepseek": "the field's baseline: greedy counts, largest replica into the lightest rank",
-    "waterfill-diverse": "water-filled counts, one replica of each expert first, bounded exchanges",
-    "apportion-zigzag": "Huntington-Hill counts, interleaved zigzag packing, bounded exchanges",
-    "vectorized-swap": "the baseline, then swaps between the heaviest and the lightest rank",
-    "replica-refine": "vectorized-swap, then a replica moved where that lowers the makespan",
-    "refined": "pairs of ranks re-split, groups balanced, other counts tried; never worse",
-}
-"""The names in ``heuristics.policies``, which is imported when one is first used, and the idea."""
+AnyPolicy = str | Callable[..., Any]
+"""A name, as :func:`load_policy` reads it, or a function."""
 
 Slots = NDArray[np.int64]
 """[L, P], the logical expert in each slot."""
-
-KEEPING, RELABEL = "refined", "relabel"
-"""The policy that can start from the placement until now, and the word for keeping all it can."""
 
 DEFAULT_FUNCTION = "rebalance_experts"
 
@@ -96,18 +86,20 @@ class Policy:
         name: as the user gave it.
         function: ``(weight, num_replicas, num_groups, num_nodes, num_gpus)``, in DeepSeek EPLB's
             meaning; a sixth argument without default is given vLLM's old placement, or None.
+        built_in: of ``heuristics``; always given the old placement.
     """
 
     name: str
     function: Callable[..., Any]
+    built_in: bool = False
 
     def call(self, weight: Any, sizes: Sequence[int], old: Any = None) -> Any:
         """What the function returns for loads (a tensor) and ``sizes`` as in :func:`arguments`.
 
         ``old`` is the placement until now, a tensor [L, P], if there is one.
         """
-        sixth = [old] if _required_arguments(self.function) > 1 + len(sizes) else []
-        return self.function(weight, *sizes, *sixth)
+        takes_old = self.built_in or _required_arguments(self.function) > 1 + len(sizes)
+        return self.function(weight, *sizes, *([old] if takes_old else []))
 
     def run(self, instance: Instance, old: Slots | None = None, *, once: bool = False) -> Run:
         """Place all layers of ``instance`` in this process, check the answer, and time it.
@@ -167,28 +159,22 @@ def is_user_file(name: str) -> bool:
     return name.partition(":")[0].endswith(".py")
 
 
-def load_policy(name: str) -> Policy:
-    """A built-in policy, stages by name, or ``path/to/file.py[:function]``.
+def load_policy(policy: AnyPolicy) -> Policy:
+    """A built-in policy, ``path/to/file.py[:function]``, or a function, to be called here.
 
-    Stages are joined by ``+``, as in ``huntington-hill + snake + pair-resplit``. The function of a
-    file is ``rebalance_experts`` by default. ``refined:40`` starts from the placement until now and
-    receives at most 40 experts a layer; ``refined:relabel`` places anew and keeps what it can where
-    it is. Both place anew where there is no placement until now, or it breaks the rule, as experts
-    in order do under the hierarchical rule.
-
-    The function may be an attribute of a class (``file.py:Class.function``).
+    Built-in are the names that :func:`heuristics.policies.placer` reads: those of its table,
+    ``refined:40``, ``refined:relabel``, and stages joined by ``+``. The function of a file is
+    ``rebalance_experts`` by default, and may be an attribute of a class
+    (``file.py:Class.function``).
 
     Raises:
         PolicyError: there is no such policy, file or function, or importing it failed.
     """
-    if name in BUILT_IN or "+" in name:
-        return Policy(name, _built_in(name))
-    if name.startswith(f"{KEEPING}:"):
-        return Policy(name, _keeping(name))
-    path, _, function = name.partition(":")
-    if not path.endswith(".py"):
-        known = ", ".join(BUILT_IN)
-        raise PolicyError(f"unknown policy {name!r}: give one of {known}, or FILE.py[:FUNCTION]")
+    if not isinstance(policy, str):
+        return Policy(getattr(policy, "__qualname__", repr(policy)), policy)
+    if not is_user_file(policy):
+        return _built_in(policy)
+    path, _, function = policy.partition(":")
     target: Any = _imported(Path(path))
     for part in (function or DEFAULT_FUNCTION).split("."):
         if not hasattr(target, part):
@@ -196,7 +182,7 @@ def load_policy(name: str) -> Policy:
         target = getattr(target, part)
     if not callable(target):
         raise PolicyError(f"{function or DEFAULT_FUNCTION!r} of {path} is not a function")
-    return Policy(name, target)
+    return Policy(policy, target)
 
 
 def known_policy(name: str) -> None:
@@ -209,31 +195,15 @@ def known_policy(name: str) -> None:
         load_policy(name)
 
 
-def _keeping(name: str) -> Callable[..., Any]:
-    """``refined`` with the placement until now as sixth argument."""
-    from heuristics.matching import keeps_groups
-    from heuristics.policies import refined
-
-    budget = name.partition(":")[2]
-    if budget != RELABEL and not budget.isdecimal():
-        raise PolicyError(
-            f"{name!r} is neither {KEEPING}:{RELABEL} nor {KEEPING}:N with N experts to receive"
-        )
-    moves = None if budget == RELABEL else int(budget)
-
-    def place(weight: Any, slots: int, groups: int, nodes: int, ranks: int, old: Any) -> Any:
-        if old is None or (nodes > 1 and not keeps_groups(old, nodes, groups, weight.shape[1])):
-            return refined(weight, slots, groups, nodes, ranks)
-        return refined(weight, slots, groups, nodes, ranks, old=old, move_budget=moves)
-
-    return place
-
-
-def _built_in(name: str) -> Callable[..., Any]:
-    from heuristics.policies import placer
+def _built_in(name: str) -> Policy:
+    from heuristics.policies import TABLE, UnknownPolicyError, placer
 
     try:
-        return placer(name)
+        return Policy(name, placer(name), built_in=True)
+    except UnknownPolicyError:
+        known = ", ".join(TABLE)
+        message = f"unknown policy {name!r}: give one of {known}, or FILE.py[:FUNCTION]"
+        raise PolicyError(message) from None
     except ValueError as error:
         raise PolicyError(str(error)) from None
 

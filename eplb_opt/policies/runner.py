@@ -17,6 +17,7 @@ from typing import Any
 
 from eplb_opt.policies import wire
 from eplb_opt.policies.names import (
+    AnyPolicy,
     InvalidPlacementError,
     PolicyError,
     PolicyTimeoutError,
@@ -49,8 +50,9 @@ class Limits:
 class PolicyRunner:
     """Runs policies on instances; a context manager that ends all processes at the end.
 
-    A built-in policy runs in this process. A user's file is imported once, in a process of its own,
-    and again in a new one after that died or was killed. What the program prints is discarded.
+    A built-in policy and a function run in this process. A user's file is imported once, in a
+    process of its own, and again in a new one after that died or was killed. What the program
+    prints is discarded.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -75,7 +77,7 @@ class PolicyRunner:
             worker.kill()
 
     def run(
-        self, name: str, instance: Instance, old: Slots | None = None, *, once: bool = False
+        self, policy: AnyPolicy, instance: Instance, old: Slots | None = None, *, once: bool = False
     ) -> Run:
         """Place all layers with a policy, several times for a steady time; the first answer counts.
 
@@ -86,17 +88,17 @@ class PolicyRunner:
             InvalidPlacementError: the answer is no placement, or the program wrote into its input.
             PolicyError: it could not be imported, raised an exception, or its process ended.
         """
-        if not is_user_file(name):
-            return load_policy(name).run(instance, old, once=once)
+        if not isinstance(policy, str) or not is_user_file(policy):
+            return load_policy(policy).run(instance, old, once=once)
         try:
-            if name not in self._workers:
-                self._workers[name] = _Worker(name, self.limits)
-                self._workers[name].wait_for_import()
-            return _repeated(self._workers[name], instance, old, once)
+            if policy not in self._workers:
+                self._workers[policy] = _Worker(policy, self.limits)
+                self._workers[policy].wait_for_import()
+            return _repeated(self._workers[policy], instance, old, once)
         except InvalidPlacementError:
             raise
         except BaseException:
-            self._end(name)
+            self._end(policy)
             raise
 
 

@@ -6,7 +6,7 @@ A failure is an ``AssertionError`` that says which instance, layer, slot and val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from fractions import Fraction
 from typing import Any
@@ -16,14 +16,12 @@ from numpy.typing import ArrayLike
 
 from eplb_opt.bounds import lower_bound
 from eplb_opt.gap import SMALL_SLOTS, SMALL_TIME_LIMIT
-from eplb_opt.policies.names import Policy, load_policy
+from eplb_opt.policies.names import AnyPolicy, load_policy
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import exact_makespan
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.validity import find_violations
-
-AnyPolicy = str | Callable[..., Any]
 
 FLOAT_TOLERANCE = 1e-6
 """Policies see loads in float32; two makespans are the same within this, relatively."""
@@ -35,17 +33,8 @@ def place(policy: AnyPolicy, instance: Instance, runner: PolicyRunner | None = N
     Raises:
         PolicyError: it failed, or what it returned is no valid placement.
     """
-    if not isinstance(policy, str):
-        return load_function(policy).run(instance).placement
     with PolicyRunner() if runner is None else nullcontext(runner) as running:
         return running.run(policy, instance).placement
-
-
-def load_function(policy: AnyPolicy) -> Policy:
-    """The policy of a name or of a function, to be called in this process."""
-    if isinstance(policy, str):
-        return load_policy(policy)
-    return Policy(getattr(policy, "__qualname__", repr(policy)), policy)
 
 
 def assert_valid(placement: Placement | ArrayLike, instance: Instance) -> None:
@@ -161,7 +150,7 @@ def assert_drop_in(function: AnyPolicy) -> None:
     """
     from eplb_opt.testing.suite import CONTRACTS, Finding
 
-    found = [Finding(name, check(load_function(function))) for name, check in CONTRACTS.items()]
+    found = [Finding(name, check(load_policy(function))) for name, check in CONTRACTS.items()]
     broken = [f"{finding.check}: {finding.message}" for finding in found if finding.message]
     if broken:
         raise AssertionError("; ".join(broken))

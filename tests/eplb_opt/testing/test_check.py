@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eplb_opt.policies.names import BUILT_IN
 from eplb_opt.testing.suite import run_suite
+from heuristics import POLICIES
 
 PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 FILE = Path(__file__).parents[1] / "broken_policies.py"
@@ -21,7 +21,7 @@ def check(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("policy", BUILT_IN)
+@pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_here_passes(policy: str) -> None:
     assert [finding for finding in run_suite(policy) if finding.message] == []
 
