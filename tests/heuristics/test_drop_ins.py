@@ -1,27 +1,12 @@
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from heuristics import RefinedEplbPolicy, rebalance_experts, rebalance_experts_sglang
-from heuristics.drop_ins import keep_slots
-
-
-@given(data=st.data(), ranks=st.integers(1, 3), slots=st.integers(1, 5))
-@settings(max_examples=80, deadline=None)
-def test_as_many_replicas_as_possible_keep_their_slot(data, ranks, slots):
-    placement = st.lists(st.integers(0, 3), min_size=ranks * slots, max_size=ranks * slots)
-    old, new = data.draw(placement), data.draw(placement)
-    got = keep_slots(torch.tensor([new]), torch.tensor([old]), ranks)[0].tolist()
-    for rank in range(ranks):
-        mine = slice(rank * slots, (rank + 1) * slots)
-        assert Counter(got[mine]) == Counter(new[mine])
-        kept = sum(a == b for a, b in zip(got[mine], old[mine], strict=True))
-        assert kept == (Counter(old[mine]) & Counter(new[mine])).total()
+from heuristics.makespan import makespans
+from heuristics.matching import receives
+from heuristics.policies import refined
 
 
 def test_vllm_policy_returns_the_placement_with_slots_kept():
@@ -33,9 +18,61 @@ def test_vllm_policy_returns_the_placement_with_slots_kept():
     assert torch.equal(again, shuffled)
 
 
-def test_vllm_policy_names_a_placement_of_another_size():
-    with pytest.raises(ValueError, match=r"shape \(1, 6\) is not \(1, 8\)"):
-        keep_slots(torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 6, dtype=torch.int64), 2)
+class AtMostTwenty(RefinedEplbPolicy):
+    policy = "refined:20"
+
+
+def drifted() -> tuple[torch.Tensor, torch.Tensor]:
+    """Loads [4, 64] and what they have become."""
+    normal = torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(2))
+    before = (0.8 * normal[0]).exp() * 1000
+    return before, before * (0.3 * normal[1]).exp()
+
+
+def test_vllm_policy_with_a_budget_starts_from_the_old_map():
+    before, now = drifted()
+    sizes = (72, 0, 1, 8)
+    old = AtMostTwenty.rebalance_experts(before, *sizes)
+    assert torch.equal(old, rebalance_experts(before, 72, 1, 1, 8)[0])
+    new = AtMostTwenty.rebalance_experts(now, *sizes, old)
+    fresh = RefinedEplbPolicy.rebalance_experts(now, *sizes, old)
+    assert 0 < int(receives(old, new, 8, 64).max()) <= 20
+    assert int(receives(old, fresh, 8, 64).min()) > 20
+    assert torch.equal(new, refined(now, 72, 1, 1, 8, old=old, move_budget=20))
+    assert bool((makespans(now, new, 8) < makespans(now, old, 8)).all())
+
+
+def test_vllm_policy_keeps_to_the_groups_of_the_old_map():
+    before, now = drifted()
+    old = AtMostTwenty.rebalance_experts(before, 80, 8, 4, 8)
+    new = AtMostTwenty.rebalance_experts(now, 80, 8, 4, 8, old)
+    assert int(receives(old, new, 8, 64).max()) <= 20
+    against_the_rule = (torch.arange(80) % 64).repeat(4, 1)
+    anew = AtMostTwenty.rebalance_experts(now, 80, 8, 4, 8, against_the_rule)
+    fresh = rebalance_experts(now, 80, 8, 4, 8)[0]
+    assert torch.equal(anew.view(4, 8, 10).sort(2).values, fresh.view(4, 8, 10).sort(2).values)
+
+
+@pytest.mark.parametrize("policy", [RefinedEplbPolicy, AtMostTwenty])
+def test_vllm_map_of_other_ranks_is_no_start(policy):
+    before, now = drifted()
+    fresh = rebalance_experts(now, 72, 1, 1, 8)[0]
+    wide = rebalance_experts(before, 96, 1, 1, 8)[0]
+    assert torch.equal(policy.rebalance_experts(now, 72, 0, 1, 8, wide), fresh)
+    new_rank = rebalance_experts(before, 72, 1, 1, 8)[0]
+    new_rank[:, -9:] = -1
+    placed = policy.rebalance_experts(now, 72, 0, 1, 8, new_rank)
+    assert torch.equal(placed.view(4, 8, 9).sort(2).values, fresh.view(4, 8, 9).sort(2).values)
+
+
+def test_sglang_algorithm_is_any_name_of_a_policy():
+    trace = torch.randint(0, 50, (4, 2, 8), generator=torch.Generator().manual_seed(1))
+    for name in ("refined:40", "refined:relabel", "greedy + snake + pair-resplit"):
+        got = rebalance_experts_sglang(trace, 12, 3, None, 2, name)
+        expected = rebalance_experts(trace.sum(0), 12, 1, 2, 4, policy=name)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    with pytest.raises(ValueError, match="policy='deepseek:4' is not one of deepseek, "):
+        rebalance_experts_sglang(trace, 12, 3, None, 2, "deepseek:4")
 
 
 def test_sglang_function_sums_over_steps():

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from eplb_opt import Instance, Placement, Topology
 from eplb_opt.problem.validity import find_violations
 from heuristics import POLICIES, rebalance_experts
+from heuristics.matching import receives
+from heuristics.policies import TABLE, UnknownPolicyError, placer, refined
 from tests.oracles.baseline import baseline
 
 README_LOADS = [
@@ -101,6 +103,79 @@ def test_bad_loads_are_refused():
         rebalance_experts(torch.ones(2), 2, 1, 1, 1)
 
 
-def test_unknown_policy_is_named():
-    with pytest.raises(ValueError, match="policy='best' is not one of deepseek, "):
-        rebalance_experts(torch.ones(1, 2), 2, 1, 1, 1, policy="best")
+@pytest.mark.parametrize("name", ["best", "deepseek:40", "refined ", "refine:4", ""])
+def test_unknown_policy_is_named(name):
+    with pytest.raises(
+        UnknownPolicyError, match=f"policy='{name}' is not one of deepseek, .*"
+    ) as e:
+        rebalance_experts(torch.ones(1, 2), 2, 1, 1, 1, policy=name)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("refined:", "'refined:' is neither refined:relabel nor refined:N with N experts"),
+        ("refined:some", "'refined:some' is neither refined:relabel nor refined:N"),
+        ("refined:-1", "'refined:-1' is neither refined:relabel nor refined:N"),
+        ("refined:4 + lpt", "counts rule 'refined:4' is not one of greedy, "),
+        ("greedy +", "packing '' is not one of lpt, "),
+    ],
+)
+def test_names_that_only_begin_as_a_policy_are_named(name, message):
+    with pytest.raises(ValueError, match=message):
+        placer(name)
+
+
+def test_every_policy_says_its_idea_in_one_line():
+    assert list(TABLE) == list(POLICIES)
+    for policy in TABLE.values():
+        assert 10 < len(policy.idea) < 100
+        assert "\n" not in policy.idea
+
+
+NAMES = [*POLICIES, "refined:40", "refined:relabel", "huntington-hill + snake + pair-resplit"]
+SIZES = (72, 1, 1, 8)
+
+
+def two_loads() -> torch.Tensor:
+    """Loads [2, 3, 64]: until now, and now."""
+    normal = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(9))
+    return normal.mul(0.7).exp() * 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_an_old_placement_a_name_places_as_rebalance_experts(name):
+    _, now = two_loads()
+    placed = placer(name)(now, *SIZES)
+    assert torch.equal(placed, placer(name)(now, *SIZES, None))
+    assert torch.equal(placed, rebalance_experts(now, *SIZES, policy=name)[0])
+    if name.startswith("refined:"):
+        assert torch.equal(placed, rebalance_experts(now, *SIZES)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_those_that_say_so_start_from_the_old_placement(name):
+    before, now = two_loads()
+    old = refined(before, *SIZES)
+    placed = placer(name)(now, *SIZES, old=old)
+    if name.startswith("refined:"):
+        budget = None if name == "refined:relabel" else 40
+        assert torch.equal(placed, refined(now, *SIZES, old=old, move_budget=budget))
+        assert not torch.equal(placed, refined(now, *SIZES))
+    else:
+        assert torch.equal(placed, placer(name)(now, *SIZES))
+
+
+@pytest.mark.parametrize("budget", [0, 5, 20])
+def test_a_number_is_what_is_received_at_most(budget):
+    before, now = two_loads()
+    old = refined(before, *SIZES)
+    placed = placer(f"refined:{budget}")(now, *SIZES, old)
+    assert int(receives(old, placed, 8, 64).max()) <= budget
+
+
+def test_an_old_placement_that_is_a_mistake_is_refused():
+    _, now = two_loads()
+    with pytest.raises(ValueError, match="old holds expert 71, not in 0..63"):
+        placer("refined:4")(now, *SIZES, torch.arange(72).repeat(3, 1))

@@ -1,11 +1,20 @@
-from pathlib import Path
+from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from eplb_opt import Instance, Topology
 from eplb_opt.policies.names import InvalidPlacementError, PolicyError, load_policy
+from heuristics.policies import refined
+from tests.eplb_opt.policies import user_programs
 
 FILE = Path(__file__).with_name("user_programs.py")
+SLOTS = [[0, 1, 2, 3, 0, 1]] * 2
 INSTANCE = Instance([[4, 3, 2, 1], [1, 2, 3, 4]], Topology(6, 3))
 
 
@@ -74,6 +83,9 @@ def test_exceptions_become_one_line(function: str, message: str) -> None:
     ("name", "message"),
     [
         ("depseek", "unknown policy 'depseek': give one of deepseek"),
+        ("deepseek:4", "unknown policy 'deepseek:4': give one of .*, or FILE.py"),
+        ("refined:some", "'refined:some' is neither refined:relabel nor refined:N"),
+        ("greedy + best", "packing 'best' is not one of lpt"),
         ("missing.py", "no such file: missing.py"),
         (f"{FILE}:nothing", "user_programs.py has no 'nothing'"),
         (f"{FILE}:Engine.nothing", "has no 'Engine.nothing'"),
@@ -101,3 +113,48 @@ def test_two_files_of_one_name_do_not_mix(tmp_path: Path) -> None:
     instance = Instance([[1, 2]], Topology(2, 1))
     both = [load_policy(str(tmp_path / f / "policy.py")) for f in "ab"]
     assert [p.run(instance).placement.phy2log.tolist() for p in both] == [[[0, 1]], [[1, 0]]]
+
+
+def test_a_plus_in_a_path_joins_no_stages(tmp_path: Path) -> None:
+    path = tmp_path / "a+b.py"
+    path.write_text("def rebalance_experts(*_):\n    return [[0, 1]]\n")
+    assert load_policy(str(path)).run(Instance([[1, 2]], Topology(2, 1))).placement
+
+
+@pytest.mark.parametrize(
+    "function", [user_programs.rebalance_experts, user_programs.Engine.place, lambda *_: SLOTS]
+)
+def test_functions(function: Callable[..., Any]) -> None:
+    policy = load_policy(function)
+    assert policy.name == function.__qualname__
+    assert policy.run(INSTANCE).placement.phy2log.tolist() == SLOTS
+
+
+OLD = [[0, 1, 2, 3, 2, 3]] * 2
+
+
+def test_a_function_is_given_the_old_placement_only_where_it_must_be() -> None:
+    given: list[Any] = []
+
+    def takes_it(weight, slots, groups, nodes, ranks, old):  # noqa: ARG001
+        given.append(old)
+        return SLOTS
+
+    def may_take_it(*arguments: Any, old: Any = None) -> Any:
+        given.append((len(arguments), old))
+        return SLOTS
+
+    for function in (takes_it, may_take_it):
+        load_policy(function).run(INSTANCE, np.array(OLD), once=True)
+    assert given[0].tolist() == OLD
+    assert given[1:] == [(5, None)]
+
+
+def test_built_in_policies_are_always_given_the_old_placement() -> None:
+    old = np.array(OLD)
+    few = load_policy("refined:1").run(INSTANCE, old).placement.phy2log
+    weight = torch.tensor(INSTANCE.loads, dtype=torch.float32)
+    expected = refined(weight, 6, 1, 1, 3, old=torch.tensor(old), move_budget=1)
+    assert few.tolist() == expected.tolist()
+    kept = [load_policy("refined").run(INSTANCE, x).placement.phy2log for x in (None, old)]
+    assert (kept[0] == kept[1]).all()

@@ -63,6 +63,21 @@ def test_a_policy_that_prints_megabytes_is_fine(runner, capfd):
     assert len(capfd.readouterr().out) < 1000
 
 
+def test_a_function_runs_in_this_process(runner):
+    called_in = []
+
+    def place(weight, *_):
+        called_in.append(os.getpid())
+        return [[0, 1, 2, 3, 0, 1]] * len(weight)
+
+    run = runner.run(place, INSTANCE, once=True)
+    assert run.placement.phy2log.tolist() == [[0, 1, 2, 3, 0, 1]] * 2
+    assert run.import_time is None
+    assert called_in == [os.getpid()]
+    with pytest.raises(PolicyError, match="ZeroDivisionError"):
+        runner.run(lambda *_: 1 / 0, INSTANCE)
+
+
 def test_the_others_are_measured_all_the_same():
     names = [f"{FILE}:{f}" for f in ("good", "leaves", "stops_at_nothing", "crashes", "good")]
     report = measure_gap(INSTANCE, ["deepseek", *names], policy_timeout=1.0)
