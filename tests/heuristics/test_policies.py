@@ -177,5 +177,5 @@ def test_a_number_is_what_is_received_at_most(budget):
 
 def test_an_old_placement_that_is_a_mistake_is_refused():
     _, now = two_loads()
-    with pytest.raises(ValueError, match="old holds expert 71, not in 0..63"):
+    with pytest.raises(ValueError, match="old holds expert 71, not in "):
         placer("refined:4")(now, *SIZES, torch.arange(72).repeat(3, 1))
