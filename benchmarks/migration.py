@@ -21,13 +21,13 @@ from eplb_opt import Instance, Topology
 from eplb_opt.certificate import nothing_moves_less
 from eplb_opt.certificate.exhaustive import TooLargeError
 from eplb_opt.io import read_loads
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.transfer import copied, received
 from heuristics.makespan import makespans
 from heuristics.migration import migrate
 from heuristics.policies import refined
 from heuristics.replication import count_replicas
+from solvers.dispatch import value
 from solvers.migration import fewest_moves, relabel
 
 SHAPES = {"global": (288, 1, 1, 32), "hierarchical": (288, 8, 4, 32)}
@@ -113,8 +113,8 @@ def compare(path: str, noise: float, seed: int) -> None:
             rows.append((name, makespans(now, placed, ranks), placed, seconds))
         thorough = makespans(now, refined(now, *shape, effort="thorough"), ranks)
         best = torch.stack([thorough, *(row[1] for row in rows)]).amin(0)
-        for name, value, placed, seconds in rows:
-            over = 100 * (value / best - 1)
+        for name, makespan, placed, seconds in rows:
+            over = 100 * (makespan / best - 1)
             moves = received(old, placed, size).sum(1)
             local = copied(old, placed, size).sum(1).mean()
             figures = f"{over.mean():.3f} / {over.max():.3f} | {moves.mean():.1f} / {moves.max()}"
@@ -132,10 +132,11 @@ def prove(shape: tuple[int, int, int], noise: float, within: float, seconds: flo
     found = migrate(torch.from_numpy(now), old, ranks, range(slots + 1), every_budget=True)
     for layer in Instance(now, Topology(slots, ranks)).layers():
         i, start = layer.index, old[layer.index].tolist()
-        value = exact_makespan(layer, best[i].tolist())
-        limit = value * (1 + Fraction(str(within)))
-        over = float(exact_makespan(layer, start) / value - 1)
-        fits = [x.tolist() for x in found.phy2log[i] if exact_makespan(layer, x.tolist()) <= limit]
+        goal = value(layer, best[i].tolist()).incumbent
+        limit = goal * (1 + Fraction(str(within)))
+        over = float(value(layer, start).incumbent / goal - 1)
+        maps = found.phy2log[i].tolist()
+        fits = [x for x in maps if value(layer, x).incumbent <= limit]
         ours = [int(received([start], [x], slots // ranks).sum()) for x in fits]
         initial = [*fits, best[i].tolist()]
         result = fewest_moves(layer, start, limit, time_limit=seconds, initial=initial)

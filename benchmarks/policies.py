@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from eplb_opt import Instance, Topology
-from eplb_opt.bounds import lower_bound
+from eplb_opt import bounds as closed_forms
 from heuristics import POLICIES
 from heuristics.makespan import makespans
 from heuristics.policies import Policy, refined, with_maps
@@ -110,7 +110,7 @@ def reference(loads: Tensor, shape: tuple[int, ...], exact: float | None) -> Ten
     instance = Instance(loads.double().numpy(), Topology(slots, ranks, nodes, groups), rule=rule)
     layers = instance.layers()
     if exact is None:
-        bounds = [lower_bound(layer).value for layer in layers]
+        bounds = [closed_forms.of(layer).value for layer in layers]
     else:
         options = {"time_limit": exact, "tolerance": 1e-5}
         bounds = [solve(layer, stage="joint", **options).lower_bound for layer in layers]

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from eplb_opt import Instance, Topology
-from eplb_opt.bounds import lower_bound
+from eplb_opt import Instance, Topology, bounds
 from eplb_opt.io.synthetic import generate
 from eplb_opt.policies.names import load_policy
-from eplb_opt.problem.objective import exact_makespan
+from solvers.dispatch import value
 
 REPEATS = 5
 SHAPES = {
@@ -44,8 +43,8 @@ def main() -> None:
         layers = instance.layers()
         rows = policy.run(instance).placement.phy2log.tolist()
         place = seconds(lambda i=instance: policy.run(i))
-        measure = seconds(lambda ls=layers, rs=rows: [*map(exact_makespan, ls, rs)])
-        bound = seconds(lambda ls=layers: [*map(lower_bound, ls)])
+        measure = seconds(lambda ls=layers, rs=rows: [*map(value, ls, rs)])
+        bound = seconds(lambda ls=layers: [*map(bounds.of, ls)])
         print(f"{name:<22} {place:8.3f} {measure:8.3f} {bound:8.3f} {bound / place:13.1f}")
 
 

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib import import_module
-from typing import Any
 
-from eplb_opt.bounds import mean_load
-from eplb_opt.problem.instance import Layer, Rule
-from eplb_opt.problem.objective import exact_makespan
-from eplb_opt.problem.result import Result
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import SUM, Dispatch, Objective, mean_load
+from eplb_opt.problem.result import Result, Stage
+from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition
+from solvers.backends import BACKENDS, COUNTS, GROUPS, JOINT, OPTIMAL_DISPATCH, PACKING
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
-from solvers.options import Options, Progress
-
-BACKENDS: dict[str, dict[str, str]] = {
-    "groups": {
-        "load": "solvers.formulations.groups:solve_groups",
-        "reach": "solvers.formulations.groups:solve_groups_by_reach",
-    },
-    "counts": {"greedy": "solvers.formulations.counts:solve_counts"},
-    "packing": {
-        "portfolio": "solvers.packing_portfolio:solve_packing",
-        "search": "solvers.tree_search.packing:solve_packing",
-        "cp-sat": "solvers.formulations.packing_cp_sat:solve_packing",
-        "scipy": "solvers.formulations.packing_mip:solve_packing_scipy",
-        "cbc": "solvers.formulations.packing_mip:solve_packing_cbc",
-        "highs": "solvers.formulations.packing_mip:solve_packing_highs",
-        "scip": "solvers.formulations.packing_mip:solve_packing_scip",
-        "brute-force": "solvers.brute_force:solve_packing",
-    },
-    "joint": {
-        "portfolio": "solvers.portfolio:solve_joint",
-        "search": "solvers.tree_search.joint:solve_joint",
-        "pairs": "solvers.formulations.two_slots:solve_pairs",
-        "cp-sat": "solvers.formulations.joint_cp_sat:solve_joint",
-        "scipy": "solvers.formulations.joint_mip:solve_joint_scipy",
-        "cbc": "solvers.formulations.joint_mip:solve_joint_cbc",
-        "highs": "solvers.formulations.joint_mip:solve_joint_highs",
-        "scip": "solvers.formulations.joint_mip:solve_joint_scip",
-        "brute-force": "solvers.brute_force:solve_joint",
-    },
-}
-"""The backends of each stage, imported when first used; ``auto`` is the first one. A packing
-backend takes ``(layer, counts, options)``, a joint one ``(layer, options, initial)``, both for a
-layer under the global rule."""
+from solvers.options import Budget, Progress, SearchOptions
 
 
 @dataclass(frozen=True)
@@ -74,16 +43,18 @@ def solve(
     *,
     stage: str = "joint",
     backend: str = "auto",
+    objective: Objective | str = SUM,
+    dispatch: Dispatch | str = Dispatch.EVEN,
     time_limit: float | None = None,
     seed: int = 0,
     workers: int = 1,
     initial: Sequence[int] | None = None,
     given: Stages | None = None,
-    tolerance: float = 0.0,
+    tolerance: float | Fraction = 0,
     work_limit: int | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Solve one stage of one layer exactly, or as far as the time limit allows.
+    """Solve one stage of one layer exactly, or as far as the limits allow.
 
     Args:
         problem: ``instance.layer(i)``.
@@ -92,24 +63,28 @@ def solve(
             replica), ``packing`` (makespan with the counts given), or ``joint`` (makespan over
             everything that the rule allows).
         backend: one of ``BACKENDS[stage]``, or ``auto``.
+        objective: what is minimized over the steps; ``sum`` so far.
+        dispatch: how tokens are shared: ``even``, or for the stage ``joint`` under the global rule
+            ``optimal`` (which for the sum is ``fixed``).
         time_limit: seconds, None for none. Reaching it is a result, not an exception.
         seed: for backends with randomness.
         workers: threads; 1 is repeatable.
         initial: slots [P] of a placement to start the joint search from (global rule).
-        tolerance: the joint search may stop at this relative distance of value and bound.
-        work_limit: nodes of a search, millionths of CP-SAT's deterministic time: a limit that gives
-            the same result on any machine, if ``workers`` is 1 and there is no time limit.
-        progress: told the value of the incumbent and the lower bound of the joint search, in
-            tokens, whenever one of its methods ends.
         given: decisions of earlier stages for ``counts`` and ``packing``; what is None is solved
             first, to optimality.
+        tolerance: the joint search may stop at this relative distance of value and bound.
+        work_limit: for the whole solve, see :class:`solvers.options.SearchOptions`: a limit that
+            gives the same result on any machine, if ``workers`` is 1 and there is no time limit.
+        progress: told the value of the incumbent and the lower bound of the joint search, in
+            tokens, whenever one of its methods ends.
 
     Returns:
         A result whose lower bound is valid and whose objective is recomputed from the placement,
         both exact.
 
     Raises:
-        ValueError: unknown stage or backend, or a stage that the rule does not have.
+        ValueError: unknown stage, backend, objective or dispatch, or a stage that the rule does not
+            have.
 
     Example:
         >>> from eplb_opt import Instance, Topology
@@ -119,69 +94,127 @@ def solve(
         >>> str(result.status), str(result.objective)
         ('optimal', '590/3')
     """
-    solver = _backend(stage, backend)
-    options = Options(
-        time_limit, seed, workers, Fraction(tolerance), work_limit=work_limit, progress=progress
-    )
-    given = given or Stages()
+    options = SearchOptions(time_limit, work_limit, Fraction(tolerance), seed, workers, progress)
+    question = _Question.of(problem, stage, backend, objective, dispatch)
+    budget, given = Budget(options), given or Stages()
     if not problem.is_feasible:
-        return Result(stage, backend, mean_load(problem), bound_source="mean", infeasible=True)
-    if stage == "joint":
-        return _checked(problem, _solve_joint(problem, solver, options, initial))
-    if problem.rule == Rule.GLOBAL:
-        return _checked(problem, _solve_global_stage(problem, stage, solver, options, given))
-    if stage == "groups":
-        result: Result = solver(problem)
-        return result
-    nodes = given.node_of_group or solve_groups(problem).node_of_group or ()
-    if stage == "counts":
-        return decomposition.solve_counts(problem, nodes, given.least, given.most)
-    counts = given.counts or decomposition.solve_counts(problem, nodes).counts or ()
-    return _checked(problem, decomposition.solve_packing(problem, counts, nodes, solver, options))
+        bound = mean_load(problem, question.objective)
+        return Result(question.stage, question.backend, bound, bound_source="mean", infeasible=True)
+    if question.stage == Stage.GROUPS:
+        return GROUPS[question.backend].solve(problem)
+    if question.stage == Stage.COUNTS:
+        return _counts(problem, given)
+    if question.stage == Stage.PACKING:
+        return question.answer(_packing(question, given, budget), budget)
+    return question.answer(_joint(question, initial, budget), budget)
 
 
-def _checked(problem: Layer, result: Result) -> Result:
-    """``result``, if its placement is valid and worth what it says.
+@dataclass(frozen=True)
+class _Question:
+    """What is to be solved, with the words understood, and by what."""
 
-    Raises:
-        RuntimeError: it is not: an error of this package, not of the caller.
-    """
-    slots = result.placement
-    if slots is not None:
-        wrong = layer_violation(problem, slots)
-        if wrong is None and exact_makespan(problem, slots) != result.objective:
-            wrong = f"it is not worth {result.objective}"
-        if wrong is not None:
-            raise RuntimeError(f"{result.backend} returned an invalid placement: {wrong}")
-    return result
+    problem: Layer
+    stage: Stage
+    backend: str
+    objective: Objective
+    dispatch: Dispatch
 
+    @classmethod
+    def of(
+        cls,
+        problem: Layer,
+        stage: str,
+        backend: str,
+        objective: Objective | str,
+        dispatch: Dispatch | str,
+    ) -> _Question:
+        """Raises a ValueError that names the word which is not understood."""
+        if stage not in BACKENDS:
+            raise ValueError(f"stage={stage!r} is not one of {', '.join(BACKENDS)}")
+        if dispatch not in list(Dispatch):
+            raise ValueError(f"dispatch={dispatch!r} is not one of {', '.join(Dispatch)}")
+        objective, dispatch = Objective.parse(objective), Dispatch(dispatch)
+        even = dispatch == Dispatch.EVEN
+        if objective != SUM or not (even or stage == Stage.JOINT):
+            raise ValueError(
+                f"stage={stage!r} with objective={str(objective)!r}, dispatch={str(dispatch)!r} "
+                "cannot be solved: use objective='sum', and another dispatch than 'even' with "
+                "stage='joint' only"
+            )
+        if stage == Stage.GROUPS and problem.rule == Rule.GLOBAL:
+            raise ValueError(
+                "stage='groups' needs rule='hierarchical': the global rule has no groups"
+            )
+        table = BACKENDS[stage] if even else OPTIMAL_DISPATCH
+        if backend != "auto" and backend not in table:
+            raise ValueError(
+                f"backend={backend!r} is not one of auto, {', '.join(table)} (for stage={stage!r})"
+            )
+        name = next(iter(table)) if backend == "auto" else backend
+        return cls(problem, Stage(stage), name, objective, dispatch)
 
-def _solve_joint(
-    problem: Layer, solver: Callable[..., Result], options: Options, initial: Sequence[int] | None
-) -> Result:
-    if problem.rule == Rule.HIERARCHICAL:
-        return decomposition.solve_joint(problem, solver, options)
-    return solver(problem, options, None if initial is None else tuple(initial))
+    def answer(self, found: Bracket, budget: Budget) -> Result:
+        """The result, if its placement is valid and worth what it says.
 
-
-def _solve_global_stage(
-    problem: Layer, stage: str, solver: Callable[..., Result], options: Options, given: Stages
-) -> Result:
-    if stage == "groups":
-        raise ValueError("stage='groups' needs rule='hierarchical': the global rule has no groups")
-    if stage == "counts":
-        return solve_counts(problem, given.least, given.most)
-    return solver(problem, given.counts or solve_counts(problem).counts, options)
-
-
-def _backend(stage: str, name: str) -> Callable[..., Any]:
-    if stage not in BACKENDS:
-        raise ValueError(f"stage={stage!r} is not one of {', '.join(BACKENDS)}")
-    table = BACKENDS[stage]
-    if name != "auto" and name not in table:
-        raise ValueError(
-            f"backend={name!r} is not one of auto, {', '.join(table)} (for stage={stage!r})"
+        Raises:
+            RuntimeError: it is not: an error of this package, not of the caller.
+        """
+        problem, slots = self.problem, found.placement
+        if slots is not None:
+            wrong = layer_violation(problem, slots)
+            if wrong is None and self.value(slots) != found.value:
+                wrong = f"it is not worth {found.value}"
+            if wrong is not None:
+                raise RuntimeError(f"{self.backend} returned an invalid placement: {wrong}")
+        return Result(
+            self.stage,
+            self.backend,
+            found.bound,
+            found.value,
+            slots,
+            None if slots is None else found.counts(problem.num_logical_experts),
+            None if slots is None else _node_of_group(problem, slots),
+            bound_source=found.source,
+            limit=None if found.closed else found.limit,
+            runtime=budget.elapsed(),
+            certificate=found.evidence,
         )
-    module, function = table[next(iter(table)) if name == "auto" else name].split(":")
-    solver: Callable[..., Any] = getattr(import_module(module), function)
-    return solver
+
+    def value(self, slots: Sequence[int]) -> Fraction:
+        """What a placement costs."""
+        return value(self.problem, slots, self.objective, self.dispatch).incumbent
+
+
+def _node_of_group(problem: Layer, slots: Sequence[int]) -> tuple[int, ...] | None:
+    """[K] where a valid placement has the groups; None under the global rule."""
+    if problem.rule == Rule.GLOBAL:
+        return None
+    per_node = problem.topology.slots_per_node
+    return tuple(slots.index(group[0]) // per_node for group in problem.groups)
+
+
+def _counts(problem: Layer, given: Stages) -> Result:
+    if problem.rule == Rule.GLOBAL:
+        return COUNTS["greedy"].solve(problem, given.least, given.most)
+    return decomposition.solve_counts(problem, _nodes(problem, given), given.least, given.most)
+
+
+def _nodes(problem: Layer, given: Stages) -> Sequence[int]:
+    return given.node_of_group or solve_groups(problem).node_of_group or ()
+
+
+def _packing(question: _Question, given: Stages, budget: Budget) -> Bracket:
+    problem, solver = question.problem, PACKING[question.backend].solve
+    if problem.rule == Rule.GLOBAL:
+        return solver(problem, given.counts or solve_counts(problem).counts or (), budget)
+    nodes = _nodes(problem, given)
+    counts = given.counts or decomposition.solve_counts(problem, nodes).counts or ()
+    return decomposition.solve_packing(problem, counts, nodes, solver, budget)
+
+
+def _joint(question: _Question, initial: Sequence[int] | None, budget: Budget) -> Bracket:
+    table = JOINT if question.dispatch == Dispatch.EVEN else OPTIMAL_DISPATCH
+    problem, solver = question.problem, table[question.backend].solve
+    if problem.rule == Rule.HIERARCHICAL and question.dispatch == Dispatch.EVEN:
+        return decomposition.solve_joint(problem, solver, budget)
+    return solver(problem, budget, None if initial is None else tuple(initial))

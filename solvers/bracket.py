@@ -1,71 +1,75 @@
-"""What is known of a layer while it is being solved: the best placement and the best bound."""
+"""What is known of an optimum: the best placement, and what is proven."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 from eplb_opt.bounds import Bound
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.objective import exact_makespan
-from eplb_opt.problem.result import Result
-from solvers.options import Clock
+from eplb_opt.problem.evidence import ClosedForm, Evidence
+from eplb_opt.problem.result import Limit
 
 
 @dataclass(frozen=True)
-class Known:
-    """A placement and a lower bound, both exact; they only improve.
+class Bracket:
+    """``bound <= optimum <= value``, both exact and in tokens; they only come closer.
 
     Attributes:
-        layer: the problem.
-        slots: [P] the best placement.
-        value: its makespan in tokens.
-        bound: proven lower bound in tokens.
-        source: what proves it.
-        evidence: for :mod:`eplb_opt.certificate`; None if there is only a solver's word.
+        placement: [P] slots of the best placement; None without one.
+        value: what it costs, recomputed from it; None without one.
+        bound: proven lower bound.
+        source: what proves the bound.
+        evidence: for :mod:`eplb_opt.certificate`; None if there is only the word of ``source``.
         limit: what ended the search, None if it came to its end.
     """
 
-    layer: Layer
-    slots: tuple[int, ...]
-    value: Fraction
+    placement: tuple[int, ...] | None
+    value: Fraction | None
     bound: Fraction
     source: str
-    evidence: dict[str, Any] | None = field(default_factory=lambda: {"kind": "closed-form"})
-    limit: str | None = None
+    evidence: Evidence | None = None
+    limit: Limit | None = None
 
     @classmethod
-    def start(cls, layer: Layer, bound: Bound, placements: Iterable[tuple[int, ...]]) -> Known:
-        """The best of ``placements`` and a closed-form bound."""
-        slots = min(placements, key=lambda s: exact_makespan(layer, s))
-        return cls(layer, slots, exact_makespan(layer, slots), bound.value, bound.source)
+    def start(cls, bound: Bound, found: Iterable[Bracket]) -> Bracket:
+        """A closed-form bound, and the best placement in ``found``."""
+        bracket = cls(None, None, bound.value, bound.source, ClosedForm())
+        for other in found:
+            bracket = bracket.with_placement(other)
+        return bracket
 
-    def with_placement(self, slots: tuple[int, ...]) -> Known:
-        """With ``slots`` if they are better."""
-        value = exact_makespan(self.layer, slots)
-        return replace(self, slots=slots, value=value) if value < self.value else self
+    @property
+    def closed(self) -> bool:
+        """Whether the optimum is known."""
+        return self.value == self.bound
 
-    def with_bound(
-        self, bound: Fraction, source: str, evidence: dict[str, Any] | None = None
-    ) -> Known:
-        """With ``bound`` if it is better."""
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The placement, which must be there."""
+        if self.placement is None:
+            raise ValueError("no placement is known")
+        return self.placement
+
+    @property
+    def incumbent(self) -> Fraction:
+        """The value, which must be there."""
+        if self.value is None:
+            raise ValueError("no placement is known")
+        return self.value
+
+    def counts(self, num_experts: int) -> tuple[int, ...]:
+        """[E] replicas of each expert in the placement."""
+        return tuple(self.slots.count(e) for e in range(num_experts))
+
+    def with_placement(self, found: Bracket) -> Bracket:
+        """With the placement of ``found``, if it costs less; not with its bound."""
+        if found.value is None or (self.value is not None and self.value <= found.value):
+            return self
+        return replace(self, placement=found.placement, value=found.value)
+
+    def with_bound(self, bound: Fraction, source: str, evidence: Evidence | None = None) -> Bracket:
+        """With ``bound``, if it is higher."""
         if bound <= self.bound:
             return self
         return replace(self, bound=bound, source=source, evidence=evidence)
-
-    def result(self, stage: str, backend: str, clock: Clock) -> Result:
-        """What the solver returns."""
-        return Result(
-            stage,
-            backend,
-            self.bound,
-            self.value,
-            self.slots,
-            tuple(self.slots.count(e) for e in range(self.layer.num_logical_experts)),
-            bound_source=self.source,
-            limit=self.limit if self.value > self.bound else None,
-            runtime=clock.elapsed(),
-            certificate=self.evidence,
-        )

@@ -9,39 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations, permutations, product
 
-from eplb_opt.problem.instance import Layer, Rule
-from eplb_opt.problem.objective import exact_makespan
-from eplb_opt.problem.result import Result
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.topology import Rule
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 
 LARGEST = 12
 """Slots beyond which there are too many placements."""
 
 
-def solve_joint(layer: Layer, _options: object = None, _initial: object = None) -> Result:
+def solve_joint(layer: Layer, _budget: object = None, _initial: object = None) -> Bracket:
     """The optimal placement of a layer under its rule, by enumeration.
 
     Raises:
         ValueError: the layer has more than 12 slots.
     """
-    return _best("joint", layer, _placements(layer))
+    return _best(layer, _placements(layer))
 
 
-def solve_packing(layer: Layer, counts: Sequence[int], _options: object = None) -> Result:
+def solve_packing(layer: Layer, counts: Sequence[int], _budget: object = None) -> Bracket:
     """The optimal packing of given ``counts`` [E] under the global rule, by enumeration."""
-    return _best("packing", layer, _packings(layer, counts))
+    return _best(layer, _packings(layer, counts))
 
 
-def _best(stage: str, layer: Layer, placements: Iterator[tuple[int, ...]]) -> Result:
+def _best(layer: Layer, placements: Iterator[tuple[int, ...]]) -> Bracket:
     if layer.topology.num_physical_experts > LARGEST:
         size = layer.topology.num_physical_experts
         raise ValueError(
             f"num_physical_experts={size} is too many for brute force (at most {LARGEST})"
         )
     allowed = (slots for slots in placements if _spread(layer, slots))
-    slots = min(allowed, key=lambda s: exact_makespan(layer, s))
-    value = exact_makespan(layer, slots)
-    counts = tuple(slots.count(e) for e in range(layer.num_logical_experts))
-    return Result(stage, "brute-force", value, value, slots, counts, bound_source="enumeration")
+    best = min((value(layer, slots) for slots in allowed), key=lambda found: found.incumbent)
+    return Bracket(best.placement, best.value, best.incumbent, "enumeration")
 
 
 def _spread(layer: Layer, slots: tuple[int, ...]) -> bool:
@@ -69,9 +68,9 @@ def _node_placements(layer: Layer, block: Sequence[int]) -> list[tuple[int, ...]
     """The best placement inside a node, as experts of the whole layer: nodes do not influence each
     other.
     """
-    experts = [e for k in block for e in layer.groups[k]]
-    result = solve_joint(layer.node_problem(block))
-    return [tuple(experts[i] for i in result.placement or ())]
+    experts = layer.experts_of(block)
+    best = solve_joint(layer.node_problem(block))
+    return [tuple(experts[i] for i in best.slots)]
 
 
 def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
-from eplb_opt.bounds import Bound, global_bound, lower_bound
+from eplb_opt import bounds
 from eplb_opt.bounds.partitions import (
     Block,
     all_blocks,
@@ -20,14 +19,17 @@ from eplb_opt.bounds.partitions import (
     can_enumerate,
     lazy_bottleneck,
 )
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.result import Result, exact_text
+from eplb_opt.problem import evidence
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.result import Limit, Result, Stage
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 from solvers.formulations import counts
 from solvers.formulations.groups import blocks_of, node_of_group, solve_groups
-from solvers.options import Clock, Options
+from solvers.options import Budget
 
-NodeSolver = Callable[[Layer, Options], Result]
-CountedSolver = Callable[[Layer, Sequence[int], Options], Result]
+JointSolver = Callable[[Layer, Budget, None], Bracket]
+PackingSolver = Callable[[Layer, Sequence[int], Budget], Bracket]
 
 
 def solve_counts(
@@ -40,72 +42,73 @@ def solve_counts(
 
     Each node on its own. ``least`` and ``most`` [E] limit the counts.
     """
-    blocks = blocks_of(nodes)
-    results = []
+    blocks, found = blocks_of(nodes), dict[int, int]()
+    heaviest = Fraction(0)
     for block in blocks:
-        inside = [e for k in block for e in layer.groups[k]]
+        inside = layer.experts_of(block)
         limits = [None if x is None else [x[e] for e in inside] for x in (least, most)]
-        results.append(counts.solve_counts(layer.node_problem(block), *limits))
-    return _combined(layer, blocks, results, max(result.lower_bound for result in results))
+        result = counts.solve_counts(layer.node_problem(block), *limits)
+        found |= zip(inside, result.counts or (), strict=True)
+        heaviest = max(heaviest, result.lower_bound)
+    return Result(
+        Stage.COUNTS,
+        "greedy",
+        heaviest,
+        heaviest,
+        counts=tuple(found[e] for e in sorted(found)),
+        node_of_group=node_of_group(blocks),
+        bound_source="exchange argument",
+    )
 
 
 def solve_packing(
     layer: Layer,
     given: Sequence[int],
     nodes: Sequence[int],
-    solve_node: CountedSolver,
-    options: Options,
-) -> Result:
+    solve_node: PackingSolver,
+    budget: Budget,
+) -> Bracket:
     """Packing inside every node when counts [E] and node of each group [K] are given."""
-    clock = Clock(options)
     blocks = blocks_of(nodes)
-    results: list[Result] = []
+    found: list[Bracket] = []
     for block in blocks:
-        inside = [given[e] for k in block for e in layer.groups[k]]
-        results.append(solve_node(layer.node_problem(block), inside, _left(clock, results)))
-    bound = max(result.lower_bound for result in results)
-    return replace(_combined(layer, blocks, results, bound), runtime=clock.elapsed())
+        inside = [given[e] for e in layer.experts_of(block)]
+        found.append(solve_node(layer.node_problem(block), inside, budget.part()))
+    worst = max(found, key=lambda node: node.bound)
+    known = Bracket(None, None, worst.bound, worst.source, limit=_limit(found))
+    return known.with_placement(_joined(layer, blocks, found))
 
 
-def solve_joint(layer: Layer, solve_node: NodeSolver, options: Options) -> Result:
+def solve_joint(layer: Layer, solve_node: JointSolver, budget: Budget) -> Bracket:
     """Groups, counts and packing together: optimal if every node that decides is solved.
 
     A node needs to be solved only as well as the worst node of the best partition: what is proven
     of that one is the target of the others.
     """
-    clock, topology = Clock(options), layer.topology
-    solved: dict[Block, Result] = {}
-    bound = lower_bound(layer)
+    topology = layer.topology
+    solved: dict[Block, Bracket] = {}
+    closed = bounds.of(layer)
     cost = _block_bounds(layer)
 
     def solve_block(block: Block) -> Fraction:
         target = max(cost[other] for other in bottleneck_partition(cost, topology.num_groups))
-        left = replace(_left(clock, solved.values(), 1 / topology.num_nodes), target=target)
-        solved[block] = solve_node(layer.node_problem(block), left)
-        return solved[block].lower_bound
+        part = budget.part(1 / topology.num_nodes, target=target)
+        solved[block] = solve_node(layer.node_problem(block), part, None)
+        return solved[block].bound
 
     if can_enumerate(topology.num_groups, topology.num_nodes):
-        value, _ = lazy_bottleneck(cost, solve_block, topology.num_groups)
-        found = {
-            block: result.objective
-            for block, result in solved.items()
-            if result.objective is not None
-        }
-        blocks = bottleneck_partition(found, topology.num_groups)
+        proven, _ = lazy_bottleneck(cost, solve_block, topology.num_groups)
+        reached = {block: node.incumbent for block, node in solved.items()}
+        blocks = bottleneck_partition(reached, topology.num_groups)
     else:
-        value, blocks = bound.value, list(cost)
+        proven, blocks = closed.value, list(cost)
         for block in blocks:
             solve_block(block)
-    result = _combined(layer, blocks, [solved[block] for block in blocks], max(value, bound.value))
-    source = bound.source if bound.value >= value else f"groups:{result.bound_source}"
-    limit = _limit(solved.values()) if result.gap else None
-    return replace(
-        result,
-        bound_source=source,
-        limit=limit,
-        runtime=clock.elapsed(),
-        certificate=_evidence(value, bound, solved),
-    )
+    nodes = [solved[block] for block in blocks]
+    worst = max(nodes, key=lambda node: node.bound)
+    known = Bracket.start(closed, [_joined(layer, blocks, nodes)])
+    known = known.with_bound(proven, f"groups:{worst.source}", _evidence(solved))
+    return replace(known, limit=None if known.closed else _limit(solved.values()))
 
 
 def _block_bounds(layer: Layer) -> dict[Block, Fraction]:
@@ -115,56 +118,30 @@ def _block_bounds(layer: Layer) -> dict[Block, Fraction]:
         blocks = all_blocks(groups, nodes)
     else:
         blocks = blocks_of(solve_groups(layer).node_of_group or ())
-    return {block: global_bound(layer.node_problem(block)).value for block in blocks}
+    return {block: bounds.of(layer.node_problem(block)).value for block in blocks}
 
 
-def _evidence(value: Fraction, bound: Bound, solved: dict[Block, Result]) -> dict[str, Any]:
-    """What :func:`eplb_opt.certificate` needs to check that no partition beats ``value``."""
-    if bound.value >= value:
-        return {"kind": "closed-form"}
-    blocks = [
-        {
-            "groups": list(block),
-            "bound": exact_text(result.lower_bound),
-            "evidence": result.certificate or {"kind": "trusted", "solver": result.backend},
-        }
-        for block, result in solved.items()
-    ]
-    return {"kind": "groups", "blocks": blocks}
-
-
-def _combined(
-    layer: Layer, blocks: Sequence[Block], results: Sequence[Result], bound: Fraction
-) -> Result:
-    """The result for the whole layer from those of its nodes."""
-    experts = [[e for k in block for e in layer.groups[k]] for block in blocks]
-    pairs = list(zip(experts, results, strict=True))
-    counts = {
-        e: c for inside, result in pairs for e, c in zip(inside, result.counts or (), strict=True)
-    }
-    placed = all(result.placement is not None for result in results)
-    worst = max(results, key=lambda result: result.lower_bound)
-    return Result(
-        stage=worst.stage,
-        backend=worst.backend,
-        lower_bound=bound,
-        objective=max(result.objective for result in results if result.objective is not None),
-        placement=tuple(inside[i] for inside, result in pairs for i in result.placement or ())
-        if placed
-        else None,
-        counts=tuple(counts[e] for e in sorted(counts)),
-        node_of_group=node_of_group(blocks),
-        bound_source=worst.bound_source,
-        limit=_limit(results),
+def _evidence(solved: dict[Block, Bracket]) -> evidence.Groups:
+    """What :mod:`eplb_opt.certificate` needs to check that no partition beats the bound."""
+    return evidence.Groups(
+        tuple(
+            evidence.Block(block, node.bound, node.evidence or evidence.Trusted(node.source))
+            for block, node in solved.items()
+        )
     )
 
 
-def _limit(results: Iterable[Result]) -> str | None:
-    limits = {result.limit for result in results}
-    return next((name for name in ("interrupt", "time", "tolerance") if name in limits), None)
+def _joined(layer: Layer, blocks: Sequence[Block], nodes: Sequence[Bracket]) -> Bracket:
+    """The placement of the whole layer when node n takes ``blocks[n]``."""
+    slots: list[int] = []
+    for block, node in zip(blocks, nodes, strict=True):
+        experts = layer.experts_of(block)
+        slots += [experts[i] for i in node.slots]
+    return value(layer, slots)
 
 
-def _left(clock: Clock, results: Iterable[Result], share: float = 1.0) -> Options:
-    """A share of the time left; none after an interrupt: every node still gets a placement."""
-    left = clock.remaining(share)
-    return replace(left, time_limit=0.0) if _limit(results) == "interrupt" else left
+def _limit(nodes: Iterable[Bracket]) -> Limit | None:
+    """The weightiest reason."""
+    reasons = {node.limit for node in nodes}
+    order = (Limit.INTERRUPT, Limit.TIME, Limit.WORK, Limit.TOLERANCE)
+    return next((limit for limit in order if limit in reasons), None)

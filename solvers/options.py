@@ -1,65 +1,141 @@
-"""What a caller asks of a solver, and the clock that goes with it."""
+"""What a caller asks of a search, and what is left of it while the search runs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
+
+from eplb_opt.problem.result import Limit
 
 Progress = Callable[[Fraction, Fraction], None]
 """Told the value of the incumbent and the lower bound, in tokens."""
 
+CHUNK = 1 << 20
+"""Work between two looks at the clock, and at Ctrl-C: some 50 ms of compiled search."""
+
 
 @dataclass(frozen=True)
-class Options:
-    """Limits and repeatability of one solve.
+class SearchOptions:
+    """Limits and repeatability of one search.
 
     Attributes:
-        time_limit: seconds, None for none.
-        work_limit: the repeatable limit, None for none: nodes of a tree search, millionths of
-            CP-SAT's deterministic time. With it, without a time limit and with one worker, the
-            same seed gives the same result on any machine.
+        time_limit: seconds, model building included; 0 for no search, None for no limit.
+        work_limit: the repeatable limit, None for none. A unit is a node of a tree search, a
+            millionth of CP-SAT's deterministic time, a nonzero of a model that is built. With it,
+            without a time limit and with one worker, the same seed gives the same result on any
+            machine.
+        tolerance: stop at this relative distance of value and bound; 0 asks for the optimum.
         seed: of the solver's randomness.
         workers: threads; 1 is repeatable.
-        tolerance: stop at this relative distance of value and bound; 0 asks for the optimum.
-        progress: told of the joint search's progress, layer or node by node.
-        target: tokens; a placement with at most this makespan is good enough.
+        progress: told of the joint search's progress, method by method.
     """
 
     time_limit: float | None = None
+    work_limit: int | None = None
+    tolerance: Fraction = Fraction(0)
     seed: int = 0
     workers: int = 1
-    tolerance: Fraction = Fraction(0)
-    target: Fraction | None = None
-    work_limit: int | None = None
     progress: Progress | None = None
 
-    def satisfied(self, value: Fraction, lower_bound: Fraction) -> bool:
-        """Whether a placement of this ``value`` ends the search."""
-        enough = lower_bound * (1 + self.tolerance)
-        return value <= (enough if self.target is None else max(enough, self.target))
+    def wanted(self, value: Fraction, lower_bound: Fraction) -> bool:
+        """Whether there is something to search for, and time to do it."""
+        return self.time_limit != 0 and value > lower_bound * (1 + self.tolerance)
 
 
-class Clock:
-    """Seconds since a solve began, and how much of its time is left."""
+class Budget:
+    """Seconds and work that a search may still use; every loop charges it.
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    A :meth:`part` has a share of what is left. What it uses is charged to the whole as well, and
+    Ctrl-C in a part ends the whole.
+
+    Attributes:
+        options: as asked by the caller.
+        seconds: allowed from the start of this budget on; None without a limit.
+        work: allowed in all; None without a limit.
+        target: tokens; a placement with at most this makespan is good enough.
+        used: work charged so far.
+        limit: what ended the search, None as long as it may go on.
+    """
+
+    def __init__(
+        self,
+        options: SearchOptions | None = None,
+        *,
+        target: Fraction | None = None,
+        whole: Budget | None = None,
+    ) -> None:
+        """The budget of ``options``; by default without limits. ``whole`` is charged too."""
+        self.options = options or SearchOptions()
+        self.seconds, self.work = self.options.time_limit, self.options.work_limit
+        self.target, self.used = target, 0
+        self.limit: Limit | None = None
+        self._whole = whole
         self._start = time.perf_counter()
+
+    def part(
+        self, share: float = 1.0, *, work: int | None = None, target: Fraction | None = None
+    ) -> Budget:
+        """A share of what is left, and of work no more than ``work``."""
+        part = Budget(self.options, target=self.target if target is None else target, whole=self)
+        seconds, left = self.seconds_left(), self.work_left()
+        part.seconds = None if seconds is None else share * seconds
+        if self.interrupted:
+            part.limit, part.seconds = self.limit, 0.0
+        limits = [n for n in (work, None if left is None else int(share * left)) if n is not None]
+        part.work = min(limits, default=None)
+        return part
 
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self._start
 
-    def remaining(self, share: float = 1.0) -> Options:
-        """The same options with ``share`` of the time that is left."""
-        limit = self._options.time_limit
-        if limit is None:
-            return self._options
-        return replace(self._options, time_limit=share * max(0.0, limit - self.elapsed()))
+    def seconds_left(self) -> float | None:
+        """None without a limit."""
+        return None if self.seconds is None else max(0.0, self.seconds - self.elapsed())
 
-    def expired(self) -> bool:
-        """Whether the time limit has passed."""
-        limit = self._options.time_limit
-        return limit is not None and self.elapsed() >= limit
+    def work_left(self) -> int | None:
+        """None without a limit."""
+        return None if self.work is None else max(0, self.work - self.used)
+
+    def charge(self, work: int) -> None:
+        """Use so much work, here and in the whole."""
+        self.used += work
+        if self._whole is not None:
+            self._whole.charge(work)
+
+    def chunk(self, share: float = 1.0) -> int:
+        """Work that may be done next; 0 once ``share`` of a limit is used up, or after Ctrl-C."""
+        if self.limit == Limit.INTERRUPT:
+            return 0
+        if self.seconds is not None and self.elapsed() >= share * self.seconds:
+            self.limit = Limit.TIME
+            return 0
+        if self.work is None:
+            return CHUNK
+        left = int(share * self.work) - self.used
+        if left <= 0:
+            self.limit = Limit.WORK
+        return max(0, min(CHUNK, left))
+
+    def interrupt(self) -> None:
+        """Ctrl-C: nothing more is to be done, here and in the whole."""
+        self.limit = Limit.INTERRUPT
+        if self._whole is not None:
+            self._whole.interrupt()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended it."""
+        return self.limit == Limit.INTERRUPT
+
+    def satisfied(self, value: Fraction, lower_bound: Fraction) -> bool:
+        """Whether a placement of this ``value`` ends the search."""
+        enough = lower_bound * (1 + self.options.tolerance)
+        return value <= (enough if self.target is None else max(enough, self.target))
+
+    def tell(self, value: Fraction, lower_bound: Fraction) -> None:
+        """Report progress to the caller."""
+        if self.options.progress is not None:
+            self.options.progress(value, lower_bound)

@@ -1,31 +1,36 @@
 """The strongest combination of this package's methods for one layer under the global rule.
 
 Each step takes what is known, a placement and a lower bound, and brings the two closer. Which steps
-there are depends on the slots per rank and on the number of experts; they end when value and bound
-meet (or are as close as asked), or when the time is up.
+there are depends on the stage, on the slots per rank and on the number of experts; they end when
+value and bound meet (or are as close as asked), or when the budget is used up.
+
+Joint:
 
 - S = 1: the counts decide everything, and the greedy ones are optimal.
 - S = 2: bisection on the makespan with Hall's condition (:mod:`solvers.formulations.two_slots`).
 - few experts: all count vectors that could beat the incumbent (:mod:`solvers.tree_search.joint`).
 - else local search for the placement and rank patterns for the bound, twice.
+
+Packing: the tree search (:mod:`solvers.tree_search.packing`), then rank patterns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from eplb_opt.bounds import global_bound, threshold_counts
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.result import Result
-from solvers.bracket import Known
-from solvers.column_generation import pattern_bound
+from eplb_opt.problem.evidence import Evidence, Exhaustive, Trusted
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.result import Limit
+from solvers.bracket import Bracket
+from solvers.column_generation.pattern_bound import pattern_bound
+from solvers.dispatch import value
 from solvers.formulations.two_slots import solve_pairs
-from solvers.local_search.greedy import largest_first
 from solvers.local_search.improve import improve
-from solvers.options import Clock, Options
-from solvers.tree_search.joint import solve_joint as search_counts
-from solvers.tree_search.outcome import Budget
+from solvers.local_search.start import first_bracket
+from solvers.options import Budget
+from solvers.tree_search.joint import solve_joint as search_joint
+from solvers.tree_search.packing import solve_packing as search_packing
 
 FEW_EXPERTS = 40
 """Up to so many experts the count vectors are searched."""
@@ -33,37 +38,46 @@ REDO_EXPERTS = 16
 """Up to so many experts the checker of certificates can redo an exhaustive search."""
 ROUNDS = 2_000
 """Rounds of local search where no time limit is given."""
+PATTERN_SECONDS = 60.0
+"""For the patterns, where no limit is given."""
+PACKING_SEARCH = 0.7
+"""Share of the budget for the tree search of a packing."""
 
 
-Step = Callable[[Known, Options], Known]
+Step = Callable[[Layer, Bracket, Budget], Bracket]
 
 
-def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None = None) -> Result:
+def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = None) -> Bracket:
     """Best placement and best bound of one layer under the global rule.
 
-    ``initial`` [P] is a placement to start from. Without a time limit the search for count vectors
-    and pairs runs to the end, local search for a fixed number of rounds, patterns as far as they
-    go.
+    ``initial`` [P] is a placement to start from. Without a limit the search for count vectors and
+    pairs runs to the end, local search for a fixed number of rounds, patterns for a minute.
     """
-    clock = Clock(options)
-    starts = [largest_first(layer, threshold_counts(layer)), *([initial] if initial else [])]
-    known = Known.start(layer, global_bound(layer), starts)
+    known = first_bracket(layer, initial)
     for step, share in _plan(layer):
-        if options.satisfied(known.value, known.bound) or known.limit == "interrupt":
+        if budget.satisfied(known.incumbent, known.bound) or budget.interrupted:
             break
         try:
-            known = step(known, clock.remaining(share))
+            known = step(layer, known, budget.part(share))
         except KeyboardInterrupt:  # a step that cannot be stopped half-way
-            known = replace(known, limit="interrupt")
-        if options.progress is not None:
-            options.progress(known.value, known.bound)
-    if known.limit is None:
-        known = replace(known, limit="time" if clock.expired() else "tolerance")
-    return known.result("joint", "portfolio", clock)
+            budget.interrupt()
+        budget.tell(known.incumbent, known.bound)
+    return replace(known, limit=None if known.closed else _reason(known, budget))
+
+
+def _reason(known: Bracket, budget: Budget) -> Limit:
+    """What ended the steps before value and bound met."""
+    if budget.interrupted:
+        return Limit.INTERRUPT
+    if budget.satisfied(known.incumbent, known.bound):
+        return Limit.TOLERANCE
+    if not budget.chunk() and budget.limit is not None:
+        return budget.limit
+    return known.limit or Limit.WORK  # of a step: a share of the time, or its rounds
 
 
 def _plan(layer: Layer) -> list[tuple[Step, float]]:
-    """The steps for a layer, each with its share of the time that is left."""
+    """The steps for a layer, each with its share of the budget that is left."""
     if layer.topology.slots_per_rank == 1:
         return [(_searched, 1.0)]
     if layer.topology.slots_per_rank == 2:
@@ -73,46 +87,55 @@ def _plan(layer: Layer) -> list[tuple[Step, float]]:
     return [(_improved, 0.1), (_bounded, 0.7), (_improved, 1.0)]
 
 
-def _improved(known: Known, options: Options) -> Known:
-    target, budget = known.bound * (1 + options.tolerance), Budget(options.time_limit)
+def _improved(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+    target = known.bound * (1 + budget.options.tolerance)
     slots = improve(
-        known.layer,
+        layer,
         start=known.slots,
         budget=budget,
-        rounds=ROUNDS if options.time_limit is None else None,
-        seed=options.seed,
-        target=target if options.target is None else max(target, options.target),
+        rounds=ROUNDS if budget.seconds is None else None,
+        seed=budget.options.seed,
+        target=target if budget.target is None else max(target, budget.target),
     )
-    limit = "interrupt" if budget.limit == "interrupt" else None
-    return replace(known.with_placement(slots), limit=limit)
+    return replace(known.with_placement(value(layer, slots)), limit=budget.limit)
 
 
-def _bounded(known: Known, options: Options) -> Known:
-    found = pattern_bound(
-        known.layer,
-        lower=known.bound,
-        upper=known.value,
-        time_limit=60.0 if options.time_limit is None else options.time_limit,
-    )
-    if found.certificate is None:
+def _bounded(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+    if budget.seconds is None and budget.work is None:
+        budget.seconds = PATTERN_SECONDS
+    found = pattern_bound(layer, budget, lower=known.bound, upper=known.value)
+    known = replace(known, limit=found.limit)
+    if found.evidence is None:
         return known
-    return known.with_bound(found.value, "patterns", found.certificate)
+    return known.with_bound(found.bound, found.source, found.evidence)
 
 
-def _searched(known: Known, options: Options) -> Known:
-    result = search_counts(known.layer, options, known.slots)
-    return _taken(known, result)
+def _searched(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+    return _taken(layer, known, search_joint(layer, budget, known.slots), "search")
 
 
-def _paired(known: Known, options: Options) -> Known:
-    return _taken(known, solve_pairs(known.layer, options, known.slots))
+def _paired(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+    return _taken(layer, known, solve_pairs(layer, budget, known.slots), "pairs")
 
 
-def _taken(known: Known, result: Result) -> Known:
+def _taken(layer: Layer, known: Bracket, found: Bracket, solver: str) -> Bracket:
     """What a solver found; its bound rests on its search."""
-    few = known.layer.num_logical_experts <= REDO_EXPERTS
-    evidence = {"kind": "exhaustive"} if few else {"kind": "trusted", "solver": result.backend}
-    known = replace(known, limit=result.limit)
-    if result.placement is not None:
-        known = known.with_placement(result.placement)
-    return known.with_bound(result.lower_bound, result.backend, evidence)
+    few = layer.num_logical_experts <= REDO_EXPERTS
+    evidence: Evidence = Exhaustive() if few else Trusted(solver)
+    known = replace(known.with_placement(found), limit=found.limit)
+    return known.with_bound(found.bound, solver, evidence)
+
+
+def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget) -> Bracket:
+    """Best packing for ``counts`` [E] under the global rule, with a proven bound."""
+    known = search_packing(layer, counts, budget.part(PACKING_SEARCH))
+    if known.limit in (None, Limit.INTERRUPT):
+        return known
+    part = budget.part()
+    if part.seconds is None and part.work is None:
+        part.seconds = PATTERN_SECONDS
+    found = pattern_bound(layer, part, lower=known.bound, upper=known.value, counts=counts)
+    if found.bound <= known.bound:
+        return known
+    known = known.with_bound(found.bound, found.source)
+    return replace(known, limit=None) if known.closed else known

@@ -15,7 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from eplb_opt.problem.instance import Layer
+import numpy as np
+from numpy.typing import NDArray
+
+from eplb_opt.problem.layer import Layer
+
+Integers = NDArray[np.int64]
 
 LARGEST_SUM = 2**50
 """All replicas of a placement together weigh at most this much in scaled units: room for a
@@ -58,3 +63,13 @@ def scale_for(layer: Layer, counts: Iterable[int], *, largest_sum: int = LARGEST
     if total <= largest_sum * exact:
         return Scale(exact, exact=True)
     return Scale(total / largest_sum, exact=False)
+
+
+def replica_sizes(layer: Layer, scale: Scale, most: int) -> Integers:
+    """[E, most + 1] int64: ``floor(loads[e] / k)`` in steps of ``scale``; column 0 is unused."""
+    ratio = layer.unit / scale.unit
+    size = np.zeros((len(layer.loads), most + 1), np.int64)
+    for e, load in enumerate(layer.loads):
+        steps = load * ratio.numerator
+        size[e, 1:] = [steps // (k * ratio.denominator) for k in range(1, most + 1)]
+    return size

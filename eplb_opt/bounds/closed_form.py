@@ -39,7 +39,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from eplb_opt.bounds.partitions import Block, all_blocks, can_enumerate, lazy_bottleneck
-from eplb_opt.problem.instance import Layer, Rule
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import mean_load
+from eplb_opt.problem.topology import Rule
 
 RELATIVE_PRECISION = Fraction(1, 2**40)
 """Where the grid of possible makespans is finer than this, the search for a refutation stops here.
@@ -54,25 +56,13 @@ class Bound:
     source: str
 
 
-def lower_bound(layer: Layer) -> Bound:
-    """The best closed-form lower bound on the makespan of any placement under the layer's rule.
-
-    Guarantee: valid, exact arithmetic throughout. 0 for a layer without load. The source is
-    ``no-load``, ``mean``, ``threshold``, ``heaviest-with-lightest``, ``pigeonhole``, or one of
-    these behind ``groups:`` when it bounds the worst node of the best partition of groups.
-    """
-    if not layer.has_load:
-        return Bound(Fraction(0), "no-load")
+def placement_bound(layer: Layer) -> Bound:
+    """The best closed-form lower bound on the makespan of any placement under the layer's rule."""
     best = global_bound(layer)
     if layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1:
         grouped = groups_bound(layer)
         best = max(best, grouped, key=lambda bound: bound.value)
     return best
-
-
-def mean_load(layer: Layer) -> Fraction:
-    """``sum(w) / G``: the makespan is at least the mean rank load."""
-    return sum(layer.loads) * layer.unit / layer.topology.num_ranks
 
 
 def threshold_counts(
@@ -170,12 +160,26 @@ def groups_bound(layer: Layer) -> Bound:
 
 def packing_bound(layer: Layer, counts: Sequence[int]) -> Bound:
     """The best closed-form bound under the global rule when the counts [E] are given."""
-    if not layer.has_load:
-        return Bound(Fraction(0), "no-load")
     heaviest = max(Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True)) * layer.unit
     mean = mean_load(layer)
     simple = Bound(heaviest, "heaviest") if heaviest > mean else Bound(mean, "mean")
     return _raised_by_refutation(layer, simple, counts)
+
+
+def dispatch_bound(layer: Layer) -> Bound:
+    """A bound for every placement when the tokens of an expert are shared in any proportion.
+
+    The m heaviest experts hold at most ``m + P - E`` slots, since each other one needs a slot, and
+    no more ranks than that: ``max over m of (w_1 + ... + w_m) / min(G, m + P - E)``; with m = E it
+    is the mean.
+    """
+    ranks, spare = layer.topology.num_ranks, layer.num_redundant_experts
+    best, total = Fraction(0), 0
+    for m, load in enumerate(sorted(layer.loads, reverse=True), start=1):
+        total += load
+        best = max(best, Fraction(total, min(ranks, m + spare)))
+    source = "mean" if best * ranks == total else "heaviest-experts"
+    return Bound(best * layer.unit, source)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eplb_opt.certificate.proof import CertificateError, Trust, check_bound, parse_exact
-from eplb_opt.problem.instance import Layer, Rule, Topology
-from eplb_opt.problem.objective import exact_rank_loads
-from eplb_opt.problem.result import Result, exact_text
+from eplb_opt.certificate.parsing import parse_evidence, parse_exact, parse_integers
+from eplb_opt.certificate.proof import CertificateError, Trust, check_bound
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import rank_loads
+from eplb_opt.problem.topology import Rule, Topology
 from eplb_opt.problem.validity import layer_violation
 
 SCHEMA = "eplb-opt/certificate/1"
@@ -39,17 +40,6 @@ class Verdict:
     reason: str = ""
 
 
-def certificate_document(
-    instance: dict[str, Any], layers: Sequence[Layer], results: Sequence[Result]
-) -> dict[str, Any]:
-    """The document for results of the stages ``joint`` and ``packing``.
-
-    ``instance`` is the object that describes the instance in every JSON document.
-    """
-    entries = [_entry(*pair) for pair in zip(layers, results, strict=False)]
-    return signed({"schema": SCHEMA, "instance": instance, "layers": entries})
-
-
 def signed(document: dict[str, Any]) -> dict[str, Any]:
     """The document with the digest of its content, which shows a change made by accident.
 
@@ -69,33 +59,24 @@ def verify_document(document: Any) -> list[Verdict]:
     """
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise CertificateError(f"is no certificate: expected schema {SCHEMA!r}")
-    if set(document) != {"schema", "instance", "layers", "sha256"}:
-        raise CertificateError("a certificate has the fields schema, instance, layers and sha256")
+    if set(document) - {"interrupted"} != {"schema", "instance", "layers", "sha256"}:
+        raise CertificateError(
+            "a certificate has the fields schema, instance, layers, interrupted and sha256"
+        )
     if signed(document)["sha256"] != document["sha256"]:
         raise CertificateError("was changed: its content does not fit sha256")
     machine, layers = document["instance"], document["layers"]
     if not isinstance(machine, dict) or not isinstance(layers, list):
         raise CertificateError("instance must be an object and layers a list")
+    if type(document.get("interrupted", False)) is not bool:
+        raise CertificateError("interrupted must be true or false")
+    if machine.get("objective", "sum") != "sum" or machine.get("dispatch", "even") != "even":
+        raise CertificateError("only the objective 'sum' under dispatch 'even' can be verified")
     if machine.get("num_layers") != len(layers):
         raise CertificateError(
             f"num_layers={machine.get('num_layers')} but there are {len(layers)} layers"
         )
     return [_verdict(machine, position, entry) for position, entry in enumerate(layers)]
-
-
-def _entry(layer: Layer, result: Result) -> dict[str, Any]:
-    value = result.objective
-    return {
-        "layer": layer.index,
-        "loads": [exact_text(load * layer.unit) for load in layer.loads],
-        "stage": result.stage,
-        "phy2log": None if result.placement is None else list(result.placement),
-        "counts": list(result.counts or ()) if result.stage == "packing" else None,
-        "objective_exact": None if value is None else exact_text(value),
-        "lower_bound_exact": exact_text(result.lower_bound),
-        "status": str(result.status),
-        "evidence": result.certificate or {"kind": "trusted", "solver": result.backend},
-    }
 
 
 def _verdict(machine: dict[str, Any], position: int, entry: Any) -> Verdict:
@@ -115,14 +96,15 @@ def _checked(machine: dict[str, Any], number: int, entry: dict[str, Any]) -> Ver
         raise CertificateError(f"stage={entry['stage']!r} is not one of {', '.join(STAGES)}")
     layer = _layer(machine, number, entry["loads"])
     bound = parse_exact(entry["lower_bound_exact"], "lower_bound_exact")
-    counts = _integers(entry["counts"], "counts") if entry["stage"] == "packing" else None
+    counts = parse_integers(entry["counts"], "counts") if entry["stage"] == "packing" else None
     if counts is None and entry["counts"] is not None:
         raise CertificateError("counts are given for the stage packing only")
     objective = _objective(layer, entry, counts)
     if _status(objective, bound) != entry["status"]:
         raise CertificateError(f"status={entry['status']!r} does not follow from the values")
-    trust = check_bound(layer, bound, entry["evidence"], counts)
-    return Verdict(number, objective, bound, entry["evidence"]["kind"], trust)
+    evidence = parse_evidence(entry["evidence"])
+    trust = check_bound(layer, bound, evidence, counts)
+    return Verdict(number, objective, bound, evidence.kind, trust)
 
 
 def _layer(machine: dict[str, Any], number: int, loads: Any) -> Layer:
@@ -154,23 +136,17 @@ def _objective(
         if entry["objective_exact"] is not None:
             raise CertificateError("an objective without a placement")
         return None
-    slots = _integers(entry["phy2log"], "phy2log")
+    slots = parse_integers(entry["phy2log"], "phy2log")
     wrong = layer_violation(layer, slots)
     if wrong is not None:
         raise CertificateError(f"phy2log is no valid placement: {wrong}")
     if counts is not None and [slots.count(e) for e in range(len(layer.loads))] != list(counts):
         raise CertificateError("the placement has not the given counts")
-    value = max(exact_rank_loads(layer, slots))
+    value = max(rank_loads(layer, slots))
     claimed = parse_exact(entry["objective_exact"], "objective_exact")
     if value != claimed:
         raise CertificateError(f"the placement is worth {value}, not objective_exact={claimed}")
     return value
-
-
-def _integers(values: Any, name: str) -> tuple[int, ...]:
-    if not isinstance(values, list) or any(type(v) is not int for v in values):
-        raise CertificateError(f"{name} must be a list of integers")
-    return tuple(values)
 
 
 def _status(objective: Fraction | None, bound: Fraction) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import groupby
 
-from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.layer import Layer
 
 NODES = 10_000_000
 """Steps after which a search is given up: too large to redo, some minutes of plain Python."""

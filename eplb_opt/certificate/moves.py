@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from eplb_opt.certificate.exhaustive import NODES, TooLargeError
-from eplb_opt.problem.instance import Layer, Rule
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.topology import Rule
 
 
 def nothing_moves_less(

@@ -4,25 +4,22 @@ that found it.
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.evidence import Pattern
+from eplb_opt.problem.layer import Layer
 
-FIELDS = {"kind", "bound", "grid", "count_price", "levels"}
-NUMBER = re.compile("[0-9]{1,2000}(/[1-9][0-9]{0,2000})?")
 LARGEST_GRID = 2**40
 LARGEST_PRICE = 2**20
 LARGEST_TABLE = 2**28
 """Entries (replicas, or states times items) above which evidence is refused rather than checked."""
 
 
-def certified_pattern_bound(layer: Layer, certificate: dict[str, Any]) -> Fraction:
-    """The bound B in tokens that ``certificate`` proves: every placement has a makespan of at least
+def certified_pattern_bound(layer: Layer, evidence: Pattern) -> Fraction:
+    """The bound B in tokens that ``evidence`` proves: every placement has a makespan of at least
     B.
 
     Suppose that a makespan is below B. Then expert e has at least ``floor(w_e / B) + 1`` replicas,
@@ -35,9 +32,10 @@ def certified_pattern_bound(layer: Layer, certificate: dict[str, Any]) -> Fracti
     Fractions and 64-bit integers only. O(E * spare + S^2 * levels * price).
 
     Raises:
-        ValueError: the evidence is malformed, too large to check, or does not prove its bound.
+        ValueError: a number is out of range, too large to check, or the bound is not proven.
     """
-    bound, grid, count_price, levels = _read(certificate)
+    levels = _levels(evidence)
+    bound, grid, count_price = evidence.bound, evidence.grid, evidence.count_price
     P, G = layer.topology.num_physical_experts, layer.topology.num_ranks
     makespan = bound / layer.unit
     fewest = [int(Fraction(load) / makespan) + 1 for load in layer.loads]
@@ -87,32 +85,18 @@ def _richest_rank(
     return int(np.searchsorted(least, grid)) - 1
 
 
-def _read(
-    certificate: dict[str, Any],
-) -> tuple[Fraction, int, int, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Bound, grid, price of every replica, and the levels as (weights, prices)."""
-    if set(certificate) != FIELDS or certificate["kind"] != "pattern":
-        raise ValueError(
-            f"a pattern certificate has the fields {sorted(FIELDS)} and kind 'pattern'"
-        )
-    grid, count_price, levels = (certificate[f] for f in ("grid", "count_price", "levels"))
-    if not isinstance(levels, list) or not all(isinstance(x, list) and len(x) == 2 for x in levels):
-        raise ValueError("levels must be a list of [weight, price] pairs")
-    numbers = [grid, count_price, *(n for level in levels for n in level)]
-    if not all(type(n) is int for n in numbers):
-        raise ValueError("grid, count_price and the pairs of levels must be integers")
-    starts, prices = [level[0] for level in levels], [level[1] for level in levels]
-    if not 1 <= grid <= LARGEST_GRID or abs(count_price) > LARGEST_PRICE:
-        raise ValueError(f"grid={grid} or count_price={count_price} is out of range")
-    if not levels or starts != sorted(set(starts)) or starts[-1] > grid:
+def _levels(evidence: Pattern) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the price changes and what it is then, if all numbers are in range."""
+    grid, price = evidence.grid, evidence.count_price
+    starts = [weight for weight, _ in evidence.levels]
+    prices = [price for _, price in evidence.levels]
+    if not 1 <= grid <= LARGEST_GRID or abs(price) > LARGEST_PRICE:
+        raise ValueError(f"grid={grid} or count_price={price} is out of range")
+    if not starts or starts != sorted(set(starts)) or starts[-1] > grid:
         raise ValueError("the weights of levels must ascend and stay within the grid")
     if not all(0 <= price <= LARGEST_PRICE for price in prices):
         raise ValueError(f"the prices of levels must be in 0..{LARGEST_PRICE}")
-    if not isinstance(certificate["bound"], str) or not NUMBER.fullmatch(certificate["bound"]):
-        raise ValueError(f"bound={certificate['bound']!r} must be a string 'num' or 'num/den'")
-    bound = Fraction(certificate["bound"])
-    if bound <= 0:
-        raise ValueError(f"bound={bound} must be positive")
+    if evidence.bound <= 0:
+        raise ValueError(f"bound={evidence.bound} must be positive")
     # below the first level a replica is worth nothing
-    table = (np.array([-1, *starts], dtype=np.int64), np.array([0, *prices], dtype=np.int64))
-    return bound, grid, count_price, table
+    return np.array([-1, *starts], dtype=np.int64), np.array([0, *prices], dtype=np.int64)

@@ -44,7 +44,7 @@ def command(
     import numpy as np
 
     from eplb_opt.policies.names import PolicyError, known_policy
-    from eplb_opt.problem.result import exact_text
+    from eplb_opt.problem.exact import exact_text
     from eplb_opt.testing.attack import as_test, attack
 
     try:
@@ -78,11 +78,9 @@ def command(
 
         replace_file(output, as_test(worst, policy, shape.topology).encode())
     if certificate is not None:
-        from eplb_opt.certificate import certificate_document
-        from eplb_opt.gap import describe_instance
+        from eplb_opt import documents
         from eplb_opt.problem.instance import Instance
 
         found = Instance(np.array([worst.loads]), shape.topology, shape.rule)
-        document = certificate_document(describe_instance(found), found.layers(), [worst.result])
-        write_json(certificate, document)
+        write_json(certificate, documents.certificate(found, [worst.result], interrupted=False))
     return 0

@@ -31,7 +31,7 @@ def command(
     At most --time-limit seconds a layer (default 10; 0 for the closed forms alone) are spent, and
     less where a placement is found that meets the bound.
     """
-    from eplb_opt.cli.solve import document, exit_code, solve_layers
+    from eplb_opt.cli.solve import complete, solve_layers
     from eplb_opt.gap import TOLERANCE
 
     limit = 10.0 if time_limit is None else time_limit
@@ -39,16 +39,19 @@ def command(
         instance, time_limit=limit, seed=seed, workers=workers, tolerance=TOLERANCE
     )
     if json_target is not None:
+        from eplb_opt import documents
+
         bounds = [replace(r, objective=None, placement=None, counts=None) for r in results]
-        write_json(json_target, document(instance, bounds))
+        interrupted = not complete(instance, results)
+        write_json(json_target, documents.solve(instance, bounds, interrupted=interrupted))
     if json_target != "-":
         heading = "lower bounds, tokens on the fullest rank"
         show(describe(instance), heading, _bound_table(instance, results))
-    return exit_code(instance, results)
+    return 0 if complete(instance, results) else 130
 
 
 def _bound_table(instance: Instance, results: list[Result]) -> Any:
-    from eplb_opt.bounds import mean_load
+    from eplb_opt.problem.objective import mean_load
 
     found = table("layer", "bound", "over mean", "best known above it", "proved by", "seconds")
     for layer, result in zip(instance.layers(), results, strict=False):

@@ -12,7 +12,7 @@ from eplb_opt.cli.parameters import policy_limits
 
 if TYPE_CHECKING:
     from eplb_opt.policies.runner import Limits
-    from eplb_opt.testing.suite import Finding
+    from eplb_opt.testing.contracts import Finding
 
 
 @click.command()

@@ -88,7 +88,9 @@ def command(
     if placements is not None:
         _write_placements(placements, report)
     if json_target is not None:
-        write_json(json_target, report.to_json())
+        from eplb_opt import documents
+
+        write_json(json_target, documents.gap(report))
     if json_target != "-":
         show(describe(report.instance), reference_line(report), policy_table(report))
         show(*_split_tables(report))

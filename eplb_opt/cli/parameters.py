@@ -68,7 +68,8 @@ class TopologyOptions:
         Raises:
             InputError: loads, machine and rule do not fit together.
         """
-        from eplb_opt.problem.instance import Instance, Topology
+        from eplb_opt.problem.instance import Instance
+        from eplb_opt.problem.topology import Topology
 
         if (self.redundant is None) == (self.physical is None):
             raise InputError("give the number of slots as one of --redundant and --physical")

@@ -150,7 +150,9 @@ def command(
                 progress=progress,
             )
     if json_target is not None:
-        write_json(json_target, report.to_json())
+        from eplb_opt import documents
+
+        write_json(json_target, documents.replay(report))
     if json_target != "-":
         show(describe_replay(report), policy_table(report), READING, *failures(report))
     return 130 if report.interrupted else 0

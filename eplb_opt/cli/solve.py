@@ -63,11 +63,14 @@ def command(
     if placements is not None:
         _write_placements(placements, instance, results)
     if json_target is not None:
-        write_json(json_target, document(instance, results))
+        from eplb_opt import documents
+
+        interrupted = not complete(instance, results)
+        write_json(json_target, documents.solve(instance, results, interrupted=interrupted))
     if json_target != "-":
         heading = f"tokens on the fullest rank, stage {stage}"
         show(describe(instance), heading, _result_table(instance, results))
-    return exit_code(instance, results)
+    return 0 if complete(instance, results) else 130
 
 
 def solve_layers(instance: Instance, **options: Any) -> list[Result]:
@@ -104,44 +107,9 @@ def _tell(
     progress(layer, done, instance.num_layers)
 
 
-def exit_code(instance: Instance, results: list[Result]) -> int:
-    """0, or 130 if Ctrl-C came before the end."""
-    complete = len(results) == instance.num_layers and results[-1].limit != "interrupt"
-    return 0 if complete else 130
-
-
-def document(instance: Instance, results: list[Result]) -> dict[str, Any]:
-    """``eplb-opt/solve/1``."""
-    from eplb_opt.gap import describe_instance
-
-    return {
-        "schema": "eplb-opt/solve/1",
-        "instance": describe_instance(instance),
-        "layers": [_layer_json(*pair) for pair in zip(instance.numbers, results, strict=False)],
-    }
-
-
-def _layer_json(layer: int, result: Result) -> dict[str, Any]:
-    from eplb_opt.problem.result import exact_text, float_below
-
-    value = result.objective
-    return {
-        "layer": layer,
-        "stage": result.stage,
-        "status": str(result.status),
-        "objective": None if value is None else float(value),
-        "objective_exact": None if value is None else exact_text(value),
-        "lower_bound": float_below(result.lower_bound),
-        "lower_bound_exact": exact_text(result.lower_bound),
-        "bound_source": result.bound_source,
-        "gap": result.gap,
-        "phy2log": None if result.placement is None else list(result.placement),
-        "counts": None if result.counts is None else list(result.counts),
-        "node_of_group": None if result.node_of_group is None else list(result.node_of_group),
-        "backend": result.backend,
-        "limit": result.limit,
-        "runtime_s": result.runtime,
-    }
+def complete(instance: Instance, results: list[Result]) -> bool:
+    """Whether all layers were solved before Ctrl-C."""
+    return len(results) == instance.num_layers and results[-1].limit != "interrupt"
 
 
 def _result_table(instance: Instance, results: list[Result]) -> Any:
@@ -163,13 +131,12 @@ def _result_table(instance: Instance, results: list[Result]) -> Any:
 
 
 def _write_certificate(target: str, instance: Instance, results: list[Result]) -> None:
-    from eplb_opt.certificate import certificate_document
-    from eplb_opt.gap import describe_instance
+    from eplb_opt import documents
 
     if results and results[0].stage not in ("joint", "packing"):
         raise InputError(f"--certificate {target}: for the stages joint and packing only")
-    solved = instance.select(range(len(results)))
-    write_json(target, certificate_document(describe_instance(solved), solved.layers(), results))
+    interrupted = not complete(instance, results)
+    write_json(target, documents.certificate(instance, results, interrupted=interrupted))
 
 
 def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:

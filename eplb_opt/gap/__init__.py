@@ -1,5 +1,6 @@
 """How far placements are from the best possible, and why."""
 
+from eplb_opt.gap.loss_split import Progress
 from eplb_opt.gap.measure import (
     SMALL_SLOTS,
     SMALL_TIME_LIMIT,
@@ -7,11 +8,9 @@ from eplb_opt.gap.measure import (
     GapReport,
     LayerGap,
     PolicyGap,
-    Progress,
-    Reference,
-    describe_instance,
     measure_gap,
 )
+from eplb_opt.gap.reference import Reference
 
 __all__ = [
     "SMALL_SLOTS",
@@ -22,6 +21,5 @@ __all__ = [
     "PolicyGap",
     "Progress",
     "Reference",
-    "describe_instance",
     "measure_gap",
 ]

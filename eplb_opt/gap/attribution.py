@@ -35,7 +35,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from eplb_opt.bounds import mean_load
 from eplb_opt.gap.loss_split import (
     Interval,
     LayerSplit,
@@ -46,9 +45,12 @@ from eplb_opt.gap.loss_split import (
     not_negative,
     point,
 )
-from eplb_opt.gap.reference import Optima, Part, Search, nested, without_nodes
-from eplb_opt.problem.instance import Layer, Rule
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.gap.optima import NO_SEARCH, Optima, Part, nested
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import mean_load
+from eplb_opt.problem.topology import Rule
+from solvers.dispatch import value
+from solvers.options import SearchOptions
 
 TERMS = ("granularity", "rule", "groups", "counts", "packing")
 """Term i leads from V_i to V_{i+1}."""
@@ -57,7 +59,7 @@ OWN = ("groups", "counts", "packing")
 
 
 def attribute(
-    layer: Layer, placements: Mapping[str, Sequence[int]], search: Search | None = None
+    layer: Layer, placements: Mapping[str, Sequence[int]], search: SearchOptions = NO_SEARCH
 ) -> dict[str, LayerSplit]:
     """Split the loss of each policy's placement on one layer.
 
@@ -69,7 +71,7 @@ def attribute(
     Args:
         layer: with load.
         placements: slots [P] by policy, valid under the layer's rule.
-        search: limits of each search; None for no search.
+        search: limits of each search; by default there is none.
 
     Returns:
         By policy, the terms :data:`TERMS` and the sum ``own``. Guarantee: the intervals contain
@@ -88,9 +90,8 @@ def attribute(
     """
     if not layer.has_load:
         raise ValueError(f"layer {layer.index} has no load: there is no loss to split")
-    search = search or Search()
     ruled = Optima(layer, search)
-    anywhere = Optima(without_nodes(layer), search) if layer.rule == Rule.HIERARCHICAL else ruled
+    anywhere = Optima(layer.without_nodes(), search) if layer.rule == Rule.HIERARCHICAL else ruled
     parts: dict[str, tuple[Part, ...]] = {}
     for policy, slots in placements.items():
         anywhere.learn(slots)
@@ -109,7 +110,7 @@ def attribute(
 def attribute_layers(
     layers: Sequence[Layer],
     placements: Mapping[str, Sequence[Sequence[int]]],
-    search: Search,
+    search: SearchOptions,
     progress: Progress,
 ) -> tuple[tuple[PolicySplit, ...], bool]:
     """:func:`attribute` for all layers with load; ``placements`` are [L, P] by policy.
@@ -152,7 +153,7 @@ def _split(
         ruled.under_rule(),
         ruled.interval([part.free for part in parts]),
         ruled.interval(parts),
-        point(exact_makespan(layer, slots)),
+        point(value(layer, slots).incumbent),
     )
     void = void_terms(layer)
     optima = nested(known, [i for i, term in enumerate(TERMS) if term in void])

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
-
-from eplb_opt.problem.result import exact_text, float_below
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many steps are done and how many there are."""
@@ -44,15 +41,6 @@ class Interval:
 
     def __truediv__(self, positive: Fraction | int) -> Interval:
         return Interval(self.low / positive, self.high / positive)
-
-    def to_json(self) -> dict[str, Any]:
-        """Floats rounded outwards, for reading, and the exact ends."""
-        return {
-            "low": float_below(self.low),
-            "high": -float_below(-self.high),
-            "low_exact": exact_text(self.low),
-            "high_exact": exact_text(self.high),
-        }
 
 
 def point(value: Fraction | int) -> Interval:
@@ -91,23 +79,6 @@ class Split:
             if value not in self.terms[name]:
                 raise ValueError(f"shown[{name!r}]={value} is not in {self.terms[name]}")
 
-    def to_json(self) -> dict[str, Any]:
-        """Floats for reading beside exact values ``num/den``."""
-        terms = {
-            name: {
-                **term.to_json(),
-                "shown": float(self.shown[name]),
-                "shown_exact": exact_text(self.shown[name]),
-            }
-            for name, term in self.terms.items()
-        }
-        return {
-            "total": float(self.total),
-            "total_exact": exact_text(self.total),
-            "terms": terms,
-            "sums": {name: interval.to_json() for name, interval in self.sums.items()},
-        }
-
 
 def mean_split(splits: Sequence[Split]) -> Split:
     """The mean of splits with the same terms, term by term; at least one is needed."""
@@ -139,11 +110,6 @@ class PolicySplit:
     def mean(self) -> Split:
         """Over the layers, all weighing alike."""
         return mean_split([layer.split for layer in self.layers])
-
-    def to_json(self) -> dict[str, Any]:
-        """One entry of ``attribution`` or ``staleness`` in ``eplb-opt/gap/1``."""
-        layers = [{"layer": layer.layer, **layer.split.to_json()} for layer in self.layers]
-        return {"policy": self.policy, "mean": self.mean.to_json(), "layers": layers}
 
 
 def collect(

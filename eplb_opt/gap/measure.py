@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from statistics import fmean
-from typing import Any
 
-from eplb_opt.bounds import lower_bound, mean_load
 from eplb_opt.gap.attribution import attribute_layers
-from eplb_opt.gap.loss_split import PolicySplit
-from eplb_opt.gap.reference import Search
+from eplb_opt.gap.loss_split import PolicySplit, Progress
+from eplb_opt.gap.reference import Reference, find_references
 from eplb_opt.gap.staleness import same_problem, split_layers
-from eplb_opt.policies.names import InvalidPlacementError, PolicyError, PolicyTimeoutError
+from eplb_opt.policies.names import (
+    AnyPolicy,
+    InvalidPlacementError,
+    PolicyError,
+    PolicyTimeoutError,
+    policy_name,
+)
 from eplb_opt.policies.runner import MEMORY, TIMEOUT, Limits, PolicyRunner
-from eplb_opt.problem.instance import Instance, Layer
-from eplb_opt.problem.objective import exact_makespan, relative_gap
+from eplb_opt.problem.exact import relative_gap
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
-from eplb_opt.problem.result import float_below
-from eplb_opt.versions import versions
+from solvers.bracket import Bracket
+from solvers.dispatch import value
+from solvers.options import SearchOptions
 
 SMALL_SLOTS = 24
 """Layers of at most this many slots are solved to optimality unless a time limit is given."""
@@ -29,36 +34,8 @@ SMALL_TIME_LIMIT = 10.0
 """Seconds for each such layer."""
 EXPLAIN_TIME_LIMIT = 0.2
 """Seconds for each search that explains a gap, for layers that are not small."""
-TOLERANCE = 1e-5
+TOLERANCE = Fraction(1, 10**5)
 """A search for a reference ends when placement and bound are as close as this, relatively."""
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many steps are done and how many there are."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What is known about the optimum of one layer.
-
-    Attributes:
-        layer: index.
-        status: ``optimal`` (the bound is attained), ``feasible`` (an exact search ended with an
-            incumbent above the bound), ``bound`` (no search was made), or ``no-load``.
-        lower_bound: proven, in tokens, exact.
-        incumbent: makespan of the best placement known, a policy's or the search's, exact; None if
-            there is none and for ``no-load``.
-        mean_load: mean rank load, exact.
-        bound_source: the argument that proves the bound.
-        runtime: seconds.
-    """
-
-    layer: int
-    status: str
-    lower_bound: Fraction
-    incumbent: Fraction | None
-    mean_load: Fraction
-    bound_source: str
-    runtime: float
 
 
 @dataclass(frozen=True)
@@ -138,24 +115,10 @@ class GapReport:
     staleness: tuple[PolicySplit, ...] = ()
     placed_on: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The document ``eplb-opt/gap/1``: plain numbers, strings, lists; None where unknown."""
-        return {
-            "schema": "eplb-opt/gap/1",
-            "instance": describe_instance(self.instance),
-            "reference": [_reference_json(reference) for reference in self.reference],
-            "policies": [_policy_json(policy, self) for policy in self.policies],
-            "rank_loads_in_order": _rank_loads(_in_order(self.instance), self),
-            "placed_on": self.placed_on,
-            "attribution": [split.to_json() for split in self.attribution],
-            "staleness": [split.to_json() for split in self.staleness],
-            "versions": versions(),
-        }
-
 
 def measure_gap(
     instance: Instance,
-    policies: Sequence[str] = ("deepseek",),
+    policies: AnyPolicy | Sequence[AnyPolicy] = ("deepseek",),
     *,
     time_limit: float | None = None,
     seed: int = 0,
@@ -171,7 +134,8 @@ def measure_gap(
 
     Args:
         instance: loads, machine and rule.
-        policies: names or ``FILE.py[:FUNCTION]``, see :func:`eplb_opt.policies.names.load_policy`.
+        policies: names, files as ``FILE.py[:FUNCTION]``, or functions; see
+            :func:`eplb_opt.policies.names.load_policy`. One of them or several.
         time_limit: seconds of exact search for each layer where the closed-form bound and the best
             policy do not meet. None: small layers (up to 24 slots) get 10 s, others no search.
         seed: of the exact search.
@@ -203,68 +167,67 @@ def measure_gap(
     """
     served = instance if serve_on is None else same_problem(instance, serve_on)
     layers = served.layers()
-    search = _search(instance, time_limit, seed, workers)
-    interrupted = False
-    measured: list[_Measured] = []
     own = PolicyRunner(Limits(policy_timeout, policy_memory))
     with own if runner is None else nullcontext(runner) as running:
-        for name in policies:
-            progress(name, len(measured), len(policies))
-            try:
-                measured.append(_run_policy(running, name, instance, layers))
-            except KeyboardInterrupt:
-                interrupted = True
-                measured.append(_Measured(PolicyGap(name, "error", "interrupted")))
-    if time_limit is None:
-        small = instance.topology.num_physical_experts <= SMALL_SLOTS
-        time_limit = SMALL_TIME_LIMIT if small else 0.0
-    references: list[Reference] = []
-    try:
-        for i, layer in enumerate(layers):
-            progress("reference", i, len(layers))
-            known = [policy.makespans[i] for policy in measured if policy.makespans]
-            limit = 0.0 if interrupted else time_limit
-            reference, stopped = _refer(layer, known, limit, seed, workers)
-            interrupted = interrupted or stopped
-            references.append(reference)
-        progress("reference", len(layers), len(layers))
-    except KeyboardInterrupt:  # between two searches: the layers done so far are the report
-        interrupted = True
+        measured, interrupted = _run_policies(running, policies, instance, layers, progress)
+
+    limits = SearchOptions(time_limit, tolerance=TOLERANCE, seed=seed, workers=workers)
+    search = replace(limits, time_limit=0.0) if interrupted else _limited(limits, instance, 0.0)
+    known = [[m.values[i] for m in measured if m.values] for i in range(len(layers))]
+    references, stopped = find_references(layers, known, search, progress)
     gaps = tuple(_policy_gap(policy, references) for policy in measured)
-    placements = {p.policy: p.placement.phy2log.tolist() for p in gaps if p.placement is not None}
-    attribution: tuple[PolicySplit, ...] = ()
-    staleness: tuple[PolicySplit, ...] = ()
-    if explain and not interrupted:
-        attribution, interrupted = attribute_layers(layers, placements, search, progress)
-    if serve_on is not None and not interrupted:
-        seen = instance.layers()
-        staleness, interrupted = split_layers(seen, layers, placements, search, progress)
-    return GapReport(
-        served, tuple(references), gaps, interrupted, attribution, staleness, instance.source
-    )
+    report = GapReport(served, references, gaps, interrupted or stopped, placed_on=instance.source)
+
+    search = _limited(limits, instance, EXPLAIN_TIME_LIMIT)
+    seen = None if serve_on is None else instance.layers()
+    return _split_losses(report, layers, seen, search, progress, explain=explain)
 
 
-def _search(instance: Instance, time_limit: float | None, seed: int, workers: int) -> Search:
-    """Limits of the searches that explain a gap."""
-    if time_limit is None:
-        small = instance.topology.num_physical_experts <= SMALL_SLOTS
-        time_limit = SMALL_TIME_LIMIT if small else EXPLAIN_TIME_LIMIT
-    return Search(time_limit, TOLERANCE, seed, workers)
+def _limited(limits: SearchOptions, instance: Instance, large: float) -> SearchOptions:
+    """``limits``, without a time limit as long as such layers take; ``large`` if not small."""
+    if limits.time_limit is not None:
+        return limits
+    small = instance.topology.num_physical_experts <= SMALL_SLOTS
+    return replace(limits, time_limit=SMALL_TIME_LIMIT if small else large)
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A policy's outcome before the reference is known; no makespans if it failed."""
+    """A policy's outcome before the reference is known, and by layer what its placement costs:
+    nothing if it failed.
+    """
 
     outcome: PolicyGap
-    makespans: tuple[Fraction, ...] = ()
+    values: tuple[Bracket, ...] = ()
+
+
+def _run_policies(
+    runner: PolicyRunner,
+    policies: AnyPolicy | Sequence[AnyPolicy],
+    instance: Instance,
+    layers: Sequence[Layer],
+    progress: Progress,
+) -> tuple[list[_Measured], bool]:
+    """Place with every policy; also whether Ctrl-C ended one of them."""
+    names = [policies] if isinstance(policies, str) or callable(policies) else policies
+    measured, interrupted = list[_Measured](), False
+    for policy in names:
+        progress(policy_name(policy), len(measured), len(names))
+        try:
+            measured.append(_run_policy(runner, policy, instance, layers))
+        except KeyboardInterrupt:
+            interrupted = True
+            failed = PolicyGap(policy_name(policy), "error", "interrupted")
+            measured.append(_Measured(failed))
+    return measured, interrupted
 
 
 def _run_policy(
-    runner: PolicyRunner, name: str, instance: Instance, layers: Sequence[Layer]
+    runner: PolicyRunner, policy: AnyPolicy, instance: Instance, layers: Sequence[Layer]
 ) -> _Measured:
+    name = policy_name(policy)
     try:
-        run = runner.run(name, instance)
+        run = runner.run(policy, instance)
     except PolicyTimeoutError as error:
         return _Measured(PolicyGap(name, "timeout", str(error)))
     except InvalidPlacementError as error:
@@ -272,7 +235,6 @@ def _run_policy(
     except PolicyError as error:
         return _Measured(PolicyGap(name, "error", str(error)))
     rows = run.placement.phy2log.tolist()
-    makespans = tuple(exact_makespan(*pair) for pair in zip(layers, rows, strict=True))
     outcome = PolicyGap(
         name,
         "ok",
@@ -281,38 +243,13 @@ def _run_policy(
         first_call=run.first_call,
         import_time=run.import_time,
     )
-    return _Measured(outcome, makespans)
-
-
-def _refer(
-    layer: Layer, known: Sequence[Fraction], time_limit: float, seed: int, workers: int
-) -> tuple[Reference, bool]:
-    """The reference for one layer, and whether Ctrl-C ended the search for it."""
-    start = time.perf_counter()
-    mean = mean_load(layer)
-    if not layer.has_load:
-        return Reference(layer.index, "no-load", mean, None, mean, "no-load", 0.0), False
-    bound = lower_bound(layer)
-    best, value, source, limit = min(known, default=None), bound.value, bound.source, None
-    searched = best != value and time_limit > 0
-    if searched:
-        from solvers import solve
-
-        result = solve(
-            layer, time_limit=time_limit, seed=seed, workers=workers, tolerance=TOLERANCE
-        )
-        value, source, limit = result.lower_bound, result.bound_source, result.limit
-        best = min((v for v in (best, result.objective) if v is not None), default=None)
-    status = "optimal" if best == value else "feasible" if searched else "bound"
-    runtime = time.perf_counter() - start
-    reference = Reference(layer.index, status, value, best, mean, source, runtime)
-    return reference, limit == "interrupt"
+    return _Measured(outcome, tuple(value(*pair) for pair in zip(layers, rows, strict=True)))
 
 
 def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyGap:
     layers = tuple(
-        _layer_gap(makespan, reference)
-        for makespan, reference in zip(measured.makespans, references, strict=False)
+        _layer_gap(found.incumbent, reference)
+        for found, reference in zip(measured.values, references, strict=False)
         if reference.status != "no-load"
     )
     return replace(measured.outcome, layers=layers)
@@ -333,71 +270,23 @@ def _layer_gap(makespan: Fraction, reference: Reference) -> LayerGap:
     )
 
 
-def describe_instance(instance: Instance) -> dict[str, Any]:
-    """The ``instance`` object of every JSON document."""
-    topology = instance.topology
-    return {
-        "source": instance.source,
-        "num_layers": instance.num_layers,
-        "num_logical_experts": instance.num_logical_experts,
-        "num_physical_experts": topology.num_physical_experts,
-        "num_ranks": topology.num_ranks,
-        "num_nodes": topology.num_nodes,
-        "num_groups": topology.num_groups,
-        "rule": str(instance.rule),
-        "spread_replicas": instance.spread_replicas,
+def _split_losses(
+    report: GapReport,
+    layers: Sequence[Layer],
+    seen: Sequence[Layer] | None,
+    search: SearchOptions,
+    progress: Progress,
+    *,
+    explain: bool,
+) -> GapReport:
+    """The report with what the losses consist of, unless Ctrl-C came before."""
+    placements = {
+        p.policy: p.placement.phy2log.tolist() for p in report.policies if p.placement is not None
     }
-
-
-def _reference_json(reference: Reference) -> dict[str, Any]:
-    return {
-        "layer": reference.layer,
-        "status": reference.status,
-        "lower_bound": float_below(reference.lower_bound),
-        "incumbent": None if reference.incumbent is None else float(reference.incumbent),
-        "mean_load": float(reference.mean_load),
-        "bound_source": reference.bound_source,
-        "runtime_s": reference.runtime,
-    }
-
-
-def _in_order(instance: Instance) -> Placement:
-    slots = instance.topology.num_physical_experts
-    return Placement.in_order(instance.num_layers, instance.num_logical_experts, slots)
-
-
-def _rank_loads(placement: Placement | None, report: GapReport) -> list[list[float]] | None:
-    """Tokens on each rank of each layer with load, with six digits: for pictures."""
-    if placement is None:
-        return None
-    loads = placement.rank_loads(report.instance.loads, report.instance.topology.num_ranks)
-    return [
-        [float(f"{load:.6g}") for load in row]
-        for reference, row in zip(report.reference, loads, strict=False)  # fewer if interrupted
-        if reference.status != "no-load"
-    ]
-
-
-def _policy_json(policy: PolicyGap, report: GapReport) -> dict[str, Any]:
-    return {
-        "policy": policy.policy,
-        "status": policy.status,
-        "message": policy.message,
-        "runtime_s": policy.runtime,
-        "first_call_s": policy.first_call,
-        "import_s": policy.import_time,
-        "layers": [
-            {
-                "layer": layer.layer,
-                "makespan": float(layer.makespan),
-                "gap": layer.gap,
-                "optimal": layer.optimal,
-            }
-            for layer in policy.layers
-        ],
-        "gap_mean": policy.gap_mean,
-        "gap_max": policy.gap_max,
-        "balancedness_mean": policy.balancedness_mean,
-        "num_optimal": policy.num_optimal,
-        "rank_loads": _rank_loads(policy.placement, report),
-    }
+    if explain and not report.interrupted:
+        splits, interrupted = attribute_layers(layers, placements, search, progress)
+        report = replace(report, attribution=splits, interrupted=interrupted)
+    if seen is not None and not report.interrupted:
+        splits, interrupted = split_layers(seen, layers, placements, search, progress)
+        report = replace(report, staleness=splits, interrupted=interrupted)
+    return report

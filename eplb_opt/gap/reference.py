@@ -1,184 +1,116 @@
-"""What is known of the optima of one layer: exact intervals from bounds, placements and searches.
-
-The makespan of a placement is the worst node's, and a node is a problem of its own once its block
-of groups is fixed (with the rule ``global`` there is one node that takes everything). So all that
-is learned is kept per *part*: a block, with the replica counts of its experts or with free counts.
-Every placement of the layer is an incumbent for its parts, whoever made it.
-"""
+"""What is known about the optimum of each layer, to measure policies against."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
-from eplb_opt.bounds import global_bound, lower_bound, packing_bound
-from eplb_opt.bounds.partitions import Block, bottleneck_partition
-from eplb_opt.gap.loss_split import Interval
-from eplb_opt.problem.instance import Layer, Rule, Topology
-from eplb_opt.problem.objective import exact_rank_loads
-from eplb_opt.problem.result import Result
+from eplb_opt import bounds
+from eplb_opt.gap.loss_split import Progress
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import mean_load
+from eplb_opt.problem.result import Limit
+from solvers.bracket import Bracket
+from solvers.options import SearchOptions
 
 
 @dataclass(frozen=True)
-class Search:
-    """Limits of every exact search: one optimum of one node, or of the layer under its rule.
+class Reference:
+    """What is known about the optimum of one layer.
 
     Attributes:
-        time_limit: seconds; 0 for no search, None for no limit.
-        tolerance: no search where value and bound are as close as this, relatively.
-        seed: of the search.
-        workers: its threads.
+        layer: index.
+        bracket: the best placement known, a policy's or the search's, and what is proven.
+        mean_load: mean rank load, exact.
+        searched: an exact search was made.
+        runtime: seconds.
     """
 
-    time_limit: float | None = 0.0
-    tolerance: float = 1e-5
-    seed: int = 0
-    workers: int = 1
-
-    def wanted(self, optimum: Interval) -> bool:
-        """Whether ``optimum`` is not yet known well enough."""
-        return self.time_limit != 0 and optimum.high > optimum.low * (1 + Fraction(self.tolerance))
-
-
-@dataclass(frozen=True)
-class Part:
-    """One node's problem: the groups it takes, and the replica counts of their experts in order.
-
-    ``counts`` is None where they are free.
-    """
-
-    block: Block
-    counts: tuple[int, ...] | None = None
+    layer: int
+    bracket: Bracket
+    mean_load: Fraction
+    searched: bool
+    runtime: float
 
     @property
-    def free(self) -> Part:
-        """The same block with free counts."""
-        return Part(self.block)
-
-
-class Optima:
-    """Bounds and incumbents of one layer's parts; they only improve.
-
-    Guarantee: every interval contains the optimum that it is named for, in exact arithmetic. How
-    narrow it is depends on the placements learned and on the searches made.
-    """
-
-    def __init__(self, layer: Layer, search: Search) -> None:
-        self.layer = layer if layer.rule == Rule.HIERARCHICAL else without_nodes(layer)
-        self.search = search
-        self._low: dict[Part, Fraction] = {}
-        self._high: dict[Part, Fraction] = {}
-        self._searched: set[Part] = set()
-        self._rule_low = lower_bound(self.layer).value
-
-    def learn(self, slots: Sequence[int]) -> tuple[Part, ...]:
-        """Take a valid placement ``slots`` [P] as incumbent; its parts, one a node."""
-        topology, groups = self.layer.topology, self.layer.groups
-        loads, size = exact_rank_loads(self.layer, slots), len(groups[0])
-        parts = []
-        for node in range(topology.num_nodes):
-            first = node * topology.slots_per_node
-            count = Counter(slots[first : first + topology.slots_per_node])
-            block = tuple(sorted({e // size for e in count}))
-            part = Part(block, tuple(count[e] for k in block for e in groups[k]))
-            ranks = range(node * topology.ranks_per_node, (node + 1) * topology.ranks_per_node)
-            self._record(part, max(loads[g] for g in ranks))
-            parts.append(part)
-        return tuple(parts)
-
-    def interval(self, parts: Sequence[Part]) -> Interval:
-        """The optimum of the layer when its nodes have these learned parts: the worst of theirs."""
-        low = max(self._bound(part) for part in parts)
-        return Interval(low, max(self._high[part] for part in parts))
-
-    def under_rule(self) -> Interval:
-        """The optimum over everything that the layer's rule allows; one placement is needed."""
-        known = {part.block: high for part, high in self._high.items() if part.counts is None}
-        best = bottleneck_partition(known, self.layer.topology.num_groups)
-        return Interval(self._rule_low, max(known[block] for block in best))
-
-    def sharpen(self, parts: Sequence[Part]) -> None:
-        """Search the parts that can decide ``interval(parts)``, each once, worst first.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C ended the search.
+    def status(self) -> str:
+        """``optimal`` (the bound is attained), ``feasible`` (an exact search ended with an
+        incumbent above the bound), ``bound`` (no search was made), or ``no-load``.
         """
-        while self.search.wanted(now := self.interval(parts)):
-            left = [p for p in parts if p not in self._searched and self._high[p] > now.low]
-            if not left:
-                return
-            worst = max(left, key=self._high.__getitem__)
-            self._searched.add(worst)
-            result = _solved(self.layer.node_problem(worst.block), self.search, worst.counts)
-            self._low[worst] = max(self._low[worst], result.lower_bound)
-            if result.objective is not None and result.counts is not None:
-                self._record(Part(worst.block, result.counts), result.objective)
+        if not self.mean_load:
+            return "no-load"
+        return "optimal" if self.bracket.closed else "feasible" if self.searched else "bound"
 
-    def sharpen_rule(self) -> None:
-        """Search the optimum under the layer's rule.
+    @property
+    def lower_bound(self) -> Fraction:
+        """Proven, in tokens, exact."""
+        return self.bracket.bound
 
-        Raises:
-            KeyboardInterrupt: Ctrl-C ended the search.
-        """
-        if not self.search.wanted(self.under_rule()):
-            return
-        result = _solved(self.layer, self.search)
-        self._rule_low = max(self._rule_low, result.lower_bound)
-        if result.placement is not None:
-            self.learn(result.placement)
+    @property
+    def incumbent(self) -> Fraction | None:
+        """Value of the best placement known, exact; None if there is none and for ``no-load``."""
+        return self.bracket.value
 
-    def _record(self, part: Part, makespan: Fraction) -> None:
-        for known in (part, part.free):
-            self._high[known] = min(makespan, self._high.get(known, makespan))
-
-    def _bound(self, part: Part) -> Fraction:
-        if part not in self._low:
-            problem = self.layer.node_problem(part.block)
-            given = part.counts
-            bound = global_bound(problem) if given is None else packing_bound(problem, given)
-            self._low[part] = bound.value
-        return self._low[part]
+    @property
+    def bound_source(self) -> str:
+        """The argument that proves the bound."""
+        return self.bracket.source
 
 
-def without_nodes(layer: Layer) -> Layer:
-    """The layer under the global rule, as one node with one group."""
-    machine = Topology(layer.topology.num_physical_experts, layer.topology.num_ranks)
-    return replace(layer, topology=machine, rule=Rule.GLOBAL)
+def find_references(
+    layers: Sequence[Layer],
+    known: Sequence[Sequence[Bracket]],
+    search: SearchOptions,
+    progress: Progress,
+) -> tuple[tuple[Reference, ...], bool]:
+    """A reference for each layer; also whether Ctrl-C ended it early, with those found until then.
 
-
-def nested(optima: Sequence[Interval], equal: Collection[int] = ()) -> tuple[Interval, ...]:
-    """Sharper intervals for numbers V_0 <= V_1 <= ..., where V_i = V_{i+1} for each i in ``equal``.
-
-    A lower bound holds for all that follow and all that are equal, an incumbent for all before and
-    all that are equal.
+    Args:
+        layers: of one instance.
+        known: of each layer the placements that are known, valued.
+        search: limits of the search of each layer whose closed-form bound no placement meets.
+        progress: called as the work goes on.
     """
-    sharper = []
-    for i in range(len(optima)):
-        first = last = i
-        while first - 1 in equal:
-            first -= 1
-        while last in equal:
-            last += 1
-        low = max(v.low for v in optima[: last + 1])
-        sharper.append(Interval(low, min(v.high for v in optima[first:])))
-    return tuple(sharper)
+    found: list[Reference] = []
+    try:
+        for layer, placements in zip(layers, known, strict=True):
+            progress("reference", len(found), len(layers))
+            found.append(_reference(layer, placements, search))
+            if found[-1].bracket.limit == Limit.INTERRUPT:
+                search = SearchOptions(time_limit=0)  # bounds alone for the rest
+        progress("reference", len(layers), len(layers))
+    except KeyboardInterrupt:  # between two searches
+        return tuple(found), True
+    return tuple(found), any(r.bracket.limit == Limit.INTERRUPT for r in found)
 
 
-def _solved(layer: Layer, search: Search, counts: Sequence[int] | None = None) -> Result:
-    """The joint optimum of ``layer``, or with ``counts`` [E] the optimum of its packing."""
-    from solvers import Stages, solve
+def _reference(layer: Layer, known: Sequence[Bracket], search: SearchOptions) -> Reference:
+    start, mean = time.perf_counter(), mean_load(layer)
+    bracket = Bracket.start(bounds.of(layer), known if layer.has_load else [])
+    searched = layer.has_load and not bracket.closed and search.time_limit != 0
+    if searched:
+        bracket = _searched(layer, bracket, search)
+    return Reference(layer.index, bracket, mean, searched, time.perf_counter() - start)
+
+
+def _searched(layer: Layer, known: Bracket, search: SearchOptions) -> Bracket:
+    from solvers import solve
 
     result = solve(
         layer,
-        stage="joint" if counts is None else "packing",
-        given=Stages(counts=counts),
         time_limit=search.time_limit,
-        tolerance=search.tolerance,
         seed=search.seed,
         workers=search.workers,
+        tolerance=search.tolerance,
     )
-    if result.limit == "interrupt":
-        raise KeyboardInterrupt
-    return result
+    found = Bracket(
+        result.placement,
+        result.objective,
+        result.lower_bound,
+        result.bound_source,
+        result.certificate,
+        result.limit,
+    )
+    return found.with_placement(known)

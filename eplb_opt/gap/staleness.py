@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from eplb_opt.bounds import mean_load
 from eplb_opt.gap.loss_split import (
     Interval,
     LayerSplit,
@@ -35,9 +34,12 @@ from eplb_opt.gap.loss_split import (
     collect,
     point,
 )
-from eplb_opt.gap.reference import Optima, Search
-from eplb_opt.problem.instance import Instance, Layer, Loads
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.gap.optima import NO_SEARCH, Optima
+from eplb_opt.problem.instance import Instance, Loads
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import mean_load
+from solvers.dispatch import value
+from solvers.options import SearchOptions
 
 TERMS = ("hindsight", "optimality", "staleness")
 
@@ -58,7 +60,7 @@ def split_by_change(
     seen: Layer,
     served: Layer,
     placements: Mapping[str, Sequence[int]],
-    search: Search | None = None,
+    search: SearchOptions = NO_SEARCH,
 ) -> dict[str, LayerSplit]:
     """Split the loss of each policy's placement, made for one layer's loads, on other loads.
 
@@ -69,7 +71,7 @@ def split_by_change(
         seen: the layer as the policies saw it.
         served: the layer as it is served, with load, on the same machine under the same rule.
         placements: slots [P] by policy, valid under that rule.
-        search: limits of each search; None for no search.
+        search: limits of each search; by default there is none.
 
     Returns:
         By policy, the terms :data:`TERMS` and the sum ``regret``. Guarantee: the intervals contain
@@ -81,7 +83,6 @@ def split_by_change(
     """
     if not served.has_load:
         raise ValueError(f"layer {served.index} has no load to serve: there is no loss to split")
-    search = search or Search()
     slots = list(placements.values())
     optimum = _relative_optimum(served, slots, search)
     unchanged = _proportional(seen, served)
@@ -103,7 +104,7 @@ def split_layers(
     seen: Sequence[Layer],
     served: Sequence[Layer],
     placements: Mapping[str, Sequence[Sequence[int]]],
-    search: Search,
+    search: SearchOptions,
     progress: Progress,
 ) -> tuple[tuple[PolicySplit, ...], bool]:
     """:func:`split_by_change` for all layers with served load; ``placements`` are [L, P] by policy.
@@ -184,11 +185,11 @@ def _split(seen: _Balance, served: _Balance, unchanged: bool) -> Split:
 
 def _relative(layer: Layer, slots: Sequence[int]) -> Fraction:
     """Makespan over mean rank load; 1 for a layer without load, where all placements are even."""
-    return exact_makespan(layer, slots) / mean_load(layer) if layer.has_load else Fraction(1)
+    return value(layer, slots).incumbent / mean_load(layer) if layer.has_load else Fraction(1)
 
 
 def _relative_optimum(
-    layer: Layer, placements: Sequence[Sequence[int]], search: Search
+    layer: Layer, placements: Sequence[Sequence[int]], search: SearchOptions
 ) -> Interval:
     if not layer.has_load:
         return point(1)

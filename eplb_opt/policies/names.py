@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.problem.instance import Instance, Rule
+from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import find_violations
 
 AnyPolicy = str | Callable[..., Any]
@@ -171,7 +172,7 @@ def load_policy(policy: AnyPolicy) -> Policy:
         PolicyError: there is no such policy, file or function, or importing it failed.
     """
     if not isinstance(policy, str):
-        return Policy(getattr(policy, "__qualname__", repr(policy)), policy)
+        return Policy(policy_name(policy), policy)
     if not is_user_file(policy):
         return _built_in(policy)
     path, _, function = policy.partition(":")
@@ -183,6 +184,11 @@ def load_policy(policy: AnyPolicy) -> Policy:
     if not callable(target):
         raise PolicyError(f"{function or DEFAULT_FUNCTION!r} of {path} is not a function")
     return Policy(policy, target)
+
+
+def policy_name(policy: AnyPolicy) -> str:
+    """What reports call a policy: its name, or that of the function."""
+    return policy if isinstance(policy, str) else getattr(policy, "__qualname__", repr(policy))
 
 
 def known_policy(name: str) -> None:

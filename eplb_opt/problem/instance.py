@@ -1,159 +1,19 @@
-"""The problem: how many experts, slots, ranks and nodes there are, and how many tokens each expert
-gets.
-"""
+"""Recorded or generated loads, the machine that serves them, and the rule for placements."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eplb_opt.problem.exact import exact_integers
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.topology import Rule, Topology
+
 Loads = NDArray[np.int64] | NDArray[np.float64]
-
-
-class Rule(StrEnum):
-    """Which placements are allowed (``auto`` is resolved when an :class:`Instance` is made)."""
-
-    GLOBAL = "global"
-    """Any replica may go to any rank."""
-    HIERARCHICAL = "hierarchical"
-    """Each node takes exactly ``num_groups / num_nodes`` whole groups of experts."""
-
-
-@dataclass(frozen=True)
-class Topology:
-    """The machine: slots, ranks and nodes, and the expert groups that the hierarchical rule keeps
-    together.
-
-    Slot ``p`` belongs to rank ``p // slots_per_rank``; rank ``r`` belongs to node ``r //
-    ranks_per_node``.
-
-    Attributes:
-        num_physical_experts: P, slots in total (logical experts plus redundant ones).
-        num_ranks: G, GPUs of the expert-parallel group; divides P.
-        num_nodes: N, servers; divides G.
-        num_groups: K, equal contiguous groups of logical experts.
-
-    Raises:
-        ValueError: a size is not a positive integer, P is no multiple of G, or G is no multiple of
-            N.
-    """
-
-    num_physical_experts: int
-    num_ranks: int
-    num_nodes: int = 1
-    num_groups: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("num_physical_experts", "num_ranks", "num_nodes", "num_groups"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a positive integer")
-            object.__setattr__(self, name, int(value))
-        _require_multiple(self, "num_physical_experts", "num_ranks")
-        _require_multiple(self, "num_ranks", "num_nodes")
-
-    @property
-    def slots_per_rank(self) -> int:
-        """S = P / G."""
-        return self.num_physical_experts // self.num_ranks
-
-    @property
-    def slots_per_node(self) -> int:
-        """P / N."""
-        return self.num_physical_experts // self.num_nodes
-
-    @property
-    def ranks_per_node(self) -> int:
-        """G / N."""
-        return self.num_ranks // self.num_nodes
-
-    @property
-    def groups_per_node(self) -> int:
-        """K / N."""
-        return self.num_groups // self.num_nodes
-
-    @property
-    def node(self) -> Topology:
-        """One node seen as a machine of its own, where the rule inside is global."""
-        return Topology(self.slots_per_node, self.ranks_per_node)
-
-
-def _require_multiple(topology: Topology, name: str, divisor: str) -> None:
-    value, by = getattr(topology, name), getattr(topology, divisor)
-    if value % by:
-        raise ValueError(f"{name}={value} is not a multiple of {divisor}={by}")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer of an instance in exact arithmetic: the problem that a solver takes.
-
-    Attributes:
-        loads: E integers; expert ``e`` receives ``loads[e] * unit`` tokens.
-        unit: 1 for integer loads; a power of 1/2 for floats, which are rationals with such
-            denominators.
-        topology: the machine.
-        rule: the resolved rule.
-        index: its number in reports.
-        spread_replicas: no rank may hold two replicas of one expert.
-    """
-
-    loads: tuple[int, ...]
-    unit: Fraction
-    topology: Topology
-    rule: Rule = Rule.GLOBAL
-    index: int = 0
-    spread_replicas: bool = False
-
-    @property
-    def most_replicas(self) -> int:
-        """No expert can have more: P - E + 1, or with ``spread_replicas`` one on each rank."""
-        most = self.num_redundant_experts + 1
-        ranks = self.topology.num_ranks
-        if self.rule == Rule.HIERARCHICAL:
-            ranks = self.topology.ranks_per_node
-        return min(most, ranks) if self.spread_replicas else most
-
-    @property
-    def num_logical_experts(self) -> int:
-        """E."""
-        return len(self.loads)
-
-    @property
-    def num_redundant_experts(self) -> int:
-        """P - E, the replicas beyond the first of each expert."""
-        return self.topology.num_physical_experts - len(self.loads)
-
-    @property
-    def is_feasible(self) -> bool:
-        """Whether the slots can be filled: ``spread_replicas`` needs S different experts a rank."""
-        return self.most_replicas * len(self.loads) >= self.topology.num_physical_experts
-
-    @property
-    def has_load(self) -> bool:
-        """False for a dense layer of a recording, whose experts receive nothing."""
-        return any(self.loads)
-
-    @property
-    def groups(self) -> list[range]:
-        """The logical experts of each group."""
-        size = len(self.loads) // self.topology.num_groups
-        return [range(k * size, (k + 1) * size) for k in range(self.topology.num_groups)]
-
-    def node_problem(self, groups: Sequence[int]) -> Layer:
-        """The global problem inside one node that takes ``groups``; experts in the order of
-        ``groups``.
-        """
-        loads = tuple(self.loads[e] for k in groups for e in self.groups[k])
-        return Layer(
-            loads, self.unit, self.topology.node, Rule.GLOBAL, self.index, self.spread_replicas
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +22,8 @@ class Instance:
 
     Attributes:
         loads: tokens per logical expert, [L, E] int64 or float64 (after construction; a trace [T,
-            L, E] is given in the same argument and summed over time).
+            L, E] is given in the same argument and summed over time, in floats if it holds floats;
+            :meth:`layer` sums exactly).
         topology: the machine.
         rule: ``auto``, ``global`` or ``hierarchical``. ``auto`` is what the reference programs do:
             hierarchical if there are several nodes and K is a multiple of N, else global. After
@@ -228,9 +89,17 @@ class Instance:
         """
         if not 0 <= index < self.num_layers:
             raise IndexError(f"layer {index} is out of range: the instance has {self.num_layers}")
-        loads, unit = exact_integers(self.loads[index])
-        number = self.numbers[index]
-        return Layer(loads, unit, self.topology, Rule(self.rule), number, self.spread_replicas)
+        loads = self.loads[None] if self.trace is None else self.trace
+        steps, unit = exact_integers(loads[:, index])
+        return Layer(
+            tuple(int(total) for total in steps.sum(axis=0)),
+            unit,
+            self.topology,
+            Rule(self.rule),
+            self.numbers[index],
+            self.spread_replicas,
+            steps,
+        )
 
     def layers(self) -> list[Layer]:
         """All layers, in order."""
@@ -252,15 +121,6 @@ class Instance:
         chosen = replace(self, loads=loads)
         object.__setattr__(chosen, "numbers", tuple(self.numbers[row] for row in rows))
         return chosen
-
-
-def exact_integers(values: Loads) -> tuple[tuple[int, ...], Fraction]:
-    """Integers and a unit such that ``values[e] == integers[e] * unit`` exactly; values is [E]."""
-    if np.issubdtype(values.dtype, np.integer) or np.array_equal(values, np.trunc(values)):
-        return tuple(int(v) for v in values), Fraction(1)
-    ratios = [float(v).as_integer_ratio() for v in values]
-    denominator = max(d for _, d in ratios)
-    return tuple(n * (denominator // d) for n, d in ratios), Fraction(1, denominator)
 
 
 def _checked_loads(given: ArrayLike) -> Loads:

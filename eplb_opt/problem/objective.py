@@ -1,23 +1,111 @@
-"""What a placement costs: exactly for a claim about one layer, in floats for all layers at once."""
+"""What a placement costs: how tokens are shared, and how the makespans of steps become one number.
+
+Under a :class:`Dispatch` every step t of a layer has a makespan m_t, the load of its fullest rank.
+An :class:`Objective` makes one number of m_1, ..., m_T.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.layer import Layer
 
 
-def exact_rank_loads(layer: Layer, slots: Sequence[int]) -> list[Fraction]:
-    """Tokens on each rank, ``sum of loads[e] / c_e`` over its slots, for ``slots`` [P] of one
-    layer.
+class Dispatch(StrEnum):
+    """How the tokens of an expert are shared by its replicas in a step."""
 
-    Exact: the sums are taken in multiples of ``unit / lcm(counts)``.
+    EVEN = "even"
+    """All alike: ``1 / c_e`` each."""
+    FIXED = "fixed"
+    """Fractions fitted to all steps together, the same at every step."""
+    OPTIMAL = "optimal"
+    """Fractions of each step for itself that make its makespan least."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimized over the steps of a layer.
+
+    Attributes:
+        name: ``sum``: the makespan of the summed loads, as of one step; else of the makespans of
+            the steps the ``mean``, the largest (``worst``), or with ``cvar`` the mean of the worst
+            ones.
+        share: with ``cvar``, which share of the steps that is, fractional steps included; else 1.
+
+    Raises:
+        ValueError: no such name, or a share outside of (0, 1].
+
+    Example:
+        >>> [str(Objective.parse("cvar:0.5").over([Fraction(v) for v in (4, 1, 2)]))]
+        ['10/3']
+    """
+
+    name: str = "sum"
+    share: Fraction = Fraction(1)
+
+    def __post_init__(self) -> None:
+        if self.name not in ("sum", "mean", "worst", "cvar"):
+            raise ValueError(f"objective={self.name!r} is not one of sum, mean, worst, cvar:SHARE")
+        if not 0 < self.share <= 1 or (self.share < 1 and self.name != "cvar"):
+            raise ValueError(f"share={self.share} of objective={self.name!r} is not in (0, 1]")
+
+    @classmethod
+    def parse(cls, text: str | Objective) -> Objective:
+        """``sum``, ``mean``, ``worst`` or ``cvar:a`` with a decimal or a ratio a.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if isinstance(text, Objective):
+            return text
+        name, colon, share = text.partition(":")
+        if (name == "cvar") != bool(colon):
+            raise ValueError(f"objective={text!r} is not one of sum, mean, worst, cvar:SHARE")
+        try:
+            return cls(name, Fraction(share) if colon else Fraction(1))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(
+                f"objective={text!r} is not one of sum, mean, worst, cvar:SHARE with a share in "
+                "(0, 1]"
+            ) from None
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.share}" if self.name == "cvar" else self.name
+
+    def steps_of(self, layer: Layer) -> list[Layer]:
+        """The problems whose makespans count: each step, or for ``sum`` all steps as one."""
+        return [layer] if self.name == "sum" else layer.each_step()
+
+    def over(self, makespans: Sequence[Fraction]) -> Fraction:
+        """One number from the makespans of :meth:`steps_of`, in the same unit; exact.
+
+        ``cvar:a`` is the mean of the ``a T`` largest, the last of them counted in part if ``a T``
+        is no integer. So ``cvar:1`` is ``mean``, and a share of at most 1 / T is ``worst``.
+        """
+        if self.name == "worst":
+            return max(makespans)
+        counted = self.share * len(makespans)
+        whole = math.floor(counted)
+        falling = sorted(makespans, reverse=True)
+        total = sum(falling[:whole], Fraction(0))
+        if whole < counted:
+            total += (counted - whole) * falling[whole]
+        return total / counted
+
+
+SUM = Objective()
+
+
+def rank_loads(layer: Layer, slots: Sequence[int]) -> list[Fraction]:
+    """Tokens on each rank under an even split, ``sum of loads[e] / c_e`` over its slots.
+
+    For ``slots`` [P] and the summed loads of one layer. Exact: the sums are taken in multiples of
+    ``unit / lcm(counts)``.
     """
     counts = Counter(slots)
     common = math.lcm(*counts.values())
@@ -27,29 +115,8 @@ def exact_rank_loads(layer: Layer, slots: Sequence[int]) -> list[Fraction]:
     return [Fraction(s, common) * layer.unit for s in sums]
 
 
-def exact_makespan(layer: Layer, slots: Sequence[int]) -> Fraction:
-    """The largest rank load, exactly, for ``slots`` [P] of one layer."""
-    return max(exact_rank_loads(layer, slots))
-
-
-def makespan(rank_loads: ArrayLike) -> NDArray[np.float64]:
-    """Largest rank load of each layer: [L] from [L, G]."""
-    return np.asarray(np.max(rank_loads, axis=-1), dtype=np.float64)
-
-
-def balancedness(rank_loads: ArrayLike) -> NDArray[np.float64]:
-    """Mean rank load over makespan, [L] from [L, G]; in (0, 1], NaN for a layer without load."""
-    top = makespan(rank_loads)
-    mean = np.asarray(rank_loads, dtype=np.float64).mean(axis=-1)
-    return np.asarray(np.divide(mean, top, out=np.full_like(top, np.nan), where=top > 0))
-
-
-def relative_gap(value: Fraction, lower_bound: Fraction) -> float:
-    """``(value - lower_bound) / lower_bound``, computed exactly and then rounded to a float.
-
-    Raises:
-        ValueError: the bound is not positive, as for a layer without load: it has no gap.
-    """
-    if lower_bound <= 0:
-        raise ValueError(f"no gap over a lower bound of {lower_bound}")
-    return float((value - lower_bound) / lower_bound)
+def mean_load(layer: Layer, objective: Objective = SUM) -> Fraction:
+    """The objective of the mean rank loads ``sum(w_t) / G``: no makespan is below its mean."""
+    ranks = layer.topology.num_ranks
+    steps = objective.steps_of(layer)
+    return objective.over([sum(step.loads) * layer.unit / ranks for step in steps])

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any
 
-from eplb_opt.problem.objective import relative_gap
+from eplb_opt.problem.evidence import Evidence
+from eplb_opt.problem.exact import relative_gap
+
+
+class Stage(StrEnum):
+    """What is decided."""
+
+    GROUPS = "groups"
+    """Which node takes which groups."""
+    COUNTS = "counts"
+    """How many replicas each expert gets, the groups given."""
+    PACKING = "packing"
+    """Which rank holds which replica, groups and counts given."""
+    JOINT = "joint"
+    """All of it together."""
+
+
+class Limit(StrEnum):
+    """What ended a search before its proof was complete."""
+
+    TIME = "time"
+    WORK = "work"
+    """A limit on work, the caller's or the method's own."""
+    TOLERANCE = "tolerance"
+    """Value and bound are as close as was asked."""
+    INTERRUPT = "interrupt"
+    """Ctrl-C."""
 
 
 class SolveStatus(StrEnum):
@@ -29,7 +53,7 @@ class Result:
     """Outcome of one solve of one layer. All values are exact, in tokens.
 
     Attributes:
-        stage: ``groups``, ``counts``, ``packing`` or ``joint``.
+        stage: what was decided.
         backend: what solved it, for instance ``cp-sat``.
         lower_bound: proven for this stage, valid whatever the status.
         objective: value of the incumbent, recomputed from it; None without one.
@@ -37,13 +61,13 @@ class Result:
         counts: [E] replicas per expert, for every stage but ``groups``; None without an incumbent.
         node_of_group: [K] under the hierarchical rule; else None.
         bound_source: what proved the lower bound.
-        limit: ``time`` or ``interrupt`` when that ended the search, else None.
+        limit: what ended the search before its proof was complete, else None.
         runtime: seconds.
         infeasible: no solution exists (with ``spread_replicas``, for instance).
         certificate: evidence for the lower bound, None if there is none to show.
     """
 
-    stage: str
+    stage: Stage
     backend: str
     lower_bound: Fraction
     objective: Fraction | None = None
@@ -51,10 +75,10 @@ class Result:
     counts: tuple[int, ...] | None = None
     node_of_group: tuple[int, ...] | None = None
     bound_source: str = ""
-    limit: str | None = None
+    limit: Limit | None = None
     runtime: float = 0.0
     infeasible: bool = False
-    certificate: dict[str, Any] | None = None
+    certificate: Evidence | None = None
 
     def __post_init__(self) -> None:
         if self.objective is not None and self.objective < self.lower_bound:
@@ -80,14 +104,3 @@ class Result:
         if self.objective == self.lower_bound:
             return 0.0
         return relative_gap(self.objective, self.lower_bound) if self.lower_bound > 0 else None
-
-
-def float_below(value: Fraction) -> float:
-    """The largest float that is not above ``value``: how a lower bound is printed."""
-    nearest = float(value)
-    return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)
-
-
-def exact_text(value: Fraction) -> str:
-    """``num/den``, the exact value in a JSON document; ``num/1`` for an integer."""
-    return f"{value.numerator}/{value.denominator}"

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eplb_opt.problem.instance import Instance, Layer, Rule
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.topology import Rule
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from eplb_opt import documents
 from eplb_opt.report.figures import COLOURS, new_axes, short
 from eplb_opt.report.summary import ReportError
 from eplb_opt.serving.replay import ReplayReport
@@ -23,7 +24,7 @@ STYLES = ("-", "--", "-.", ":")
 def replay_document(source: Any) -> dict[str, Any] | None:
     """The JSON document of a replay; None if the source is something else."""
     if isinstance(source, ReplayReport):
-        return source.to_json()
+        return documents.replay(source)
     if isinstance(source, str | Path):
         try:
             source = json.loads(Path(source).read_text(encoding="utf-8", errors="replace"))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eplb_opt import documents
 from eplb_opt.gap import GapReport
 
 LOWEST, HIGHEST, STEPS = -8.0, 2.0, 40
@@ -134,7 +135,7 @@ def summarize(source: GapReport | Summary | str | Path) -> Summary:
     if isinstance(source, Summary):
         return source
     if isinstance(source, GapReport):
-        return of_gap(source.to_json())
+        return of_gap(documents.gap(source))
     path = Path(source)
     schema, document = _first(path)
     if schema.startswith("eplb-opt/gap/"):

@@ -29,8 +29,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.problem.instance import Topology
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.topology import Topology
 from eplb_opt.problem.transfer import over_same_ranks
 
 Map = NDArray[np.int64]

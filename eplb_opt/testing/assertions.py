@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from eplb_opt.bounds import lower_bound
+from eplb_opt import bounds
 from eplb_opt.gap import SMALL_SLOTS, SMALL_TIME_LIMIT
 from eplb_opt.policies.names import AnyPolicy, load_policy
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
-from eplb_opt.problem.objective import exact_makespan
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.validity import find_violations
+from eplb_opt.testing.contracts import CONTRACTS, Finding
+from solvers.dispatch import value
 
 FLOAT_TOLERANCE = 1e-6
 """Policies see loads in float32; two makespans are the same within this, relatively."""
@@ -77,7 +78,7 @@ def assert_gap_below(
     for layer, row in zip(instance.layers(), placement.phy2log.tolist(), strict=True):
         if not layer.has_load:
             continue
-        makespan, bound = exact_makespan(layer, row), lower_bound(layer).value
+        makespan, bound = value(layer, row).incumbent, bounds.of(layer).value
         if makespan > bound * (1 + Fraction(limit)) and time_limit > 0:
             from solvers import solve
 
@@ -143,13 +144,11 @@ def assert_equivalent(
 
 
 def assert_drop_in(function: AnyPolicy) -> None:
-    """An engine can call it: every contract in :data:`eplb_opt.testing.suite.CONTRACTS` holds.
+    """An engine can call it: every contract in :data:`eplb_opt.testing.contracts.CONTRACTS` holds.
 
     Raises:
         AssertionError: names every contract that is broken, and how.
     """
-    from eplb_opt.testing.suite import CONTRACTS, Finding
-
     found = [Finding(name, check(load_policy(function))) for name, check in CONTRACTS.items()]
     broken = [f"{finding.check}: {finding.message}" for finding in found if finding.message]
     if broken:

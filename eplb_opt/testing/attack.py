@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from eplb_opt.policies.names import PolicyError
 from eplb_opt.policies.runner import PolicyRunner
-from eplb_opt.problem.instance import Instance, Topology
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.result import Result
+from eplb_opt.problem.topology import Topology
 from solvers import solve
+from solvers.dispatch import value
 
 BATCH = 192
 """Load vectors that a policy places in one call."""
@@ -194,7 +195,7 @@ class _Hunt:
         result = self._optima[loads]
         if result.status != "optimal" or not result.objective:
             return None
-        return Worst(loads, exact_makespan(layer, slots), result, slots)
+        return Worst(loads, value(layer, slots).incumbent, result, slots)
 
 
 def _size(loads: tuple[int, ...]) -> tuple[int, int, int]:
@@ -227,6 +228,7 @@ from fractions import Fraction
 from eplb_opt import Instance, Topology
 from eplb_opt.gap import measure_gap
 from solvers import solve
+from solvers.dispatch import value
 
 LOADS = {list(worst.loads)}
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from eplb_opt.problem.instance import Instance, Topology
+from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.topology import Topology
 
 try:
     from hypothesis import strategies as st

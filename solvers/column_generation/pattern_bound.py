@@ -17,21 +17,25 @@ cardinality limits).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.evidence import Pattern
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import mean_load
+from solvers.bracket import Bracket
 from solvers.column_generation.master import Master, Prices
 from solvers.column_generation.pricing import Pricing, price
 from solvers.column_generation.replicas import GRID, Bins, ReplicaWindow, bins_of, replica_window
+from solvers.options import Budget
 
 Ints = NDArray[np.int64]
+ENTRIES = 64
+"""Entries of a pricing's tables that are as much work as a node of a tree search."""
 SMOOTHING = 0.8
 """Share of the best prices so far in the mixture that is priced."""
 NEW_PATTERNS = 30
@@ -55,30 +59,6 @@ class _Resolution:
 
 
 RESOLUTIONS = (_Resolution(2_000, 8_000), _Resolution(12_000, 48_000))
-
-
-@dataclass(frozen=True)
-class PatternBound:
-    """Outcome of :func:`pattern_bound`.
-
-    Attributes:
-        value: lower bound in tokens, proven.
-        certificate: evidence that the makespan is at least ``value``, for
-            :func:`eplb_opt.certificate.patterns.certified_pattern_bound`; None if nothing above
-            ``lower`` was proven.
-        unrefuted: smallest trial makespan in tokens that this relaxation could not refute, None if
-            none was met.
-        trials: makespans tried.
-        pricings: knapsacks solved.
-        runtime: seconds.
-    """
-
-    value: Fraction
-    certificate: dict[str, Any] | None
-    unrefuted: Fraction | None
-    trials: int
-    pricings: int
-    runtime: float
 
 
 @dataclass(frozen=True)
@@ -117,7 +97,6 @@ class _Outcome:
     proof: _IntegerPrices | None
     at: NDArray[np.float64]
     centre: Prices
-    pricings: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,22 +104,20 @@ class _Search:
     """State of the search for the largest makespan that can be refuted, in load units."""
 
     refuted: Fraction
-    unrefuted: Fraction | None
-    certificate: dict[str, Any] | None
-    guess: _Outcome | None
-    trials: int
-    pricings: int
+    unrefuted: Fraction | None = None
+    evidence: Pattern | None = None
+    guess: _Outcome | None = None
 
 
 def pattern_bound(
     layer: Layer,
+    budget: Budget | None = None,
     *,
     lower: Fraction | None = None,
     upper: Fraction | None = None,
-    precision: float = 1e-4,
-    time_limit: float = 60.0,
     counts: Sequence[int] | None = None,
-) -> PatternBound:
+    precision: float = 1e-4,
+) -> Bracket:
     """Best lower bound on the makespan, in tokens, that rank patterns with free counts prove.
 
     Valid for the global rule and, as a relaxation, for the hierarchical one and for
@@ -149,39 +126,35 @@ def pattern_bound(
 
     Args:
         layer: the problem; one without load has the bound 0.
+        budget: a trial in progress is given up at its end; None for no limit.
         lower: a proven bound in tokens to start from; the mean rank load by default.
         upper: value of an incumbent in tokens; nothing above it is tried, and a bound that comes
             near is tried for equality, which proves the incumbent optimal.
+        counts: [E] for a bound on the placements with these counts only; its evidence is then
+            not for the checker, which speaks of free counts.
         precision: relative distance between the bound and a trial that could not be refuted at
             which to stop.
-        counts: [E] for a bound on the placements with these counts only; its certificate is then
-            not for the checker, which speaks of free counts.
-        time_limit: seconds; a trial in progress is then given up.
+
+    Returns:
+        A bracket without a placement. Its evidence is None if nothing above ``lower`` was proven.
 
     The search doubles its step until a trial is not refuted, then bisects; first with coarse bins
     of replica loads, then with fine ones. Bound, exact integer arithmetic for everything claimed;
-    deterministic unless the limit is reached.
+    deterministic unless a time limit is reached.
     """
-    start = time.monotonic()
-    proven = Fraction(sum(layer.loads), layer.topology.num_ranks)
+    budget = budget or Budget()
+    proven = mean_load(layer) / layer.unit
     if lower is not None:
         proven = max(proven, lower / layer.unit)
     ceiling = None if upper is None else upper / layer.unit
-    search = _Search(proven, None, None, None, 0, 0)
+    search = _Search(proven)
     problem = _Problem(layer, counts)
     for resolution in RESOLUTIONS if layer.has_load else ():
-        search = _bisect(problem, search, ceiling, resolution, precision, start + time_limit)
+        search = _bisect(problem, search, ceiling, resolution, precision, budget)
     if ceiling is not None and search.refuted < ceiling and search.unrefuted is None:
-        search = _try(problem, search, ceiling, RESOLUTIONS[-1], start + time_limit)
-    unrefuted = None if search.unrefuted is None else search.unrefuted * layer.unit
-    return PatternBound(
-        search.refuted * layer.unit,
-        search.certificate,
-        unrefuted,
-        search.trials,
-        search.pricings,
-        time.monotonic() - start,
-    )
+        search = _try(problem, search, ceiling, RESOLUTIONS[-1], budget)
+    bound = search.refuted * layer.unit
+    return Bracket(None, None, bound, "patterns", search.evidence, budget.limit)
 
 
 @dataclass(frozen=True)
@@ -198,33 +171,31 @@ def _bisect(
     ceiling: Fraction | None,
     resolution: _Resolution,
     precision: float,
-    deadline: float,
+    budget: Budget,
 ) -> _Search:
     """Raise ``search.refuted`` as far as ``resolution`` allows."""
     search, step = replace(search, unrefuted=None), 4 * precision
-    while time.monotonic() < deadline:
+    while budget.chunk():
         makespan = _next_makespan(search, ceiling, step, precision)
         if makespan is None:
             break
-        search = _try(problem, search, makespan, resolution, deadline)
+        search = _try(problem, search, makespan, resolution, budget)
         step *= 2
     return search
 
 
 def _try(
-    problem: _Problem, search: _Search, makespan: Fraction, resolution: _Resolution, deadline: float
+    problem: _Problem, search: _Search, makespan: Fraction, resolution: _Resolution, budget: Budget
 ) -> _Search:
-    """Refute ``makespan`` if possible; a trial cut short by the deadline decides nothing."""
+    """Refute ``makespan`` if possible; a trial cut short by the budget decides nothing."""
     trial = _make_trial(problem, makespan, resolution)
-    outcome = _refute(trial, search.guess, deadline)
+    outcome = _refute(trial, search.guess, budget)
     if outcome is None or outcome.proof is not None:
-        evidence = _certificate(trial, outcome, problem.layer.unit)
-        search = replace(search, refuted=makespan, certificate=evidence)
-    elif time.monotonic() < deadline:
+        evidence = _evidence(trial, outcome, problem.layer.unit)
+        search = replace(search, refuted=makespan, evidence=evidence)
+    elif budget.chunk():
         search = replace(search, unrefuted=makespan)
-    pricings = search.pricings + (outcome.pricings if outcome else 0)
-    guess = outcome or search.guess
-    return replace(search, guess=guess, trials=search.trials + 1, pricings=pricings)
+    return replace(search, guess=outcome or search.guess)
 
 
 def _next_makespan(
@@ -253,7 +224,7 @@ def _make_trial(problem: _Problem, makespan: Fraction, resolution: _Resolution) 
     return _Trial(makespan, window, bins, P, G, max(resolution.levels // size, 400))
 
 
-def _refute(trial: _Trial, guess: _Outcome | None, deadline: float) -> _Outcome | None:
+def _refute(trial: _Trial, guess: _Outcome | None, budget: Budget) -> _Outcome | None:
     """Column generation on one trial; None if the counts alone refute it."""
     if trial.window.spare < 0:
         return None
@@ -262,13 +233,13 @@ def _refute(trial: _Trial, guess: _Outcome | None, deadline: float) -> _Outcome 
     if guess is not None:
         centre = replace(guess.centre, replica=np.interp(at, guess.at, guess.centre.replica))
     master = Master(trial.window, trial.bins, trial.num_slots, trial.num_ranks)
-    best, prices, share, pricings = None, None, SMOOTHING, 0
-    while time.monotonic() < deadline:
+    best, prices, share = None, None, SMOOTHING
+    while budget.chunk():
         mixed = centre if prices is None else _mixture(centre, prices, share)
         integer = _evaluate(trial, mixed)
-        pricings += 1
+        budget.charge(len(at) * trial.levels * trial.slots_per_rank**2 // ENTRIES)
         if integer.gain > 0:
-            return _Outcome(integer, at, mixed, pricings)
+            return _Outcome(integer, at, mixed)
         if best is None or integer.gain > best:
             best, centre = integer.gain, mixed
         if _add_columns(master, integer, prices):
@@ -279,7 +250,7 @@ def _refute(trial: _Trial, guess: _Outcome | None, deadline: float) -> _Outcome 
             break
         else:
             share = share / 2 if share > 0.1 else 0.0
-    return _Outcome(None, at, centre, pricings)
+    return _Outcome(None, at, centre)
 
 
 def _mixture(centre: Prices, prices: Prices, share: float) -> Prices:
@@ -309,17 +280,11 @@ def _add_columns(master: Master, integer: _IntegerPrices, prices: Prices | None)
     return added + sum(master.add_count(e, k) for e, k in enumerate(integer.cheapest.tolist()))
 
 
-def _certificate(trial: _Trial, outcome: _Outcome | None, unit: Fraction) -> dict[str, Any]:
-    """Where the price changes, as [weight, price] pairs in ascending order."""
-    levels, count = [[0, 0]], 0
+def _evidence(trial: _Trial, outcome: _Outcome | None, unit: Fraction) -> Pattern:
+    """Where the price changes, as (weight, price) in ascending order."""
+    levels, count = [(0, 0)], 0
     if outcome is not None and outcome.proof is not None:
         replica, count = outcome.proof.replica, outcome.proof.count
         changes = np.flatnonzero(np.diff(replica, prepend=replica[0] - 1))
-        levels = [[int(trial.bins.lightest[b]), int(replica[b])] for b in changes]
-    return {
-        "kind": "pattern",
-        "bound": str(trial.makespan * unit),
-        "grid": GRID,
-        "count_price": count,
-        "levels": levels,
-    }
+        levels = [(int(trial.bins.lightest[b]), int(replica[b])) for b in changes]
+    return Pattern(trial.makespan * unit, GRID, count, tuple(levels))

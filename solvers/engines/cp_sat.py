@@ -4,56 +4,47 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol
 
 from ortools.sat.python import cp_model
 
-from solvers.bracket import Known
-from solvers.options import Options
-from solvers.scaling import Scale
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What CP-SAT found.
-
-    Attributes:
-        value: reads a variable in the best solution; None if no solution was found.
-        bound: proven lower bound on the integers minimized; None if nothing was proven. CP-SAT
-            reports an objective and a bound of no meaning when its status is UNKNOWN or the model
-            is
-            infeasible: they are dropped here.
-        infeasible: proven that the model has no solution.
-        limit: ``time`` or ``interrupt`` if that ended the search.
-    """
-
-    value: Callable[[cp_model.IntVar], int] | None
-    bound: int | None
-    infeasible: bool
-    limit: str | None
+from eplb_opt.problem.result import Limit
+from solvers.engines.outcome import Outcome
+from solvers.options import Budget
 
 
 def run(
-    model: cp_model.CpModel, options: Options, parameters: Mapping[str, int] | None = None
+    model: cp_model.CpModel, budget: Budget, parameters: Mapping[str, int] | None = None
 ) -> Outcome:
     """Solve a model. Ctrl-C stops the search and keeps what it found.
 
-    ``parameters`` are CP-SAT's own, beside those that ``options`` set.
+    CP-SAT reports an objective and a bound of no meaning when its status is UNKNOWN or the model is
+    infeasible: they are dropped.
+
+    Args:
+        model: its objective is an integer.
+        budget: charged with the deterministic time, in millionths.
+        parameters: CP-SAT's own, beside those that follow from the budget.
+
+    Raises:
+        ValueError: CP-SAT refuses the model.
     """
     solver = cp_model.CpSolver()
-    solver.parameters.num_workers = options.workers
-    solver.parameters.random_seed = options.seed
+    solver.parameters.num_workers = budget.options.workers
+    solver.parameters.random_seed = budget.options.seed
     solver.parameters.catch_sigint_signal = False
-    if options.time_limit is not None:
-        solver.parameters.max_time_in_seconds = options.time_limit
-    if options.work_limit is not None:
-        solver.parameters.max_deterministic_time = options.work_limit / 1e6
+    seconds, work = budget.seconds_left(), budget.work_left()
+    if seconds is not None:
+        solver.parameters.max_time_in_seconds = seconds
+    if work is not None:
+        solver.parameters.max_deterministic_time = work / WORK
     for name, setting in (parameters or {}).items():
         setattr(solver.parameters, name, setting)
     status, interrupted = _solve_interruptibly(solver, model)
+    if interrupted:
+        budget.interrupt()
+    budget.charge(round(solver.response_proto.deterministic_time * WORK))
     if status == cp_model.MODEL_INVALID:
         raise ValueError(f"CP-SAT refuses the model: {model.validate()}")
     found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
@@ -63,28 +54,20 @@ def run(
         # best_objective_bound is a float: 554283529594745.06 was seen to stand for ..745.
         bound=solver.response_proto.inner_objective_lower_bound if found else None,
         infeasible=status == cp_model.INFEASIBLE,
-        limit=None if ended else "interrupt" if interrupted else "time",
+        limit=None if ended else _limit(budget),
     )
 
 
-class PlacementModel(Protocol):
-    """A model whose objective is the makespan in scaled units."""
-
-    model: cp_model.CpModel
-
-    def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
-        """The placement [P] of a solution."""
+WORK = 1e6
+"""Work in a unit of CP-SAT's deterministic time, about a second."""
 
 
-def improved(known: Known, model: PlacementModel, scale: Scale, options: Options) -> Known:
-    """What is known after ``model`` has been solved; its bound rests on CP-SAT's word."""
-    outcome = run(model.model, options)
-    known = replace(known, limit=outcome.limit)
-    if outcome.value is not None:
-        known = known.with_placement(model.slots(outcome.value))
-    if outcome.bound is not None:
-        known = known.with_bound(outcome.bound * scale.unit, "cp-sat")
-    return known
+def _limit(budget: Budget) -> Limit:
+    """What made CP-SAT stop: it does not say, but it stops for no other reason."""
+    if budget.interrupted:
+        return Limit.INTERRUPT
+    out_of_work = budget.work is not None and not budget.work_left()
+    return Limit.WORK if budget.seconds is None or out_of_work else Limit.TIME
 
 
 def _solve_interruptibly(

@@ -12,23 +12,24 @@ import math
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.bracket import Known
+from eplb_opt.problem.result import Limit
 from solvers.engines.model_size import require_size
-from solvers.options import Options
-from solvers.scaling import Scale
+from solvers.engines.outcome import Outcome
+from solvers.options import Budget
 
 LARGEST_SUM = 2**20
 """Scaled weight of a placement at most: with 2^30 HiGHS was seen to prove a bound 12 % too high,
 its feasibility tolerance times such coefficients being hundreds of units."""
 TOLERANCE = 1e-3
 """Scaled units by which a float bound may be too high: 359.9999999992 stands for 360."""
+ENGINES = ("scipy", "cbc", "highs", "scip")
 INTEGRALITY = 1e-4
 """Distance from an integer at which a value is still taken for it."""
 
@@ -69,56 +70,28 @@ class Program:
         return sum(len(row.terms) for row in self.rows)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a solver found.
-
-    Attributes:
-        values: integers [variables] of the best solution (a variable that need not be integral is
-            rounded); None without a usable one.
-        bound: lower bound on the objective, an integer; None if the solver gave none.
-        limit: ``time`` if the solver stopped before it had proven anything, else None.
-        infeasible: the solver says that there is no solution.
-    """
-
-    values: NDArray[np.int64] | None
-    bound: int | None
-    limit: str | None
-    infeasible: bool = False
-
-
-def run(program: Program, backend: str, options: Options) -> Outcome:
+def run(program: Program, backend: str, budget: Budget) -> Outcome:
     """Solve with ``scipy``, ``cbc``, ``highs`` or ``scip``.
 
     Raises:
         ValueError: the program is too large, or the solver is not installed.
     """
     require_size(backend, len(program.lower), program.nonzeros)
-    return (
-        _run_scipy(program, options) if backend == "scipy" else _run_pulp(program, backend, options)
-    )
-
-
-def improved(
-    known: Known, outcome: Outcome, slots: tuple[int, ...] | None, scale: Scale, backend: str
-) -> Known:
-    """What is known with a solver's answer; a bound above the incumbent is refused as nonsense."""
-    known = replace(known, limit=outcome.limit)
-    if slots is not None:
-        known = known.with_placement(slots)
-    if outcome.bound is not None and outcome.bound * scale.unit <= known.value:
-        known = known.with_bound(outcome.bound * scale.unit, backend)
-    return known
+    budget.charge(program.nonzeros)
+    seconds = budget.seconds_left()
+    if backend == "scipy":
+        return _run_scipy(program, seconds)
+    return _run_pulp(program, backend, seconds)
 
 
 def installed(backend: str) -> bool:
     """Whether a backend can be used here."""
     if backend == "scipy":
         return True
-    return bool(_pulp_solver(backend, Options()).available())
+    return bool(_pulp_solver(backend, None).available())
 
 
-def _run_scipy(program: Program, options: Options) -> Outcome:
+def _run_scipy(program: Program, seconds: float | None) -> Outcome:
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
@@ -130,8 +103,8 @@ def _run_scipy(program: Program, options: Options) -> Outcome:
     cost = np.zeros(len(program.lower))
     cost[program.objective] = 1
     settings: Any = {"mip_rel_gap": 0.0}
-    if options.time_limit is not None:
-        settings["time_limit"] = options.time_limit
+    if seconds is not None:
+        settings["time_limit"] = seconds
     result = milp(
         cost,
         integrality=np.array(program.integral, dtype=np.int64),
@@ -140,15 +113,15 @@ def _run_scipy(program: Program, options: Options) -> Outcome:
         options=settings,
     )
     # At a limit, success is False while x may hold a usable solution.
-    return Outcome(
+    return _outcome(
         _integers(result.x, program.integral),
-        _integer_bound(getattr(result, "mip_dual_bound", None)),
-        "time" if result.status == 1 else None,
+        getattr(result, "mip_dual_bound", None),
         infeasible=result.status == 2,
+        ended=result.status != 1,
     )
 
 
-def _run_pulp(program: Program, backend: str, options: Options) -> Outcome:
+def _run_pulp(program: Program, backend: str, seconds: float | None) -> Outcome:
     import pulp
 
     problem = pulp.LpProblem("placement", pulp.LpMinimize)
@@ -169,7 +142,7 @@ def _run_pulp(program: Program, backend: str, options: Options) -> Outcome:
             problem += total >= row.low
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        solver = _pulp_solver(backend, options, log)
+        solver = _pulp_solver(backend, seconds, log)
         if not solver.available():
             raise ValueError(f"backend={backend!r} is not installed: pip install 'eplb-opt[milp]'")
         problem.solve(solver)
@@ -180,16 +153,21 @@ def _run_pulp(program: Program, backend: str, options: Options) -> Outcome:
     values = np.array([v.value() if v.value() is not None else math.nan for v in variables])
     if proven:
         bound = pulp.value(problem.objective)
-    limit = None if proven else "time"
-    return Outcome(
-        _integers(values if found else None, program.integral), _integer_bound(bound), limit
-    )
+    integers = _integers(values if found else None, program.integral)
+    return _outcome(integers, bound, infeasible=False, ended=proven)
 
 
-def _pulp_solver(backend: str, options: Options, log: Path | None = None) -> Any:
+def _outcome(
+    values: NDArray[np.int64] | None, bound: float | None, *, infeasible: bool, ended: bool
+) -> Outcome:
+    """``values`` of all variables by index; ``ended`` unless a limit came first."""
+    read = None if values is None else lambda j: int(values[j])
+    return Outcome(read, _integer_bound(bound), infeasible, None if ended else Limit.TIME)
+
+
+def _pulp_solver(backend: str, limit: float | None, log: Path | None = None) -> Any:
     import pulp
 
-    limit = options.time_limit
     if backend == "cbc":
         path = None if log is None else str(log)
         return pulp.PULP_CBC_CMD(msg=False, timeLimit=limit, gapRel=0, logPath=path)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from eplb_opt.bounds import threshold_counts
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.result import Result
+from eplb_opt.bounds.closed_form import threshold_counts
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.result import Result, Stage
 
 
 def solve_counts(
@@ -16,10 +16,15 @@ def solve_counts(
     """Counts [E] within the limits that minimize ``max w_e / c_e`` under the global rule.
 
     Always optimal, and polynomial: the greedy rule is exact, even for the whole sorted vector of
-    replica loads. See :func:`eplb_opt.bounds.threshold_counts` for it, the proof and the limits.
+    replica loads. The proof and the limits: :func:`eplb_opt.bounds.closed_form.threshold_counts`.
     """
     counts = threshold_counts(layer, least, most)
     heaviest = max(Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True)) * layer.unit
     return Result(
-        "counts", "greedy", heaviest, heaviest, counts=counts, bound_source="exchange argument"
+        Stage.COUNTS,
+        "greedy",
+        heaviest,
+        heaviest,
+        counts=counts,
+        bound_source="exchange argument",
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
 
-from eplb_opt.bounds import global_bound
+from eplb_opt import bounds
 from eplb_opt.bounds.partitions import (
     Block,
     all_blocks,
@@ -14,8 +14,8 @@ from eplb_opt.bounds.partitions import (
     can_enumerate,
     lazy_bottleneck,
 )
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.result import Result
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.result import Result, Stage
 
 
 def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
@@ -37,14 +37,14 @@ def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
     if reach:
         cost = {block: load / topology.ranks_per_node for block, load in cost.items()}
         value, best = lazy_bottleneck(
-            cost, lambda block: global_bound(layer.node_problem(block)).value, topology.num_groups
+            cost, lambda block: bounds.of(layer.node_problem(block)).value, topology.num_groups
         )
     else:
         best = bottleneck_partition(cost, topology.num_groups)
         value = max(cost[block] for block in best)
     nodes = node_of_group(best)
     return Result(
-        "groups", "enumeration", value, value, node_of_group=nodes, bound_source="enumeration"
+        Stage.GROUPS, "enumeration", value, value, node_of_group=nodes, bound_source="enumeration"
     )
 
 
@@ -57,7 +57,9 @@ def _solve_by_size(totals: Sequence[Fraction], num_nodes: int) -> Result:
     bound = max(sum(totals, Fraction(0)) / num_nodes, max(totals) + sum(companions))
     value = max(sum((totals[k] for k in block), Fraction(0)) for block in blocks)
     nodes = node_of_group(blocks)
-    return Result("groups", "largest-first", bound, value, node_of_group=nodes, bound_source="mean")
+    return Result(
+        Stage.GROUPS, "largest-first", bound, value, node_of_group=nodes, bound_source="mean"
+    )
 
 
 def node_of_group(blocks: Sequence[Block]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ r"""Counts and packing together in CP-SAT.
                 sum_g z[g] >= number of experts without load
 
 k runs only over the window of counts that the incumbent's makespan leaves
-(:func:`eplb_opt.bounds.count_window`), which is what makes the model small. With
+(:func:`eplb_opt.bounds.closed_form.count_window`), which is what makes the model small. With
 ``spread_replicas`` every n[e,k,g] is at most 1. Experts without load are one class z: they fill
 slots and weigh nothing.
 """
@@ -24,40 +24,35 @@ from itertools import cycle, islice, pairwise
 
 from ortools.sat.python import cp_model
 
-from eplb_opt.bounds import Window, count_window, global_bound, threshold_counts
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.result import Result
-from solvers.bracket import Known
+from eplb_opt.bounds.closed_form import Window
+from eplb_opt.problem.layer import Layer
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 from solvers.engines import cp_sat
 from solvers.engines.model_size import require_size
-from solvers.local_search.greedy import largest_first
-from solvers.options import Clock, Options
+from solvers.engines.outcome import improved
+from solvers.formulations.count_window import window_below
+from solvers.local_search.start import first_bracket
+from solvers.options import Budget
 from solvers.scaling import Scale, scale_for
 
 
-def solve_joint(layer: Layer, options: Options, initial: tuple[int, ...] | None = None) -> Result:
+def solve_joint(layer: Layer, budget: Budget, initial: tuple[int, ...] | None = None) -> Bracket:
     """Best placement of one layer under the global rule, with a proven bound.
 
     ``initial`` [P] is a placement to start from; if it is worse, the greedy placement is.
     """
-    clock = Clock(options)
-    starts = [largest_first(layer, threshold_counts(layer)), *([initial] if initial else [])]
-    known = Known.start(layer, global_bound(layer), starts)
-    if known.value > known.bound:
-        window = window_below(layer, known.value)
-        scale = scale_for(layer, range(1, max(window.least) + window.spare + 1))
-        model = _Model(layer, window)
-        model.bound(scale, known.bound, known.value)
-        known = cp_sat.improved(known, model, scale, clock.remaining())
-    return known.result("joint", "cp-sat", clock)
-
-
-def window_below(layer: Layer, makespan: Fraction) -> Window:
-    """The counts of all placements up to the makespan of a placement that exists."""
-    window = count_window(layer, makespan)
-    if isinstance(window, str):
-        raise RuntimeError(f"{window} refutes the makespan {makespan} of an existing placement")
-    return window
+    known = first_bracket(layer, initial)
+    if known.closed:
+        return known
+    window = window_below(layer, known.incumbent)
+    scale = scale_for(layer, range(1, max(window.least) + window.spare + 1))
+    model = _Model(layer, window)
+    budget.charge(model.nonzeros)
+    model.bound(scale, known.bound, known.incumbent)
+    outcome = cp_sat.run(model.model, budget)
+    found = None if outcome.value is None else value(layer, model.slots(outcome.value))
+    return improved(known, outcome, found, scale.unit, "cp-sat")
 
 
 class _Model:
@@ -74,7 +69,8 @@ class _Model:
             if w and k <= layer.most_replicas
         ]
         cells = len(self.pairs) * len(self.ranks)
-        require_size("cp-sat", cells, 5 * cells)
+        self.nonzeros = 5 * cells
+        require_size("cp-sat", cells, self.nonzeros)
         self.y = {(e, k): self.model.new_bool_var(f"y[{e},{k}]") for e, k in self.pairs}
         self.n = {
             (e, k, g): self.model.new_int_var(0, self._most(k), f"n[{e},{k},{g}]")

@@ -6,41 +6,38 @@ The model is that of :mod:`solvers.formulations.joint_cp_sat`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, islice
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eplb_opt.bounds import Window, global_bound, threshold_counts
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.result import Result
-from solvers.bracket import Known
+from eplb_opt.bounds.closed_form import Window
+from eplb_opt.problem.layer import Layer
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 from solvers.engines import mip
 from solvers.engines.model_size import require_size
-from solvers.formulations.joint_cp_sat import window_below
-from solvers.local_search.greedy import largest_first
-from solvers.options import Clock, Options
+from solvers.engines.outcome import improved
+from solvers.formulations.count_window import window_below
+from solvers.local_search.start import first_bracket
+from solvers.options import Budget
 from solvers.scaling import Scale, scale_for
 
 
 def solve_joint(
-    layer: Layer, options: Options, initial: tuple[int, ...] | None = None, *, backend: str
-) -> Result:
+    layer: Layer, budget: Budget, initial: tuple[int, ...] | None = None, *, backend: str
+) -> Bracket:
     """Best placement of one layer under the global rule; bounds in the solver's floats."""
-    clock = Clock(options)
-    starts = [largest_first(layer, threshold_counts(layer)), *([initial] if initial else [])]
-    known = Known.start(layer, global_bound(layer), starts)
-    if known.value > known.bound:
-        window = window_below(layer, known.value)
-        counts = range(1, max(window.least) + window.spare + 1)
-        scale = scale_for(layer, counts, largest_sum=mip.LARGEST_SUM)
-        model = _Model.build(layer, window, scale, scale.up(known.value), backend)
-        outcome = mip.run(model.program, backend, clock.remaining())
-        found = None if outcome.values is None else model.slots(outcome.values)
-        known = mip.improved(known, outcome, found, scale, backend)
-    return known.result("joint", backend, clock)
+    known = first_bracket(layer, initial)
+    if known.closed:
+        return known
+    window = window_below(layer, known.incumbent)
+    counts = range(1, max(window.least) + window.spare + 1)
+    scale = scale_for(layer, counts, largest_sum=mip.LARGEST_SUM)
+    model = _Model.build(layer, window, scale, scale.up(known.incumbent), backend)
+    outcome = mip.run(model.program, backend, budget)
+    slots = None if outcome.value is None else model.slots(outcome.value)
+    found = None if slots is None else value(layer, slots)
+    return improved(known, outcome, found, scale.unit, backend, in_floats=True)
 
 
 @dataclass(frozen=True)
@@ -86,20 +83,14 @@ class _Model:
             program.add([(program.objective, 1), *load], 0, math.inf)
         return cls(layer, program, n, empty)
 
-    def slots(self, values: NDArray[np.int64]) -> tuple[int, ...] | None:
+    def slots(self, read: Callable[[int], int]) -> tuple[int, ...] | None:
         """The placement [P] of a solution; None if rounding broke it."""
         zeros = cycle(e for e, w in enumerate(self.layer.loads) if not w)
         size, slots = self.layer.topology.slots_per_rank, list[int]()
         for g, z in enumerate(self.empty):
-            rank = [e for (e, _), row in self.n.items() for _ in range(values[row[g]])]
-            rank += islice(zeros, int(values[z]))
+            rank = [e for (e, _), row in self.n.items() for _ in range(read(row[g]))]
+            rank += islice(zeros, read(z))
             if len(rank) != size or (self.layer.spread_replicas and len(set(rank)) < size):
                 return None
             slots += rank
         return tuple(slots) if set(slots) == set(range(len(self.layer.loads))) else None
-
-
-solve_joint_scipy = partial(solve_joint, backend="scipy")
-solve_joint_cbc = partial(solve_joint, backend="cbc")
-solve_joint_highs = partial(solve_joint, backend="highs")
-solve_joint_scip = partial(solve_joint, backend="scip")

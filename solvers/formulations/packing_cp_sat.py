@@ -19,28 +19,32 @@ from collections.abc import Callable, Sequence
 
 from ortools.sat.python import cp_model
 
-from eplb_opt.bounds import packing_bound
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.result import Result
-from solvers.bracket import Known
+from eplb_opt import bounds
+from eplb_opt.problem.layer import Layer
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 from solvers.engines import cp_sat
 from solvers.engines.model_size import require_size
+from solvers.engines.outcome import improved
 from solvers.formulations.replica_classes import ReplicaClass, dealt_slots, replica_classes
-from solvers.local_search.greedy import largest_first
-from solvers.options import Clock, Options
+from solvers.local_search.start import largest_first
+from solvers.options import Budget
 from solvers.scaling import scale_for
 
 
-def solve_packing(layer: Layer, counts: Sequence[int], options: Options) -> Result:
+def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget) -> Bracket:
     """Best packing for ``counts`` [E] under the global rule, with a proven bound."""
-    clock = Clock(options)
-    known = Known.start(layer, packing_bound(layer, counts), [largest_first(layer, counts)])
-    if known.value > known.bound:
-        scale = scale_for(layer, counts)
-        model = _Model(layer, replica_classes(layer, counts, scale))
-        model.bound(scale.up(known.bound) if scale.exact else 0, scale.down(known.value))
-        known = cp_sat.improved(known, model, scale, clock.remaining())
-    return known.result("packing", "cp-sat", clock)
+    start = value(layer, largest_first(layer, counts))
+    known = Bracket.start(bounds.of(layer, counts=counts), [start])
+    if known.closed:
+        return known
+    scale = scale_for(layer, counts)
+    model = _Model(layer, replica_classes(layer, counts, scale))
+    budget.charge(model.nonzeros)
+    model.bound(scale.up(known.bound) if scale.exact else 0, scale.down(known.incumbent))
+    outcome = cp_sat.run(model.model, budget)
+    found = None if outcome.value is None else value(layer, model.slots(outcome.value))
+    return improved(known, outcome, found, scale.unit, "cp-sat")
 
 
 class _Model:
@@ -51,7 +55,8 @@ class _Model:
         self.classes = classes
         self.ranks = range(layer.topology.num_ranks)
         cells = len(classes) * len(self.ranks)
-        require_size("cp-sat", cells, 3 * cells)
+        self.nonzeros = 3 * cells
+        require_size("cp-sat", cells, self.nonzeros)
         self.size = layer.topology.slots_per_rank
         most = 1 if layer.spread_replicas else self.size
         self.x = {

@@ -7,32 +7,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
-from eplb_opt.bounds import packing_bound
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.result import Result
-from solvers.bracket import Known
+from eplb_opt import bounds
+from eplb_opt.problem.layer import Layer
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 from solvers.engines import mip
+from solvers.engines.outcome import improved
 from solvers.formulations.replica_classes import ReplicaClass, dealt_slots, replica_classes
-from solvers.local_search.greedy import largest_first
-from solvers.options import Clock, Options
+from solvers.local_search.start import largest_first
+from solvers.options import Budget
 from solvers.scaling import scale_for
 
 
-def solve_packing(layer: Layer, counts: Sequence[int], options: Options, *, backend: str) -> Result:
+def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget, *, backend: str) -> Bracket:
     """Best packing for ``counts`` [E] under the global rule; bounds in the solver's floats."""
-    clock = Clock(options)
-    known = Known.start(layer, packing_bound(layer, counts), [largest_first(layer, counts)])
-    if known.value > known.bound:
-        scale = scale_for(layer, counts, largest_sum=mip.LARGEST_SUM)
-        classes = replica_classes(layer, counts, scale)
-        program, x = _program(layer, classes, scale.up(known.value))
-        outcome = mip.run(program, backend, clock.remaining())
-        found = () if outcome.values is None else dealt_slots(classes, outcome.values[x].T)
-        complete = [found.count(e) for e in range(len(counts))] == list(counts)
-        known = mip.improved(known, outcome, found if complete else None, scale, backend)
-    return known.result("packing", backend, clock)
+    start = value(layer, largest_first(layer, counts))
+    known = Bracket.start(bounds.of(layer, counts=counts), [start])
+    if known.closed:
+        return known
+    scale = scale_for(layer, counts, largest_sum=mip.LARGEST_SUM)
+    classes = replica_classes(layer, counts, scale)
+    program, x = _program(layer, classes, scale.up(known.incumbent))
+    outcome = mip.run(program, backend, budget)
+    slots: tuple[int, ...] = ()
+    if outcome.value is not None:
+        by_rank = zip(*x, strict=True)
+        slots = dealt_slots(classes, [[outcome.value(j) for j in rank] for rank in by_rank])
+    complete = [slots.count(e) for e in range(len(counts))] == list(counts)
+    found = value(layer, slots) if complete else None
+    return improved(known, outcome, found, scale.unit, backend, in_floats=True)
 
 
 def _program(
@@ -51,9 +55,3 @@ def _program(
         load = [(row[g], c.load) for row, c in zip(x, classes, strict=True) if c.load]
         program.add([(program.objective, 1), *((j, -a) for j, a in load)], 0, math.inf)
     return program, x
-
-
-solve_packing_scipy = partial(solve_packing, backend="scipy")
-solve_packing_cbc = partial(solve_packing, backend="cbc")
-solve_packing_highs = partial(solve_packing, backend="highs")
-solve_packing_scip = partial(solve_packing, backend="scip")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.layer import Layer
 from solvers.scaling import Scale
 
 

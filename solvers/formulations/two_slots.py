@@ -27,12 +27,15 @@ from fractions import Fraction
 import numpy as np
 from ortools.sat.python import cp_model
 
-from eplb_opt.bounds import global_bound, threshold_counts
-from eplb_opt.problem.instance import Layer, Rule
-from eplb_opt.problem.objective import exact_makespan
-from eplb_opt.problem.result import Result
+from eplb_opt import bounds
+from eplb_opt.bounds.closed_form import threshold_counts
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.result import Limit
+from eplb_opt.problem.topology import Rule
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 from solvers.engines import cp_sat
-from solvers.options import Clock, Options
+from solvers.options import Budget
 
 LISTED = 20_000
 """With more candidate values than this in the interval, its middle is tried instead of a
@@ -54,16 +57,7 @@ class _Replica:
     count: int
 
 
-@dataclass(frozen=True)
-class _Interval:
-    """The optimum is in [lower, upper], and ``counts`` reach upper."""
-
-    lower: Fraction
-    upper: Fraction
-    counts: tuple[int, ...]
-
-
-def solve_pairs(layer: Layer, options: Options, initial: Sequence[int] | None = None) -> Result:
+def solve_pairs(layer: Layer, budget: Budget, initial: Sequence[int] | None = None) -> Bracket:
     """Optimal counts and packing of a layer with two slots a rank, under the global rule.
 
     Exact, resting on CP-SAT's word where it reports a threshold as infeasible; at a limit the bound
@@ -78,31 +72,13 @@ def solve_pairs(layer: Layer, options: Options, initial: Sequence[int] | None = 
             f"slots_per_rank={layer.topology.slots_per_rank} under the {layer.rule} rule: "
             "pairs need 2 and the global rule; use the general method of the joint stage"
         )
-    clock, bound = Clock(options), global_bound(layer)
     starts = [threshold_counts(layer)]
     if initial is not None:
         starts.append(tuple(initial.count(e) for e in range(layer.num_logical_experts)))
-    counts = min(starts, key=lambda c: _folded_value(layer, c))
-    interval = _Interval(bound.value / layer.unit, _folded_value(layer, counts), counts)
-    limit = None
-    while limit is None and not options.satisfied(*_in_tokens(layer, interval)):
-        interval, limit = _halve(layer, interval, clock.remaining())
-    value, lower = _in_tokens(layer, interval)
-    return Result(
-        "joint",
-        "pairs",
-        lower,
-        value,
-        folded_placement(layer, interval.counts),
-        interval.counts,
-        bound_source="pairs" if lower > bound.value else bound.source,
-        limit=limit,
-        runtime=clock.elapsed(),
-    )
-
-
-def _in_tokens(layer: Layer, interval: _Interval) -> tuple[Fraction, Fraction]:
-    return interval.upper * layer.unit, interval.lower * layer.unit
+    known = Bracket.start(bounds.of(layer), [_folded(layer, counts) for counts in starts])
+    while known.limit is None and not budget.satisfied(known.incumbent, known.bound):
+        known = _halve(layer, known, budget)
+    return known
 
 
 def folded_placement(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
@@ -125,29 +101,29 @@ def folded_placement(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(e for pair in pairs for e in pair)
 
 
-def _folded_value(layer: Layer, counts: Sequence[int]) -> Fraction:
-    return exact_makespan(layer, folded_placement(layer, counts)) / layer.unit
+def _folded(layer: Layer, counts: Sequence[int]) -> Bracket:
+    return value(layer, folded_placement(layer, counts))
 
 
-def _halve(layer: Layer, interval: _Interval, options: Options) -> tuple[_Interval, str | None]:
-    """Decide one makespan inside the interval; the limit, if one came before the decision."""
-    candidates = _pair_sums(_replicas(layer, interval.upper), interval)
+def _halve(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+    """Decide one makespan between bound and value, or say which limit came before the decision."""
+    lower, upper = known.bound / layer.unit, known.incumbent / layer.unit
+    candidates = _pair_sums(_replicas(layer, upper), lower, upper)
     if candidates is None:
-        trial = (interval.lower + interval.upper) / 2
+        trial = (lower + upper) / 2
         above = trial
     elif candidates:
         middle = (len(candidates) - 1) // 2
         trial = candidates[middle]
-        above = candidates[middle + 1] if middle + 1 < len(candidates) else interval.upper
+        above = candidates[middle + 1] if middle + 1 < len(candidates) else upper
     else:
-        return replace(interval, lower=interval.upper), None
-    decision = _counts_within(layer, trial, options)
+        return known.with_bound(known.incumbent, "pairs")
+    decision = _counts_within(layer, trial, budget)
     if decision.counts is not None:
-        counts = decision.counts
-        return _Interval(interval.lower, _folded_value(layer, counts), counts), None
+        return known.with_placement(_folded(layer, decision.counts))
     if decision.limit is None:
-        return replace(interval, lower=above), None
-    return interval, decision.limit
+        return known.with_bound(above * layer.unit, "pairs")
+    return replace(known, limit=decision.limit)
 
 
 def _replicas(layer: Layer, makespan: Fraction) -> list[_Replica]:
@@ -163,15 +139,15 @@ def _replicas(layer: Layer, makespan: Fraction) -> list[_Replica]:
     return sorted(choices, key=lambda r: r.load)
 
 
-def _pair_sums(replicas: list[_Replica], interval: _Interval) -> list[Fraction] | None:
+def _pair_sums(replicas: list[_Replica], lower: Fraction, upper: Fraction) -> list[Fraction] | None:
     """Sums of two replica loads in [lower, upper), ascending; None if there are too many to list.
 
     Floats, as shares of ``upper``, only narrow the search; the sums themselves are compared
     exactly. An interval that floats cannot halve any more is listed, however many they are.
     """
     exact = sorted({r.load for r in replicas})
-    loads = np.array([float(load / interval.upper) for load in exact])
-    least = float(interval.lower / interval.upper)
+    loads = np.array([float(load / upper) for load in exact])
+    least = float(lower / upper)
     first = np.searchsorted(loads, least - loads - SLACK)
     last = np.searchsorted(loads, 1 - loads + SLACK)
     if int((last - first).sum()) > 2 * LISTED and 1 - least > SLACK:
@@ -181,7 +157,7 @@ def _pair_sums(replicas: list[_Replica], interval: _Interval) -> list[Fraction] 
         for i in range(len(exact))
         for j in range(max(i, int(first[i])), int(last[i]))
     }
-    return sorted(s for s in sums if interval.lower <= s < interval.upper)
+    return sorted(s for s in sums if lower <= s < upper)
 
 
 @dataclass(frozen=True)
@@ -189,21 +165,22 @@ class _Decision:
     """Counts that allow a makespan; None if impossible or, with a ``limit``, undecided."""
 
     counts: tuple[int, ...] | None
-    limit: str | None = None
+    limit: Limit | None = None
 
 
-def _counts_within(layer: Layer, makespan: Fraction, options: Options) -> _Decision:
+def _counts_within(layer: Layer, makespan: Fraction, budget: Budget) -> _Decision:
     """Whether some counts allow ``makespan`` (in load units)."""
     num_experts = layer.num_logical_experts
     replicas = [r for r in _replicas(layer, makespan) if r.count <= layer.most_replicas]
     if len({r.expert for r in replicas}) < num_experts:
         return _Decision(None)
+    budget.charge(len(replicas))
     model, chosen = _counts_model(layer, replicas)
     above = _add_hall_conditions(model, replicas, chosen, makespan)
     if layer.spread_replicas:
         ranks = layer.topology.num_ranks
         _add_spread_conditions(model, replicas, chosen, above, makespan, ranks)
-    outcome = cp_sat.run(model, options, PARAMETERS)
+    outcome = cp_sat.run(model, budget, PARAMETERS)
     if outcome.value is None:
         return _Decision(None, outcome.limit)
     counts = [0] * num_experts

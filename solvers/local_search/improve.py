@@ -9,19 +9,20 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.bounds import threshold_counts
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.bounds.closed_form import threshold_counts
+from eplb_opt.problem.layer import Layer
+from solvers.dispatch import value
 from solvers.local_search.iterated import iterate
 from solvers.local_search.start import first_packing
-from solvers.scaling import scale_for
-from solvers.tree_search.outcome import Budget
-from solvers.tree_search.sizes import replica_sizes
+from solvers.options import Budget
+from solvers.scaling import replica_sizes, scale_for
 
 Integers = NDArray[np.int64]
 
-CHUNK = 10
+KICKS = 10
 """Kicks between two looks at the clock."""
+KICK_WORK = 5_000
+"""Work that a kick counts for: nodes of a tree search in about its time."""
 
 
 def improve(
@@ -44,7 +45,7 @@ def improve(
     Args:
         layer: the problem; its rule is taken as global.
         start: [P] slots of a placement to begin with.
-        budget: ends the search by its seconds; None for no limit.
+        budget: charged by the kick; None for no limit.
         rounds: kicks; needed if the budget has no time limit.
         seed: of the kicks.
         target: tokens; the search ends when the makespan is no larger.
@@ -68,16 +69,17 @@ def improve(
     left = math.inf if rounds is None else rounds
     try:
         while left > 0:
-            kicks = int(min(CHUNK, left))
+            kicks = int(min(KICKS, left))
             left -= kicks
             free = most > 1
-            value = iterate(ranks, counts, size, goal, spread, free, kicks, random)
-            if value <= goal or not budget.chunk():
+            makespan = iterate(ranks, counts, size, goal, spread, free, kicks, random)
+            budget.charge(kicks * KICK_WORK)
+            if makespan <= goal or not budget.chunk():
                 break
     except KeyboardInterrupt:
-        budget.limit = "interrupt"
+        budget.interrupt()
     found = tuple(int(e) for e in ranks.ravel())
-    return min(first, found, key=lambda slots: exact_makespan(layer, slots))
+    return min(value(layer, first), value(layer, found), key=lambda x: x.incumbent).slots
 
 
 def _start(layer: Layer, size: Integers, start: Sequence[int] | None) -> tuple[Integers, Integers]:

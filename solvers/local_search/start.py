@@ -1,11 +1,19 @@
-"""A first packing: the largest item to the lightest rank."""
+"""Where a search starts: greedily, the largest item to the lightest rank."""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eplb_opt import bounds
+from eplb_opt.bounds.closed_form import threshold_counts
+from eplb_opt.problem.layer import Layer
+from solvers.bracket import Bracket
+from solvers.dispatch import value
+from solvers.scaling import replica_sizes, scale_for
 
 Integers = NDArray[np.int64]
 
@@ -28,3 +36,21 @@ def first_packing(items: Integers, experts: Integers, num_ranks: int, spread: bo
         if len(ranks[g]) < slots:
             heapq.heappush(queue, (load + int(items[i]), g))
     return np.array(ranks, dtype=np.int64)
+
+
+def largest_first(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
+    """Slots [P] of a placement with these ``counts`` [E] under the global rule; a heuristic."""
+    size = replica_sizes(layer, scale_for(layer, counts), max(counts))
+    experts = np.repeat(np.arange(len(counts)), counts)
+    items = size[experts, np.array(counts)[experts]]
+    ranks = first_packing(items, experts, layer.topology.num_ranks, layer.spread_replicas)
+    return tuple(int(e) for e in ranks.ravel())
+
+
+def first_bracket(layer: Layer, initial: Sequence[int] | None = None) -> Bracket:
+    """The closed-form bound under the global rule, and the greedy placement, or ``initial`` [P] if
+    that is better.
+    """
+    starts = [largest_first(layer, threshold_counts(layer))]
+    starts += [] if initial is None else [tuple(initial)]
+    return Bracket.start(bounds.of(layer), [value(layer, slots) for slots in starts])

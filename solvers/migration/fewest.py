@@ -6,15 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from eplb_opt.bounds import count_window, lower_bound
-from eplb_opt.problem.instance import Layer, Rule
+from eplb_opt import bounds
+from eplb_opt.bounds.closed_form import count_window
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 from solvers.migration.move_search import EXHAUSTED, MoveSearch
 from solvers.migration.program import LARGEST, counts_within, num_variables, solve_program
 from solvers.migration.relabel import Slots
 from solvers.migration.result import MigrationResult
-from solvers.options import Clock, Options
-from solvers.tree_search.outcome import Budget
+from solvers.options import Budget, SearchOptions
 
 NODES = 1 << 28
 """Nodes of a search at most: half a minute or so."""
@@ -57,7 +58,19 @@ def fewest_moves(
         >>> result.moves, str(result.status), str(result.makespan)
         (2, 'optimal', '5')
     """
-    clock = Clock(Options(time_limit))
+    budget = Budget(SearchOptions(time_limit))
+    found = _solve(layer, old, makespan_limit, budget, initial, at_least)
+    return replace(found, runtime=budget.elapsed())
+
+
+def _solve(
+    layer: Layer,
+    old: Sequence[int],
+    makespan_limit: Fraction,
+    budget: Budget,
+    initial: Iterable[Sequence[int]],
+    at_least: int = 0,
+) -> MigrationResult:
     old = tuple(int(e) for e in old)
     starts = [old, *(tuple(int(e) for e in slots) for slots in initial)]
     for slots in starts:
@@ -70,8 +83,8 @@ def fewest_moves(
     if known.moves != 0 and known.lower_bound == 0 and not _changes_for_free(layer):
         known = replace(known, lower_bound=1, proof="old is above the limit")
     if known.moves is None or known.moves > known.lower_bound:
-        known = _prove(layer, old, known, clock)
-    return replace(known, runtime=clock.elapsed())
+        known = _prove(layer, old, known, budget)
+    return known
 
 
 def _changes_for_free(layer: Layer) -> bool:
@@ -104,47 +117,45 @@ def pareto(
     return results
 
 
-def _prove(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> MigrationResult:
+def _prove(layer: Layer, old: Slots, known: MigrationResult, budget: Budget) -> MigrationResult:
     """With a bound, and perhaps a better placement, from optimization."""
-    if known.makespan_limit < lower_bound(layer).value:
+    if known.makespan_limit < bounds.of(layer).value:
         return replace(known, infeasible=True, proof="makespan bound")
     if layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1:
-        return _by_node(layer, old, known, clock)
+        return _by_node(layer, old, known, budget)
     window = count_window(layer, known.makespan_limit)
     if isinstance(window, str):
         return replace(known, infeasible=True, proof=window)
     counts = counts_within(layer, window)
     programmed = num_variables(layer, counts) <= LARGEST
-    known = _searched(layer, old, known, clock.remaining(0.5 if programmed else 1.0))
-    if programmed and known.open and known.limit != "interrupt":
-        return solve_program(layer, old, known, counts, clock)
+    known = _searched(layer, old, known, budget.part(0.5 if programmed else 1.0))
+    if programmed and known.open and not budget.interrupted:
+        return solve_program(layer, old, known, counts, budget)
     return known
 
 
-def _searched(
-    layer: Layer, old: Slots, known: MigrationResult, options: Options
-) -> MigrationResult:
+def _searched(layer: Layer, old: Slots, known: MigrationResult, budget: Budget) -> MigrationResult:
     """With one receive more after the other, until a placement keeps the limit."""
     search = MoveSearch.of(layer, old, known.makespan_limit)
-    budget = Budget(options.time_limit, FIRST_NODES)
     try:
         if known.moves is None:
-            state, slots = search.within(len(old), budget)
+            state, slots = search.within(len(old), budget.part(work=FIRST_NODES))
             if state == EXHAUSTED:
                 return replace(known, infeasible=True, proof="search")
             known = known.with_placement(layer, old, slots)
-        budget.nodes, budget.limit = NODES, None
+        rest = budget.part(work=NODES)
         while known.open:
-            state, slots = search.within(known.lower_bound, budget)
+            state, slots = search.within(known.lower_bound, rest)
             if state != EXHAUSTED:
-                return replace(known.with_placement(layer, old, slots), limit=budget.limit)
+                return replace(known.with_placement(layer, old, slots), limit=rest.limit)
             known = replace(known, lower_bound=known.lower_bound + 1, proof="search")
     except KeyboardInterrupt:
-        return replace(known, limit="interrupt")
+        budget.interrupt()
+        return replace(known, limit=budget.limit)
     return known
 
 
-def _by_node(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> MigrationResult:
+def _by_node(layer: Layer, old: Slots, known: MigrationResult, budget: Budget) -> MigrationResult:
     """Each node with the groups that it has: the sum, as far as moving groups costs no less."""
     per_node, group_size = layer.topology.slots_per_node, len(layer.groups[0])
     cap, total, slots, limit = 2 * group_size, 0, list[int](), known.limit
@@ -152,14 +163,14 @@ def _by_node(layer: Layer, old: Slots, known: MigrationResult, clock: Clock) -> 
     given = known.placement or ()
     for i, node in enumerate(nodes):
         groups = sorted({e // group_size for e in node})
-        experts = [e for k in groups for e in layer.groups[k]]
+        experts = layer.experts_of(groups)
         number = {e: j for j, e in enumerate(experts)}
         initial = given[i * per_node : (i + 1) * per_node]
-        result = fewest_moves(
+        result = _solve(
             layer.node_problem(groups),
             [number[e] for e in node],
             known.makespan_limit,
-            time_limit=clock.remaining(1 / (len(nodes) - i)).time_limit,
+            budget.part(1 / (len(nodes) - i)),
             initial=[[number[e] for e in initial]] if set(initial) == set(experts) else [],
         )
         total += cap if result.infeasible else result.lower_bound

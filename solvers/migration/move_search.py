@@ -25,10 +25,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.problem.instance import Layer
+from eplb_opt.problem.layer import Layer
 from solvers.compiled import compiled
+from solvers.options import Budget
 from solvers.scaling import scale_for
-from solvers.tree_search.outcome import Budget
 
 Integers = NDArray[np.int64]
 
@@ -96,7 +96,7 @@ class MoveSearch:
         while nodes := budget.chunk():
             before = int(tree.state[USED])
             state = advance(tree, self.load, self.homes, self.order, self.settings, nodes)
-            budget.used += int(tree.state[USED]) - before
+            budget.charge(int(tree.state[USED]) - before)
             if state != PAUSED:
                 return state, self._slots(tree) if state == FOUND else None
         return PAUSED, None

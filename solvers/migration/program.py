@@ -19,18 +19,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eplb_opt.bounds import Window
-from eplb_opt.problem.instance import Layer
+from eplb_opt.bounds.closed_form import Window
+from eplb_opt.problem.layer import Layer
 from solvers.engines import mip
 from solvers.migration.relabel import Slots, ranks_of
 from solvers.migration.result import MigrationResult
-from solvers.options import Clock
+from solvers.options import Budget
 from solvers.scaling import scale_for
 
 LARGEST = 40_000
@@ -38,6 +36,8 @@ LARGEST = 40_000
 ROUNDING = 0.25
 """Added to a limit that integers must keep, so that a solver's tolerance cuts off no placement."""
 
+Read = Callable[[int], int]
+"""The value of a variable in a solution."""
 Copies = dict[tuple[int, int], int]
 """How many replicas of an expert that has ``k``, by expert and ``k``."""
 
@@ -54,26 +54,26 @@ def num_variables(layer: Layer, counts: list[range]) -> int:
 
 
 def solve_program(
-    layer: Layer, old: Slots, known: MigrationResult, counts: list[range], clock: Clock
+    layer: Layer, old: Slots, known: MigrationResult, counts: list[range], budget: Budget
 ) -> MigrationResult:
     """The incumbent and the bound with what HiGHS says of the program, which asks for fewer
     receives than the incumbent's; for a layer under the global rule.
     """
     model = _Model(layer, old, known, counts)
     while True:
-        outcome = mip.run(model.program, "scipy", clock.remaining())
+        outcome = mip.run(model.program, "scipy", budget)
         if outcome.infeasible and known.moves is None:
             return replace(known, infeasible=True, proof="milp")
         bound = known.moves if outcome.infeasible else outcome.bound
         if bound is not None and known.lower_bound < bound:
             known = replace(known, lower_bound=bound, proof="milp")
-        covers = [] if outcome.values is None else model.covers(outcome.values)
+        covers = [] if outcome.value is None else model.covers(outcome.value)
         if outcome.limit is not None or not covers:
             break
         for cover in covers:
             model.forbid(cover)
-    if outcome.values is not None:
-        known = known.with_placement(layer, old, model.slots(outcome.values))
+    if outcome.value is not None:
+        known = known.with_placement(layer, old, model.slots(outcome.value))
     return replace(known, limit=outcome.limit)
 
 
@@ -127,14 +127,14 @@ class _Model:
         """Tokens of one of k replicas."""
         return Fraction(self.layer.loads[e], k) * self.layer.unit
 
-    def covers(self, values: NDArray[np.int64]) -> list[Copies]:
+    def covers(self, read: Read) -> list[Copies]:
         """Of each rank above the limit replicas that are too much already, of which none can be
         spared.
         """
-        return [cover for cover in (self._cover(g, values) for g in self.ranks) if cover]
+        return [cover for cover in (self._cover(g, read) for g in self.ranks) if cover]
 
-    def _cover(self, g: int, values: NDArray[np.int64]) -> Copies:
-        held = {(e, k): int(values[j]) for (e, k, at), j in self.n.items() if at == g and values[j]}
+    def _cover(self, g: int, read: Read) -> Copies:
+        held = {(e, k): read(j) for (e, k, at), j in self.n.items() if at == g and read(j)}
         share = {pair: self._share(*pair) for pair in held}
         over = sum(share[x] * times for x, times in held.items()) - self.known.makespan_limit
         if over <= 0:
@@ -155,9 +155,9 @@ class _Model:
                 enough.append((many, 1.0))
             program.add(enough, -math.inf, len(cover) - 1)
 
-    def slots(self, values: NDArray[np.int64]) -> Slots:
+    def slots(self, read: Read) -> Slots:
         """The placement of a solution."""
         ranks: list[list[int]] = [[] for _ in self.ranks]
         for (e, _, g), j in self.n.items():
-            ranks[g] += [e] * int(values[j])
+            ranks[g] += [e] * read(j)
         return tuple(e for rank in ranks for e in rank)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.problem.instance import Rule, Topology
+from eplb_opt.problem.topology import Rule, Topology
 from eplb_opt.problem.transfer import received
 
 Slots = tuple[int, ...]

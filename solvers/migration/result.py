@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.objective import exact_makespan
-from eplb_opt.problem.result import SolveStatus
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.result import Limit, SolveStatus
 from eplb_opt.problem.validity import layer_violation
+from solvers.dispatch import value
 from solvers.migration.relabel import Slots, in_place, num_received, ranks_of
 
 
@@ -24,7 +24,7 @@ class MigrationResult:
         makespan: its makespan in tokens, exact.
         proof: what the lower bound rests on.
         infeasible: no placement keeps the limit.
-        limit: ``time``, ``nodes`` or ``interrupt`` if that ended the search.
+        limit: what ended the search before its proof was complete.
         runtime: seconds.
     """
 
@@ -35,7 +35,7 @@ class MigrationResult:
     makespan: Fraction | None = None
     proof: str = "none"
     infeasible: bool = False
-    limit: str | None = None
+    limit: Limit | None = None
     runtime: float = 0.0
 
     @property
@@ -56,10 +56,10 @@ class MigrationResult:
         """With ``slots`` if they keep the limit and receive fewer experts."""
         if slots is None or layer_violation(layer, slots) is not None:
             return self
-        value = exact_makespan(layer, slots)
+        cost = value(layer, slots).incumbent
         moves = num_received(old, slots, layer.topology.slots_per_rank)
-        if value > self.makespan_limit or (self.moves is not None and moves >= self.moves):
+        if cost > self.makespan_limit or (self.moves is not None and moves >= self.moves):
             return self
         ranks = zip(*(ranks_of("", x, layer.topology) for x in (old, slots)), strict=True)
         placed = tuple(e for before, after in ranks for e in in_place(before, after))
-        return replace(self, moves=moves, placement=placed, makespan=value)
+        return replace(self, moves=moves, placement=placed, makespan=cost)

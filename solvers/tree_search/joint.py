@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.bounds import Bound, global_bound, threshold_counts
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.objective import exact_makespan
-from eplb_opt.problem.result import Result
+from eplb_opt import bounds
+from eplb_opt.bounds.closed_form import threshold_counts
+from eplb_opt.problem.layer import Layer
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 from solvers.local_search.improve import improve
-from solvers.options import Options
-from solvers.scaling import scale_for
+from solvers.options import Budget
+from solvers.scaling import replica_sizes, scale_for
 from solvers.tree_search.count_vectors import Vectors, new_vectors, search
-from solvers.tree_search.outcome import Budget
 from solvers.tree_search.sampling import neighbour, try_vector
-from solvers.tree_search.sizes import replica_sizes
 from solvers.tree_search.splitting import EXHAUSTED, FOUND, PAUSED
 
 Integers = NDArray[np.int64]
@@ -32,20 +30,7 @@ SAMPLING = 0.3
 """Share of the budget after which sampling gives way to the enumeration."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """The best placement so far, its value, and what is proven."""
-
-    slots: tuple[int, ...]
-    value: Fraction
-    bound: Bound
-
-
-def solve_joint(
-    layer: Layer,
-    options: Options,
-    initial: Sequence[int] | None = None,
-) -> Result:
+def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = None) -> Bracket:
     """The placement of least makespan over all counts and packings, under the global rule.
 
     Optimal when it ends without a limit and the scale is exact; when a limit ends it, the bound is
@@ -54,28 +39,26 @@ def solve_joint(
 
     Args:
         layer: the problem.
-        options: limits, seed of the local search; a vector passed over counts as some nodes.
+        budget: a vector passed over counts as some nodes.
         initial: [P] slots of a known placement.
     """
-    budget = Budget(options.time_limit, options.work_limit)
-    bound = global_bound(layer)
+    bound = bounds.of(layer)
     if layer.topology.slots_per_rank == 1:
         counts = threshold_counts(layer)
-        slots = tuple(e for e, count in enumerate(counts) for _ in range(count))
-        value = exact_makespan(layer, slots)
-        return _result(layer, Known(slots, value, Bound(value, "counts")), budget)
+        alone = value(layer, [e for e, count in enumerate(counts) for _ in range(count)])
+        return Bracket.start(bound, [alone]).with_bound(alone.incumbent, "counts")
     slots = improve(
         layer,
         start=initial,
         budget=budget,
         rounds=KICKS,
-        seed=options.seed,
+        seed=budget.options.seed,
         target=bound.value,
     )
-    known = Known(slots, exact_makespan(layer, slots), bound)
-    if not options.satisfied(known.value, bound.value):
-        known = _search_counts(layer, known, options, budget)
-    return _result(layer, known, budget)
+    known = Bracket.start(bound, [value(layer, slots)])
+    if not budget.satisfied(known.incumbent, known.bound):
+        known = _search_counts(layer, known, budget)
+    return replace(known, limit=None if known.closed else budget.limit)
 
 
 @dataclass(eq=False)
@@ -93,8 +76,7 @@ class CountSearch:
     budget: Budget
     goal: int
     threshold: int
-    slots: tuple[int, ...]
-    value: Fraction
+    known: Bracket
 
     def sample(self, seed: int) -> None:
         """Try random vectors near the best: one for every hundred there are, SAMPLES at most."""
@@ -104,13 +86,13 @@ class CountSearch:
         random = np.random.default_rng(seed)
         spare = int((vectors.counts - vectors.least).sum())
         number = min(SAMPLES, comb(spare + len(self.order) - 1, spare) // 100)
-        best = np.bincount(self.slots, minlength=len(self.order))[self.order]
+        best = np.bincount(self.known.slots, minlength=len(self.order))[self.order]
         for _ in range(number):
             if self.threshold < self.goal or not self.budget.chunk(SAMPLING):
                 return
             counts = neighbour(best, vectors.least, vectors.most, random)
             success, used = try_vector(vectors, counts, self.size, self.threshold, self.spread)
-            self.budget.used += used
+            self.budget.charge(used)
             if success:
                 best = counts
                 self.accept(vectors)
@@ -124,7 +106,7 @@ class CountSearch:
             if not nodes:
                 return False
             state, used = search(vectors, self.size, self.threshold, self.spread, nodes)
-            self.budget.used += used
+            self.budget.charge(used)
             if state == FOUND:
                 self.accept(vectors)
         return True
@@ -132,9 +114,8 @@ class CountSearch:
     def accept(self, vectors: Vectors) -> None:
         """Take over the packing that the tree holds; rounding may hide that it is no better."""
         ranks = self.order[vectors.tree.packed(vectors.experts)]
-        found = tuple(int(e) for e in ranks.ravel())
-        self.slots = min(self.slots, found, key=lambda s: exact_makespan(self.layer, s))
-        self.value = exact_makespan(self.layer, self.slots)
+        found = value(self.layer, tuple(int(e) for e in ranks.ravel()))
+        self.known = self.known.with_placement(found)
         self.threshold = int(vectors.tree.partial[:, -2].max()) - 1
 
     def window(self) -> Vectors | None:
@@ -148,7 +129,7 @@ class CountSearch:
         return new_vectors(least, most, topology.num_physical_experts, topology.num_ranks)
 
 
-def _search_counts(layer: Layer, known: Known, options: Options, budget: Budget) -> Known:
+def _search_counts(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
     """Sample, then enumerate the window of count vectors below the incumbent."""
     order = np.array(sorted(range(len(layer.loads)), key=lambda e: -layer.loads[e]))
     scale = scale_for(layer, range(1, layer.most_replicas + 1))
@@ -158,33 +139,18 @@ def _search_counts(layer: Layer, known: Known, options: Options, budget: Budget)
         replica_sizes(layer, scale, layer.most_replicas)[order],
         layer.spread_replicas,
         budget,
-        goal=scale.up(known.bound.value) if scale.exact else 0,
-        threshold=scale.up(known.value) - 1,
-        slots=known.slots,
-        value=known.value,
+        goal=scale.up(known.bound) if scale.exact else 0,
+        threshold=scale.up(known.incumbent) - 1,
+        known=known,
     )
     complete = False
     try:
-        counts.sample(options.seed)
+        counts.sample(budget.options.seed)
         complete = counts.enumerate()
     except KeyboardInterrupt:
-        budget.limit = "interrupt"
-    bound = known.bound
+        budget.interrupt()
+    known = counts.known
     if complete:
-        proven = min(counts.value, (counts.threshold + 1) * scale.unit)
-        bound = max(bound, Bound(proven, "search"), key=lambda b: b.value)
-    return Known(counts.slots, counts.value, bound)
-
-
-def _result(layer: Layer, known: Known, budget: Budget) -> Result:
-    return Result(
-        "joint",
-        "search",
-        known.bound.value,
-        known.value,
-        known.slots,
-        tuple(known.slots.count(e) for e in range(len(layer.loads))),
-        bound_source=known.bound.source,
-        limit=budget.limit if known.value > known.bound.value else None,
-        runtime=budget.elapsed,
-    )
+        proven = min(known.incumbent, (counts.threshold + 1) * scale.unit)
+        known = known.with_bound(proven, "search")
+    return known

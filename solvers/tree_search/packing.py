@@ -10,23 +10,23 @@ for, because the local search already finds the optimum or nearly so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.bounds import packing_bound
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.objective import exact_makespan
-from eplb_opt.problem.result import Result
+from eplb_opt import bounds
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.result import Limit
+from solvers.bracket import Bracket
+from solvers.dispatch import value
 from solvers.local_search.iterated import iterate
 from solvers.local_search.start import first_packing
-from solvers.options import Options
-from solvers.scaling import scale_for
-from solvers.tree_search.outcome import Budget, SearchOutcome
+from solvers.options import Budget
+from solvers.scaling import replica_sizes, scale_for
 from solvers.tree_search.repair import repair
 from solvers.tree_search.residues import residue_bound
-from solvers.tree_search.sizes import replica_sizes
 from solvers.tree_search.splitting import (
     FOUND,
     NEXT_THRESHOLD,
@@ -78,8 +78,8 @@ class Items:
 def solve_packing(
     layer: Layer,
     counts: Sequence[int],
-    options: Options,
-) -> Result:
+    budget: Budget,
+) -> Bracket:
     """Best packing for ``counts`` [E] under the global rule, with a proven bound.
 
     Optimal when it ends without a limit and the scale is exact. See :func:`pack`.
@@ -87,34 +87,22 @@ def solve_packing(
     Raises:
         ValueError: with ``spread_replicas``, an expert has more replicas than there are ranks.
     """
-    counts = tuple(counts)
-    bound, scale = packing_bound(layer, counts), scale_for(layer, counts)
+    bound, scale = bounds.of(layer, counts=counts), scale_for(layer, counts)
     size = replica_sizes(layer, scale, max(counts))
-    budget = Budget(options.time_limit, options.work_limit)
     experts = np.repeat(np.arange(len(counts)), counts)
-    outcome = pack(
+    packed = pack(
         size[experts, np.array(counts)[experts]],
         layer.topology.num_ranks,
         experts=experts,
         spread_replicas=layer.spread_replicas,
         lower_bound=scale.up(bound.value) if scale.exact else 0,
         budget=budget,
-        seed=options.seed,
+        seed=budget.options.seed,
     )
-    slots = tuple(int(e) for e in outcome.ranks.ravel())
-    value = exact_makespan(layer, slots)
-    lower = min(value, max(bound.value, outcome.lower_bound * scale.unit))
-    return Result(
-        "packing",
-        "search",
-        lower,
-        value,
-        slots,
-        counts,
-        bound_source=bound.source if lower == bound.value else "search",
-        limit=outcome.limit,
-        runtime=budget.elapsed,
-    )
+    known = Bracket.start(bound, [value(layer, packed.slots)])
+    # Rounding down may leave less of the placement's value than is proven of the integers.
+    known = known.with_bound(min(known.incumbent, packed.bound * scale.unit), "search")
+    return replace(known, limit=packed.limit)
 
 
 def pack(
@@ -127,12 +115,14 @@ def pack(
     incumbent: Integers | None = None,
     budget: Budget | None = None,
     seed: int = 0,
-) -> SearchOutcome:
+) -> Bracket:
     """The packing of items on ``num_ranks`` ranks of equal slots with the least largest rank sum.
 
-    Exact when it ends without a limit. S = 1 is trivial, and S = 2 without ``spread_replicas`` a
-    closed form: the i-th heaviest item meets the i-th lightest. Else depth-first search below the
-    incumbent. Deterministic without a time limit; exponential time, O(G P) memory.
+    The bracket is in the integers of the sizes; its placement holds the expert in each slot, rank
+    by rank. Exact when it ends without a limit. S = 1 is trivial, and S = 2 without
+    ``spread_replicas`` a closed form: the i-th heaviest item meets the i-th lightest. Else
+    depth-first search below the incumbent. Deterministic without a time limit; exponential time,
+    O(G P) memory.
 
     Args:
         sizes: [P] non-negative int64, in any order.
@@ -160,7 +150,7 @@ def pack(
     slots = len(sizes) // num_ranks
     if slots == 1 or (slots == 2 and not spread_replicas):
         ranks = fold(items.expert, num_ranks)
-        return SearchOutcome(items.makespan(ranks), items.makespan(ranks), ranks)
+        return _bracket(items, ranks, items.makespan(ranks))
     bound = max(lower_bound, counting_bound(items.size, num_ranks))
     bound = residue_bound(items.size, num_ranks, bound)
     if incumbent is None:
@@ -169,7 +159,7 @@ def pack(
     try:
         ranks = _local_search(items, ranks, bound, budget, seed)
     except KeyboardInterrupt:
-        budget.limit = "interrupt"
+        budget.interrupt()
     return _tree_search(items, ranks, bound, budget)
 
 
@@ -210,7 +200,13 @@ def _local_search(items: Items, ranks: Integers, bound: int, budget: Budget, see
     return ranks
 
 
-def _tree_search(items: Items, ranks: Integers, bound: int, budget: Budget) -> SearchOutcome:
+def _bracket(items: Items, ranks: Integers, bound: int, limit: Limit | None = None) -> Bracket:
+    slots = tuple(int(e) for e in ranks.ravel())
+    makespan = Fraction(items.makespan(ranks))
+    return Bracket(slots, makespan, Fraction(bound), "search", limit=limit)
+
+
+def _tree_search(items: Items, ranks: Integers, bound: int, budget: Budget) -> Bracket:
     """Descent from the incumbent, then ascent from the bound."""
     value, kind = items.makespan(ranks), items.kind
     tree = new_tree(items.size, len(ranks))
@@ -231,8 +227,7 @@ def _tree_search(items: Items, ranks: Integers, bound: int, budget: Budget) -> S
             ranks, value = tree.packed(items.expert), bound
         else:
             bound = min(value, int(tree.counters[NEXT_THRESHOLD]))
-    limit = budget.limit if bound < value else None
-    return SearchOutcome(value, bound, ranks, budget.used, limit)
+    return _bracket(items, ranks, bound, budget.limit if bound < value else None)
 
 
 def _search(
@@ -245,9 +240,9 @@ def _search(
         while state == PAUSED and (nodes := budget.chunk(share)):
             before = int(tree.counters[NODES])
             state = advance(tree, kind, threshold, spread, nodes)
-            budget.used += int(tree.counters[NODES]) - before
+            budget.charge(int(tree.counters[NODES]) - before)
     except KeyboardInterrupt:
-        budget.limit = "interrupt"
+        budget.interrupt()
         return PAUSED
     return state
 

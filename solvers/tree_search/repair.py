@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.tree_search.outcome import Budget
+from solvers.options import Budget
 from solvers.tree_search.splitting import FOUND, NODES, advance, new_tree
 
 Integers = NDArray[np.int64]
@@ -41,7 +41,7 @@ def repair(
         if few is None:
             continue
         packing, used = repack(ranks[few], size, goal, spread, nodes)
-        budget.used += used
+        budget.charge(used)
         if packing is not None:
             ranks[few] = packing
             loads[few] = size[packing].sum(axis=1)

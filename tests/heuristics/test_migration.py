@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from eplb_opt import Instance, Placement, Topology
-from eplb_opt.problem.objective import exact_makespan
 from eplb_opt.problem.transfer import copied, received
 from eplb_opt.problem.validity import find_violations
 from heuristics.matching import receives
 from heuristics.migration import migrate
 from heuristics.policies import deepseek, refined
+from solvers.dispatch import value
 
 SHAPES = [
     (64, 72, 1, 1, 8),
@@ -38,7 +38,7 @@ def instance_of(loads: torch.Tensor, shape: tuple[int, ...]) -> Instance:
 
 def values(instance: Instance, phy2log: torch.Tensor) -> list[Fraction]:
     rows = zip(instance.layers(), phy2log.tolist(), strict=True)
-    return [exact_makespan(layer, slots) for layer, slots in rows]
+    return [value(layer, slots).incumbent for layer, slots in rows]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -5,7 +5,9 @@ from fractions import Fraction
 from functools import cache
 from itertools import combinations_with_replacement
 
-from eplb_opt.problem.instance import Instance, Layer, Topology
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.topology import Topology
 
 
 def make_layer(loads: list[int] | list[float], num_slots: int, num_ranks: int) -> Layer:

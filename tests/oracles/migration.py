@@ -7,10 +7,10 @@ from itertools import combinations_with_replacement, product
 import numpy as np
 from hypothesis import strategies as st
 
-from eplb_opt.problem.instance import Layer
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.transfer import received
 from eplb_opt.problem.validity import layer_violation
+from solvers.dispatch import value
 from tests.oracles.layers import make_layer
 
 Slots = tuple[int, ...]
@@ -33,7 +33,7 @@ def enumerated(layer: Layer, old: Slots, limit: Fraction) -> int | None:
     valid = (
         int(received([old], [slots], size).sum())
         for slots in placements(len(layer.loads), layer.topology.num_ranks, size)
-        if exact_makespan(layer, slots) <= limit and layer_violation(layer, slots) is None
+        if value(layer, slots).incumbent <= limit and layer_violation(layer, slots) is None
     )
     return min(valid, default=None)
 
@@ -52,7 +52,7 @@ def problems(draw: st.DrawFn) -> tuple[Layer, Slots, Fraction]:
     layer = make_layer(draw(st.one_of(whole, broken)), slots, ranks)
     old, other = draw(placed(experts, slots)), draw(placed(experts, slots))
     factor = draw(st.sampled_from([Fraction(1), Fraction(99, 100), Fraction(11, 10)]))
-    return layer, old, exact_makespan(layer, other) * factor
+    return layer, old, value(layer, other).incumbent * factor
 
 
 def unbalanced(seed: int) -> tuple[Layer, Slots, Fraction]:
@@ -64,5 +64,5 @@ def unbalanced(seed: int) -> tuple[Layer, Slots, Fraction]:
     loads = np.sort(rng.integers(1, 30, experts))
     old = tuple(sorted([*range(experts), *rng.integers(0, experts, slots - experts).tolist()]))
     layer = make_layer(loads.tolist(), slots, ranks)
-    makespans = {exact_makespan(layer, x) for x in placements(experts, ranks, slots // ranks)}
+    makespans = {value(layer, x).incumbent for x in placements(experts, ranks, slots // ranks)}
     return layer, old, sorted(makespans)[1 + seed % 3]

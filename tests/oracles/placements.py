@@ -5,8 +5,8 @@ from functools import cache
 from itertools import permutations
 
 from eplb_opt import Layer, Rule, Topology
-from eplb_opt.problem.objective import exact_makespan
 from eplb_opt.problem.validity import layer_violation
+from solvers.dispatch import value
 from tests.oracles.layers import all_placements
 
 Slots = tuple[int, ...]
@@ -41,7 +41,7 @@ def counts(slots: Slots) -> tuple[int, ...]:
 
 
 def optimum(layer: Layer) -> Fraction:
-    return min(exact_makespan(layer, slots) for slots in valid_placements(layer))
+    return min(value(layer, slots).incumbent for slots in valid_placements(layer))
 
 
 def nested_optima(layer: Layer, mine: Slots) -> list[Fraction]:
@@ -53,4 +53,4 @@ def nested_optima(layer: Layer, mine: Slots) -> list[Fraction]:
     same_counts = [s for s in same_groups if counts(s) == counts(mine)]
     mean = sum(layer.loads) * layer.unit / layer.topology.num_ranks
     sets = (everywhere, ruled, same_groups, same_counts, [mine])
-    return [mean, *(min(exact_makespan(layer, s) for s in found) for found in sets)]
+    return [mean, *(min(value(layer, s).incumbent for s in found) for found in sets)]

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Layer, Placement, Rule, Topology, find_violations
-from eplb_opt.bounds import lower_bound, packing_bound, refute
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt import Instance, Layer, Placement, Rule, Topology, bounds, find_violations
+from eplb_opt.bounds.closed_form import refute
 from solvers import BACKENDS, Stages, solve
-from solvers.engines.mip import installed
+from solvers.backends import two_slots_a_rank
+from solvers.dispatch import value
 
 INTEGERS = st.one_of(st.integers(0, 6), st.integers(0, 4096), st.just(0))
 FLOATS = st.one_of(
@@ -43,7 +44,7 @@ def tiny_layers(draw: st.DrawFn, rule: Rule) -> Layer:
 
 def rounding(backend: str) -> Fraction:
     """How far rounded loads can lead a solver astray, relatively."""
-    return Fraction(1, 2**14) if backend in SLOW else Fraction(1, 2**40)
+    return Fraction(1, 2**14) if backend in IN_FLOATS else Fraction(1, 2**40)
 
 
 def assert_consistent(layer: Layer, backend: str) -> None:
@@ -54,9 +55,9 @@ def assert_consistent(layer: Layer, backend: str) -> None:
     for result in (truth, exact):
         placement = Placement([result.placement], layer.num_logical_experts)
         assert not find_violations(placement, instance)
-        assert exact_makespan(layer, result.placement) == result.objective
+        assert value(layer, result.placement).incumbent == result.objective
     assert exact.lower_bound <= truth.objective <= exact.objective
-    if exact.status == "feasible" and backend in SLOW:
+    if exact.status == "feasible" and backend in IN_FLOATS:
         # In floats: CBC 2.10 has called loads 0, 1, 109 infeasible, and 1 beside 1e6 is too little
         # for integers up to 2^20. Once in some 10,000 layers; nothing is claimed then.
         assert exact.lower_bound < exact.objective
@@ -66,25 +67,46 @@ def assert_consistent(layer: Layer, backend: str) -> None:
     else:  # floats may need more than 64 bits: then the solver sees them rounded, and says so
         assert exact.objective <= truth.objective * (1 + rounding(backend))
         assert (exact.status == "optimal") == (exact.objective == exact.lower_bound)
-    assert lower_bound(layer).value <= truth.objective
+    assert bounds.of(layer).value <= truth.objective
 
 
-def usable(stage: str) -> list[str]:
-    """Backends to compare with brute force; those that are not installed are left out."""
-    own = ("portfolio", "search", "cp-sat", "scipy")
-    optional = [name for name in ("cbc", "highs", "scip") if installed(name)]
-    return [name for name in BACKENDS[stage] if name in (*own, *optional)]
+def judged(stage: str) -> list[Any]:
+    """Every backend of a stage; one whose engine is not installed is skipped by name."""
+    return [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(not backend.installed(), reason=f"{name} is not installed"),
+        )
+        for name, backend in BACKENDS[stage].items()
+    ]
 
 
-JOINT, PACKING = usable("joint"), usable("packing")
-SLOW = ("cbc", "highs", "scip", "scipy")
+def taken(stage: str, backend: str, layer: Layer) -> bool:
+    """Whether a backend takes the layer, or each node of it; programs only where they are quick."""
+    entry = BACKENDS[stage][backend]
+    nodes = layer if layer.rule == Rule.GLOBAL else layer.node_problem(layer_block(layer))
+    quick = not entry.in_floats or layer.topology.num_physical_experts <= 6
+    return quick and entry.takes(nodes)
+
+
+def layer_block(layer: Layer) -> tuple[int, ...]:
+    return tuple(range(layer.topology.groups_per_node))
+
+
+JOINT, PACKING = judged("joint"), judged("packing")
+IN_FLOATS = [name for name, backend in BACKENDS["joint"].items() if backend.in_floats]
+
+
+def test_the_programs_are_the_backends_in_floats() -> None:
+    assert IN_FLOATS == ["scipy", "cbc", "highs", "scip"]
+    assert [n for n, b in BACKENDS["packing"].items() if b.in_floats] == IN_FLOATS
 
 
 @pytest.mark.parametrize("backend", JOINT)
 @settings(max_examples=300, deadline=None)
 @given(layer=tiny_layers(Rule.GLOBAL))
 def test_joint_global(backend: str, layer: Layer) -> None:
-    assume(backend not in SLOW or layer.topology.num_physical_experts <= 6)
+    assume(taken("joint", backend, layer))
     assert_consistent(layer, backend)
 
 
@@ -92,7 +114,7 @@ def test_joint_global(backend: str, layer: Layer) -> None:
 @settings(max_examples=75, deadline=None)
 @given(layer=tiny_layers(Rule.HIERARCHICAL))
 def test_joint_hierarchical(backend: str, layer: Layer) -> None:
-    assume(backend not in SLOW or layer.topology.num_physical_experts <= 6)
+    assume(taken("joint", backend, layer))
     assert_consistent(layer, backend)
 
 
@@ -109,16 +131,16 @@ def test_packing(backend: str, layer: Layer, data: st.DataObject) -> None:
     given_counts = Stages(counts=counts)
     truth = solve(layer, stage="packing", backend="brute-force", given=given_counts)
     exact = solve(layer, stage="packing", backend=backend, time_limit=60, given=given_counts)
-    assert exact.objective == exact_makespan(layer, exact.placement)
+    assert exact.objective == value(layer, exact.placement).incumbent
     assert exact.lower_bound <= truth.objective <= exact.objective
-    if exact.status == "optimal" or backend not in SLOW:
+    if exact.status == "optimal" or backend not in IN_FLOATS:
         assert exact.objective <= truth.objective * (1 + rounding(backend))
         assert layer.unit != 1 or exact.objective == truth.objective == exact.lower_bound
-    assert packing_bound(layer, counts).value <= truth.objective
+    assert bounds.of(layer, counts=counts).value <= truth.objective
     assert exact.counts == counts
 
 
-@pytest.mark.parametrize("backend", [name for name in JOINT if name in SLOW])
+@pytest.mark.parametrize("backend", [p for p in JOINT if p.values[0] in IN_FLOATS])
 def test_programs_prove_optima(backend: str) -> None:
     for loads in ([9, 5, 3, 1], [4, 4, 2, 1], [100, 60, 30, 7]):
         layer = Instance([loads], Topology(6, 2)).layer(0)
@@ -153,9 +175,11 @@ def test_published_example_has_optimum_590_thirds(published_layer: Layer) -> Non
     assert result.objective == result.lower_bound == Fraction(590, 3)
 
 
-@pytest.mark.parametrize("backend", [*JOINT, "brute-force"])
+@pytest.mark.parametrize("backend", JOINT)
 def test_layer_without_load(backend: str) -> None:
     for rule in Rule:
-        layer = Instance([[0] * 4], Topology(6, 2, 2, 2), rule).layer(0)
+        two_slots = BACKENDS["joint"][backend].takes is two_slots_a_rank
+        machine = Topology(8, 4, 2, 2) if two_slots else Topology(6, 2, 2, 2)
+        layer = Instance([[0] * 4], machine, rule).layer(0)
         result = solve(layer, backend=backend)
         assert (result.objective, result.status) == (0, "optimal")

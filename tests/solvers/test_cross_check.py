@@ -7,9 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from eplb_opt import Instance, Layer, Topology
-from eplb_opt.certificate import Trust, certificate_document, verify_document
-from eplb_opt.gap import describe_instance
+from eplb_opt import Instance, Layer, Topology, documents
+from eplb_opt.certificate import Trust, verify_document
 from solvers import solve
 
 MACHINES = [
@@ -49,7 +48,7 @@ def check(instance: Instance, backends: tuple[str, ...]) -> None:
             assert result.objective == best.objective, name
         else:  # floating point may leave a proof open, never a wrong value
             assert result.objective <= best.objective * (1 + Fraction(1, 10**6)), name
-        document = certificate_document(describe_instance(instance), [layer], [result])
+        document = documents.certificate(instance, [result], interrupted=False)
         (verdict,) = verify_document(document)
         assert verdict.trust in tuple(Trust), (name, verdict.reason)
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Layer, Result, Rule, Topology
-from eplb_opt.bounds import lower_bound
+from eplb_opt import Instance, Layer, Rule, Topology, bounds
 from eplb_opt.io.synthetic import generate
 from solvers import BACKENDS, Stages, solve
-from solvers.engines.mip import installed
+from solvers.backends import JOINT, Backend
+from solvers.bracket import Bracket
 from solvers.formulations.groups import blocks_of
 
 NODES = Topology(16, 8, num_nodes=4, num_groups=8)
@@ -51,7 +51,7 @@ def test_many_groups_are_dealt_by_size() -> None:
     result = solve(layer, stage="groups")
     assert result.backend == "largest-first"
     assert result.lower_bound <= result.objective <= result.lower_bound * Fraction(11, 10)
-    assert solve(layer, time_limit=2).lower_bound >= lower_bound(layer).value
+    assert solve(layer, time_limit=2).lower_bound >= bounds.of(layer).value
 
 
 def test_global_rule_has_no_groups() -> None:
@@ -104,12 +104,10 @@ def test_infeasible_is_a_status() -> None:
 
 @pytest.mark.parametrize("stage", ["packing", "joint"])
 def test_limit_keeps_incumbent_and_bound(stage: str) -> None:
-    for backend in BACKENDS[stage]:
-        if backend in ("brute-force", "pairs") or (
-            backend in ("cbc", "highs", "scip") and not installed(backend)
-        ):
+    layer = lognormal(48, 72, 24)
+    for backend, entry in BACKENDS[stage].items():
+        if not (entry.takes(layer) and entry.installed()):
             continue
-        layer = lognormal(48, 72, 24)
         result = solve(layer, stage=stage, backend=backend, time_limit=0.3)
         assert 0 < result.lower_bound <= result.objective, backend
         assert result.status == "feasible", backend
@@ -135,9 +133,9 @@ def test_tolerance_ends_the_search_early() -> None:
 def test_an_invalid_placement_of_a_backend_is_never_returned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(*_: object) -> Result:
-        return Result("joint", "broken", Fraction(0), Fraction(1), (0, 0))
+    def broken(*_: object) -> Bracket:
+        return Bracket((0, 0), Fraction(1), Fraction(0), "broken")
 
-    monkeypatch.setattr("solvers.formulations.joint_cp_sat.solve_joint", broken)
-    with pytest.raises(RuntimeError, match="broken returned an invalid placement"):
+    monkeypatch.setitem(JOINT, "cp-sat", Backend(broken))
+    with pytest.raises(RuntimeError, match="cp-sat returned an invalid placement"):
         solve(layer_of([1, 2], Topology(2, 1)), backend="cp-sat")

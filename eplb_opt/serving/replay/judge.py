@@ -23,13 +23,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from eplb_opt.bounds import lower_bound
+from eplb_opt import bounds
 from eplb_opt.policies.runner import PolicyRunner
-from eplb_opt.problem.objective import exact_makespan, relative_gap
-from eplb_opt.problem.result import float_below
+from eplb_opt.problem.exact import float_below, relative_gap
 from eplb_opt.serving.replay.simulate import Scenario, Trail, placed
 from eplb_opt.serving.replay.simulated_engine import Decision, on_machine
 from eplb_opt.serving.state_machine import Map, Tokens
+from solvers.dispatch import value
 
 HINDSIGHT_POLICY = "refined"
 
@@ -121,7 +121,7 @@ class Judge:
         if key not in self._bounds:
             instance = on_machine(loads.sum(0), self.scenario.machine(ranks), self.scenario.rule)
             layers = [layer for layer in instance.layers() if layer.has_load]
-            total = sum((lower_bound(layer).value for layer in layers), Fraction(0))
+            total = sum((bounds.of(layer).value for layer in layers), Fraction(0))
             tokens = sum(sum(layer.loads) * layer.unit for layer in layers)
             run = self.runner.run(HINDSIGHT_POLICY, instance, once=True)
             low = float_below(total * ranks / tokens - 1)
@@ -156,7 +156,7 @@ def window_gaps(answer: Decision) -> list[float]:
     instance = on_machine(answer.loads, answer.topology, answer.rule)
     rows: list[Sequence[int]] = answer.new.tolist()
     return [
-        relative_gap(exact_makespan(layer, row), lower_bound(layer).value)
+        relative_gap(value(layer, row).incumbent, bounds.of(layer).value)
         for layer, row in zip(instance.layers(), rows, strict=True)
         if layer.has_load
     ]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
+from dataclasses import dataclass
 
 from eplb_opt.policies.runner import Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.serving.replay.judge import Interval, Judge
 from eplb_opt.serving.replay.simulate import Scenario, Trail, simulate
 from eplb_opt.serving.state_machine import Settings
-from eplb_opt.versions import versions
 
 EXPERT_BYTES = 3 * 7168 * 2048
 """One expert of DeepSeek-V3 in 8 bits: three matrices."""
@@ -93,63 +89,6 @@ class ReplayReport:
             return None
         moving = replayed.received_most * self.expert_bytes * self.tokens_per_byte
         return replayed.loss + moving / mean
-
-    def to_json(self) -> dict[str, Any]:
-        """The document ``eplb-opt/replay/1``."""
-        scenario = self.scenario
-        return {
-            "schema": "eplb-opt/replay/1",
-            "instance": {
-                "source": self.source,
-                "num_steps": len(scenario.trace),
-                "num_models": scenario.num_models,
-                "num_layers": scenario.num_layers,
-                "num_logical_experts": scenario.trace.shape[2],
-                **asdict(scenario.topology),
-                "rule": str(scenario.rule),
-            },
-            "settings": asdict(scenario.settings) | {"layer_steps": scenario.layer_steps},
-            "ranks_from": {str(step): ranks for step, ranks in scenario.ranks_from.items()},
-            "expert_bytes": self.expert_bytes,
-            "tokens_per_byte": self.tokens_per_byte,
-            "interrupted": self.interrupted,
-            "policies": [self._policy_json(replayed) for replayed in self.policies],
-            "versions": versions(),
-        }
-
-    def _policy_json(self, replayed: Replayed) -> dict[str, Any]:
-        trail = replayed.trail
-        top, mean = trail.makespan.sum(1), trail.mean.sum(1)
-        balancedness = np.divide(mean, top, out=np.zeros_like(top), where=top > 0)
-        per_step = np.zeros((3, trail.steps), dtype=np.int64)
-        for move in trail.moves:
-            per_step[:, move.step] += move.received, move.received_most, move.copied
-        size = self.expert_bytes
-        return {
-            "policy": replayed.policy,
-            "loss": replayed.loss,
-            "loss_with_moving": self.loss_with_moving(replayed),
-            "received": replayed.received,
-            "bytes": replayed.received * size,
-            "intervals": [asdict(i) | {"staleness": i.staleness} for i in replayed.intervals],
-            "steps": {
-                "balancedness": _digits(balancedness),
-                "received": per_step[0].tolist(),
-                "received_most": per_step[1].tolist(),
-                "copied": per_step[2].tolist(),
-                "bytes": [int(n) * size for n in per_step[0]],
-                "makespan": _digits(trail.makespan),
-                "mean_load": _digits(trail.mean),
-            },
-            "moves": [asdict(m) | {"bytes": m.received * size} for m in trail.moves],
-        }
-
-
-def _digits(values: Any) -> Any:
-    """Lists of numbers with six digits."""
-    if np.ndim(values) > 1:
-        return [_digits(row) for row in values]
-    return [float(f"{value:.6g}") for value in values]
 
 
 def replay(

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.policies.runner import PolicyRunner
-from eplb_opt.problem.instance import Instance, Rule, Topology
+from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.topology import Rule, Topology
 from eplb_opt.serving.replay.simulated_engine import Decision, Move, SimulatedEngine
 from eplb_opt.serving.state_machine import Map, Schedule, Settings, Tokens, machine
 

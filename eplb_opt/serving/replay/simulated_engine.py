@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from eplb_opt.policies.names import PolicyError
 from eplb_opt.policies.runner import PolicyRunner
-from eplb_opt.problem.instance import Instance, Rule, Topology
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.topology import Rule, Topology
 from eplb_opt.problem.transfer import copied, received
 from eplb_opt.serving.state_machine import Map, Tokens
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from eplb_opt.policies.names import PolicyError
 from eplb_opt.policies.runner import PolicyRunner
-from eplb_opt.problem.instance import Instance, Topology
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.topology import Topology
 from eplb_opt.problem.transfer import plan
 from eplb_opt.serving.runtime.background import Background, Rows
 from eplb_opt.serving.runtime.process_group import Group

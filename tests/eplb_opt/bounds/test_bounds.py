@@ -8,14 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Layer, Topology
+from eplb_opt import Instance, Layer, Topology, bounds
 from eplb_opt.bounds.closed_form import (
     Window,
     _fewest_heavier,
     groups_bound,
-    lower_bound,
-    mean_load,
-    packing_bound,
     refute,
     threshold,
     threshold_counts,
@@ -26,6 +23,7 @@ from eplb_opt.bounds.partitions import (
     can_enumerate,
     lazy_bottleneck,
 )
+from eplb_opt.problem.objective import mean_load
 
 
 def layer_of(loads: list[float], *sizes: int) -> Layer:
@@ -100,7 +98,7 @@ def test_ties_go_to_fewer_replicas_then_to_the_smallest_index() -> None:
 def test_each_argument_wins_where_it_should(
     loads: list[float], sizes: tuple[int, ...], value: int, source: str
 ) -> None:
-    bound = lower_bound(layer_of(loads, *sizes))
+    bound = bounds.of(layer_of(loads, *sizes))
     assert (bound.value, bound.source) == (value, source)
 
 
@@ -114,8 +112,8 @@ def test_refutation_names_its_argument() -> None:
 
 def test_given_counts_are_bounded_on_their_own() -> None:
     layer = layer_of([6, 1, 1], 4, 2)
-    assert packing_bound(layer, (1, 2, 1)).value == Fraction(13, 2)
-    assert packing_bound(layer, (2, 1, 1)).value == 4
+    assert bounds.of(layer, counts=(1, 2, 1)).value == Fraction(13, 2)
+    assert bounds.of(layer, counts=(2, 1, 1)).value == 4
 
 
 def test_hierarchical_bound_enumerates_partitions() -> None:
@@ -127,9 +125,9 @@ def test_hierarchical_bound_enumerates_partitions() -> None:
         for order in permutations(range(8))
     )
     assert groups_bound(layer).value >= Fraction(best, 2)
-    assert lower_bound(layer).value >= groups_bound(layer).value
-    assert lower_bound(layer).value == Fraction(best, 2)
-    assert lower_bound(layer).source == "groups:mean"
+    assert bounds.of(layer).value >= groups_bound(layer).value
+    assert bounds.of(layer).value == Fraction(best, 2)
+    assert bounds.of(layer).source == "groups:mean"
 
 
 def test_many_groups_fall_back_to_the_heaviest_group() -> None:
@@ -139,7 +137,7 @@ def test_many_groups_fall_back_to_the_heaviest_group() -> None:
     assert not can_enumerate(64, 8)
     bound = groups_bound(layer)
     assert (bound.value, bound.source) == (1007, "heaviest-group")
-    assert lower_bound(layer).value >= mean_load(layer)
+    assert bounds.of(layer).value >= mean_load(layer)
 
 
 COSTS = st.lists(st.integers(0, 20), min_size=15, max_size=15)
@@ -194,7 +192,7 @@ def test_bounds_scale_with_the_loads(
     assert part.unit == scale
     counts = threshold_counts(whole)
     assert threshold_counts(part) == counts
-    for bound in (lower_bound, lambda layer: packing_bound(layer, counts)):
+    for bound in (bounds.of, lambda layer: bounds.of(layer, counts=counts)):
         assert bound(part) == replace(bound(whole), value=bound(whole).value * scale)
     assert mean_load(part) == mean_load(whole) * scale
     assert threshold(part) == threshold(whole) * scale
@@ -213,7 +211,7 @@ def test_bounds_scale_with_the_loads(
     ],
 )
 def test_bounds_are_as_strong_as_they_were(loads, sizes, value, source) -> None:
-    bound = lower_bound(Instance([loads], Topology(*sizes)).layer(0))
+    bound = bounds.of(Instance([loads], Topology(*sizes)).layer(0))
     assert (bound.value, bound.source) == (Fraction(value), source)
 
 
@@ -231,5 +229,5 @@ def test_bounds_are_as_strong_as_they_were(loads, sizes, value, source) -> None:
 def test_bounds_for_given_counts_are_as_strong_as_they_were(
     loads, sizes, counts, value, source
 ) -> None:
-    bound = packing_bound(Instance([loads], Topology(*sizes)).layer(0), counts)
+    bound = bounds.of(Instance([loads], Topology(*sizes)).layer(0), counts=counts)
     assert (bound.value, bound.source) == (Fraction(value), source)

@@ -11,26 +11,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Topology
+from eplb_opt import Instance, Layer, Topology, documents
 from eplb_opt.certificate import (
     CertificateError,
     Trust,
-    certificate_document,
     check_bound,
     verify_document,
 )
 from eplb_opt.certificate.document import signed
 from eplb_opt.certificate.exhaustive import nothing_below
-from eplb_opt.gap import describe_instance
+from eplb_opt.certificate.parsing import parse_evidence
 from eplb_opt.io.synthetic import generate
-from eplb_opt.problem.result import Result
+from eplb_opt.problem.evidence import ClosedForm
+from eplb_opt.problem.result import Result, Stage
 from solvers import solve
 from tests.solvers.test_against_brute_force import Rule, tiny_layers
 
 
 def certificate(instance: Instance, **options: Any) -> dict[str, Any]:
     results = [solve(layer, **options) for layer in instance.layers()]
-    return certificate_document(describe_instance(instance), instance.layers(), results)
+    return documents.certificate(instance, results, interrupted=False)
 
 
 PUBLISHED = Instance([[600, 560, 120, 120, 20, 10, 10, 10]], Topology(16, 8))
@@ -41,6 +41,11 @@ NODES = Instance(
     generate("lognormal", num_layers=1, num_experts=16, tokens=4096, seed=1),
     Topology(24, 8, num_nodes=2, num_groups=4),
 )
+
+
+def check(layer: Layer, bound: Fraction, evidence: Any, counts: Any = None) -> Trust:
+    """Of evidence as it stands in a document."""
+    return check_bound(layer, bound, parse_evidence(evidence), counts)
 
 
 def verdicts(document: dict[str, Any]) -> list[Trust | None]:
@@ -100,9 +105,8 @@ def test_exhaustive_check_puts_no_expert_twice_on_a_rank_where_that_is_forbidden
 
 
 def test_a_certificate_without_a_placement() -> None:
-    (layer,) = PUBLISHED.layers()
-    unknown = Result("joint", "none", Fraction(100), certificate={"kind": "closed-form"})
-    document = certificate_document(describe_instance(PUBLISHED), [layer], [unknown])
+    unknown = Result(Stage.JOINT, "none", Fraction(100), certificate=ClosedForm())
+    document = documents.certificate(PUBLISHED, [unknown], interrupted=True)
     assert document["layers"][0]["phy2log"] is None
     (verdict,) = verify_document(document)
     assert (verdict.trust, verdict.objective, verdict.lower_bound) == (Trust.VERIFIED, None, 100)
@@ -126,29 +130,29 @@ def test_a_block_on_trust_leaves_the_whole_on_trust() -> None:
     layer = NODES.layer(0)
     document = certificate(NODES)["layers"][0]
     bound, evidence = Fraction(document["lower_bound_exact"]), document["evidence"]
-    assert check_bound(layer, bound, evidence) is Trust.VERIFIED
+    assert check(layer, bound, evidence) is Trust.VERIFIED
     trusted = [b | {"evidence": {"kind": "trusted", "solver": "x"}} for b in evidence["blocks"]]
-    assert check_bound(layer, bound, evidence | {"blocks": trusted}) is Trust.TRUSTED
+    assert check(layer, bound, evidence | {"blocks": trusted}) is Trust.TRUSTED
     assert Trust.TRUSTED < Trust.TOO_LARGE < Trust.VERIFIED
     nameless = [{k: v for k, v in b.items() if k != "bound"} for b in evidence["blocks"]]
     with pytest.raises(CertificateError, match="bound='None' must be a string"):
-        check_bound(layer, bound, evidence | {"blocks": nameless})
+        check(layer, bound, evidence | {"blocks": nameless})
 
 
 def test_closed_forms_of_given_counts() -> None:
     layer = Instance([[30, 13]], Topology(4, 2)).layer(0)
-    assert check_bound(layer, Fraction(23), {"kind": "closed-form"}, (3, 1)) is Trust.VERIFIED
+    assert check(layer, Fraction(23), {"kind": "closed-form"}, (3, 1)) is Trust.VERIFIED
     for counts in (None, (2, 2)):
         with pytest.raises(CertificateError, match="closed forms prove"):
-            check_bound(layer, Fraction(23), {"kind": "closed-form"}, counts)
+            check(layer, Fraction(23), {"kind": "closed-form"}, counts)
 
 
 def test_evidence_that_does_not_apply_says_why() -> None:
     layer = PUBLISHED.layer(0)
     with pytest.raises(CertificateError, match="'exhaustive' does not speak of given counts"):
-        check_bound(layer, Fraction(1), {"kind": "exhaustive"}, [2] * 8)
+        check(layer, Fraction(1), {"kind": "exhaustive"}, [2] * 8)
     with pytest.raises(CertificateError, match="expected an object with the fields kind, solver"):
-        check_bound(layer, Fraction(1), {"kind": "trusted", "solver": "x", "more": 1})
+        check(layer, Fraction(1), {"kind": "trusted", "solver": "x", "more": 1})
 
 
 @settings(max_examples=40, deadline=None)
@@ -161,13 +165,13 @@ def test_a_bound_one_step_too_high_is_refused(rule: Rule, data: st.DataObject) -
     for evidence in (
         {"kind": "closed-form"},
         {"kind": "exhaustive"},
-        result.certificate,
+        documents.evidence(result.certificate),
         {"kind": "groups", "blocks": blocks},
         {"kind": "groups", "blocks": []},
     ):
         if evidence["kind"] != "trusted":
             with pytest.raises(CertificateError):
-                check_bound(layer, too_high, evidence)
+                check(layer, too_high, evidence)
 
 
 def changes(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -219,9 +223,18 @@ def test_stored_certificates_stay_valid(name: str) -> None:
         verify_document(document | {"layers": []})
 
 
+def test_what_only_the_sum_under_even_dispatch_proves_is_refused_for_others() -> None:
+    document = certificate(PUBLISHED)
+    for name, other in (("objective", "mean"), ("dispatch", "optimal")):
+        changed = copy.deepcopy(document)
+        changed["instance"][name] = other
+        with pytest.raises(CertificateError, match="only the objective 'sum' under dispatch"):
+            verify_document(signed(changed))
+
+
 def test_evidence_of_groups_without_groups() -> None:
     with pytest.raises(CertificateError, match="'groups' is for the hierarchical rule only"):
-        check_bound(PUBLISHED.layer(0), Fraction(1), {"kind": "groups", "blocks": []})
+        check(PUBLISHED.layer(0), Fraction(1), {"kind": "groups", "blocks": []})
 
 
 HARMLESS = {
@@ -229,6 +242,8 @@ HARMLESS = {
     ("instance", "num_nodes"),  # the global rule has no nodes and no groups
     ("instance", "num_groups"),
     ("layers", 0, "layer"),  # a number for reports
+    ("instance", "num_steps"),  # whose sum the loads are
+    ("interrupted",),  # whether layers are missing
     ("sha256",),  # computed again
 }
 
@@ -278,5 +293,5 @@ def test_no_certificate(document: Any) -> None:
                         max_size=3)))  # fmt: skip
 def test_made_up_evidence_is_one_line(evidence: Any) -> None:
     with pytest.raises(CertificateError) as caught:
-        check_bound(NODES.layer(0), Fraction(10**9), evidence)
+        check(NODES.layer(0), Fraction(10**9), evidence)
     assert "\n" not in str(caught.value)

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from eplb_opt.certificate import moves as moves_
 from eplb_opt.certificate import nothing_moves_less
 from eplb_opt.certificate.exhaustive import TooLargeError
-from eplb_opt.problem.instance import Instance, Layer, Topology
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.topology import Topology
 from eplb_opt.problem.validity import layer_violation
+from solvers.dispatch import value
 from tests.oracles.layers import make_layer
 from tests.oracles.migration import Slots, enumerated, problems, unbalanced
 
@@ -87,7 +89,7 @@ def test_the_hierarchical_rule_of_several_nodes_is_refused() -> None:
 def test_a_search_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = make_layer([9, 8, 7, 6, 5, 4], 9, 3)
     old = (0, 1, 2, 3, 4, 5, 0, 1, 2)
-    limit = exact_makespan(layer, old) - Fraction(1, 2)
+    limit = value(layer, old).incumbent - Fraction(1, 2)
     assert nothing_moves_less(layer, old, limit, 1)
     monkeypatch.setattr(moves_, "NODES", 10)
     with pytest.raises(TooLargeError, match="more than 10 steps"):

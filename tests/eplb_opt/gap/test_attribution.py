@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Layer, Topology
+from eplb_opt import Instance, Layer, Topology, documents
 from eplb_opt.gap import measure_gap
 from eplb_opt.gap.attribution import TERMS, attribute, attribute_layers, void_terms
 from eplb_opt.gap.loss_split import Split, point
-from eplb_opt.gap.reference import Search
+from eplb_opt.gap.optima import NO_SEARCH
 from eplb_opt.io import read_loads
+from solvers.options import SearchOptions
 from tests.oracles.placements import nested_optima, valid_placements
 
 MACHINES = [
@@ -30,7 +31,7 @@ LOADS = st.one_of(
     st.lists(st.floats(0, 9, allow_nan=False, width=16), min_size=4, max_size=4),
 ).filter(any)
 LEFT_HEAVY = (0, 1, 0, 1, 2, 3, 2, 3)
-UNTIL_PROVEN = Search(time_limit=None, tolerance=0.0)
+UNTIL_PROVEN = SearchOptions()
 
 
 def layer_on(machine: tuple[str, Topology, bool], loads: list[int] | list[float]) -> Layer:
@@ -51,7 +52,7 @@ def test_terms_contain_the_truth(
 ) -> None:
     layer = layer_on(machine, loads)
     placed = {name: randomness.choice(valid_placements(layer)) for name in ("a", "b")}
-    for search in (Search(), UNTIL_PROVEN):
+    for search in (NO_SEARCH, UNTIL_PROVEN):
         for name, found in attribute(layer, placed, search).items():
             truth, split = true_terms(layer, placed[name]), found.split
             assert split.total == sum(truth.values())
@@ -124,7 +125,7 @@ def test_a_layer_without_load_has_no_loss() -> None:
 
 def test_only_policies_with_a_placement() -> None:
     layers = Instance([[3, 1]], Topology(2, 2)).layers()
-    assert attribute_layers(layers, {}, Search(), lambda *_: None) == ((), False)
+    assert attribute_layers(layers, {}, NO_SEARCH, lambda *_: None) == ((), False)
     report = measure_gap(Instance([[3, 1]], Topology(2, 2)), ["nonsense"], explain=True)
     assert report.attribution == ()
     assert measure_gap(Instance([[3, 1]], Topology(2, 2))).attribution == ()
@@ -137,7 +138,7 @@ def test_ctrl_c_keeps_the_layers_that_are_done() -> None:
 
     layers = Instance([[3, 1], [2, 2]], Topology(2, 2)).layers()
     placed = {"x": [(0, 1), (0, 1)]}
-    (policy,), interrupted = attribute_layers(layers, placed, Search(), stop_at_the_second)
+    (policy,), interrupted = attribute_layers(layers, placed, NO_SEARCH, stop_at_the_second)
     assert interrupted
     assert [layer.layer for layer in policy.layers] == [0]
 
@@ -147,7 +148,7 @@ def test_exact_values_of_the_json_add_up() -> None:
     report = measure_gap(
         Instance(loads, Topology(16, 8, 2, 4)), ["deepseek", "refined"], explain=True
     )
-    for policy, gap in zip(report.to_json()["attribution"], report.policies, strict=True):
+    for policy, gap in zip(documents.gap(report)["attribution"], report.policies, strict=True):
         mean: Split = report.attribution[0].mean
         assert isinstance(mean.total, Fraction)
         for entry in (policy["mean"], *policy["layers"]):

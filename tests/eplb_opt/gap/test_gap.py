@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Rule, Topology
+from eplb_opt import Instance, Rule, Topology, documents
 from eplb_opt.gap import measure_gap
 from eplb_opt.io import read_loads
 from eplb_opt.io.synthetic import generate
@@ -39,7 +39,7 @@ def test_only_layers_without_load() -> None:
     report = measure_gap(Instance([[0, 0]], Topology(2, 1)))
     policy = report.policies[0]
     assert (policy.gap_mean, policy.gap_max, policy.balancedness_mean) == (None, None, None)
-    json.dumps(report.to_json(), allow_nan=False)
+    json.dumps(documents.gap(report), allow_nan=False)
 
 
 def test_a_failing_policy_does_not_stop_the_others() -> None:
@@ -91,7 +91,7 @@ def test_gap_is_never_negative_and_zero_means_optimal(loads: list[int], machine:
 
 
 def test_json_matches_the_contract() -> None:
-    document = json.loads(json.dumps(measure_gap(PUBLISHED).to_json(), allow_nan=False))
+    document = json.loads(json.dumps(documents.gap(measure_gap(PUBLISHED)), allow_nan=False))
     assert document["schema"] == "eplb-opt/gap/1"
     assert document["instance"] == {
         "source": "array",
@@ -103,7 +103,11 @@ def test_json_matches_the_contract() -> None:
         "num_groups": 1,
         "rule": "global",
         "spread_replicas": False,
+        "num_steps": 1,
+        "objective": "sum",
+        "dispatch": "even",
     }
+    assert document["interrupted"] is False
     (reference,) = document["reference"]
     assert set(reference) == {"layer", "status", "lower_bound", "incumbent", "mean_load",
                               "bound_source", "runtime_s"}  # fmt: skip

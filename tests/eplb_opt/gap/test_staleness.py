@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Topology
+from eplb_opt import Instance, Topology, documents
 from eplb_opt.gap import measure_gap
 from eplb_opt.gap.loss_split import point
-from eplb_opt.gap.reference import Search
+from eplb_opt.gap.optima import NO_SEARCH
 from eplb_opt.gap.staleness import next_window, same_problem, split_by_change
-from eplb_opt.problem.objective import exact_makespan
+from solvers.dispatch import value
 from tests.eplb_opt.gap.test_attribution import LOADS, MACHINES, UNTIL_PROVEN, layer_on
 from tests.oracles.placements import optimum, valid_placements
 
@@ -29,14 +29,14 @@ def test_terms_contain_the_truth(
     seen, served = layer_on(machine, first), layer_on(machine, second)
     slots = randomness.choice(valid_placements(seen))
     mean = [sum(x.loads) * x.unit / x.topology.num_ranks for x in (seen, served)]
-    made, used = exact_makespan(seen, slots) / mean[0], exact_makespan(served, slots) / mean[1]
+    made, used = value(seen, slots).incumbent / mean[0], value(served, slots).incumbent / mean[1]
     best_made, best_used = optimum(seen) / mean[0], optimum(served) / mean[1]
     truth = {
         "hindsight": best_used - 1,
         "optimality": made - best_made,
         "staleness": used - made - best_used + best_made,
     }
-    for search in (Search(), UNTIL_PROVEN):
+    for search in (NO_SEARCH, UNTIL_PROVEN):
         split = split_by_change(seen, served, {"x": slots}, search)["x"].split
         assert split.total == used - 1 == sum(split.shown.values())
         assert all(truth[term] in split.terms[term] for term in truth)
@@ -84,10 +84,10 @@ def test_policies_see_one_recording_and_are_measured_on_the_other() -> None:
     assert slots is not None
     assert report.instance is served
     assert report.placed_on == "seen"
-    makespan = exact_makespan(served.layer(0), slots.phy2log[0].tolist())
+    makespan = value(served.layer(0), slots.phy2log[0].tolist()).incumbent
     assert report.policies[0].layers[0].makespan == makespan
     assert report.staleness[0].mean.total == makespan * 8 / 1450 - 1
-    document = report.to_json()
+    document = documents.gap(report)
     assert document["placed_on"] == "seen"
     assert set(document["staleness"][0]["mean"]["terms"]) == {
         "hindsight",

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from eplb_opt import Instance, Topology, report
+from eplb_opt import Instance, Topology, documents, report
 from eplb_opt.gap import measure_gap
 from eplb_opt.io.synthetic import generate
 from eplb_opt.report.summary import Distribution, of_sweep
@@ -33,7 +33,7 @@ def measured():
 @pytest.fixture(scope="module")
 def gap_json(measured, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("gap") / "gap.json"
-    path.write_text(json.dumps(measured.to_json()))
+    path.write_text(json.dumps(documents.gap(measured)))
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eplb_opt.problem.instance import Topology
+from eplb_opt.problem.topology import Topology
 from eplb_opt.serving.state_machine import Schedule, Settings, Step, machine
 
 

@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 
 from eplb_opt.certificate.patterns import certified_pattern_bound
 from eplb_opt.io.synthetic import generate
-from eplb_opt.problem.instance import Instance, Layer, Topology
-from solvers.column_generation import pattern_bound
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.topology import Topology
+from solvers.column_generation.pattern_bound import pattern_bound
+from solvers.options import Budget, SearchOptions
 from tests.oracles.layers import joint_optimum, make_layer
 
 SHAPES = [(1, 1), (2, 2), (2, 3), (3, 2), (1, 4), (4, 2), (6, 1), (3, 3)]
@@ -27,10 +30,10 @@ def tiny_layers(draw: st.DrawFn) -> Layer:
 @given(tiny_layers())
 def test_bound_never_exceeds_the_optimum_and_its_certificate_holds(layer: Layer) -> None:
     bound = pattern_bound(layer, precision=1e-3)
-    assert bound.value <= joint_optimum(layer)
-    assert bound.value >= Fraction(sum(layer.loads), layer.topology.num_ranks) * layer.unit
-    if bound.certificate is not None:
-        assert certified_pattern_bound(layer, bound.certificate) == bound.value
+    assert bound.bound <= joint_optimum(layer)
+    assert bound.bound >= Fraction(sum(layer.loads), layer.topology.num_ranks) * layer.unit
+    if bound.evidence is not None:
+        assert certified_pattern_bound(layer, bound.evidence) == bound.bound
 
 
 @settings(max_examples=100, deadline=None)
@@ -38,23 +41,23 @@ def test_bound_never_exceeds_the_optimum_and_its_certificate_holds(layer: Layer)
 def test_an_optimal_incumbent_is_never_refuted(layer: Layer) -> None:
     optimum = joint_optimum(layer)
     bound = pattern_bound(layer, upper=optimum, precision=1e-6)
-    assert bound.value <= optimum
+    assert bound.bound <= optimum
 
 
 def test_bound_above_mean_and_threshold_is_found() -> None:
     layer = make_layer([10, 10, 1, 1, 1, 1], 6, 2)
-    assert pattern_bound(layer).value == Fraction(12)
+    assert pattern_bound(layer).bound == Fraction(12)
     heavy = make_layer([8, 8, 8], 4, 2)
     assert joint_optimum(heavy) == 12
-    assert Fraction(1199, 100) < pattern_bound(heavy).value <= 12
+    assert Fraction(1199, 100) < pattern_bound(heavy).bound <= 12
 
 
 def test_a_bound_from_spare_slots_alone_is_certified() -> None:
     layer = make_layer([100, 1, 1], 3, 3)
     bound = pattern_bound(layer)
-    assert Fraction(9999, 100) < bound.value <= 100
-    assert bound.certificate is not None
-    assert certified_pattern_bound(layer, bound.certificate) == bound.value
+    assert Fraction(9999, 100) < bound.bound <= 100
+    assert bound.evidence is not None
+    assert certified_pattern_bound(layer, bound.evidence) == bound.bound
 
 
 def test_zipf_layer_with_three_slots_is_bounded_above_mean_and_threshold() -> None:
@@ -62,9 +65,9 @@ def test_zipf_layer_with_three_slots_is_bounded_above_mean_and_threshold() -> No
     layer = make_layer(loads, 72, 24)
     least = max(Fraction(sum(loads), 24), smallest_threshold(loads, 72))
     bound = pattern_bound(layer)
-    assert bound.value > least * Fraction(103, 100)
-    assert bound.certificate is not None
-    assert certified_pattern_bound(layer, bound.certificate) == bound.value
+    assert bound.bound > least * Fraction(103, 100)
+    assert bound.evidence is not None
+    assert certified_pattern_bound(layer, bound.evidence) == bound.bound
 
 
 def smallest_threshold(loads: list[int], num_slots: int) -> Fraction:
@@ -79,9 +82,9 @@ def smallest_threshold(loads: list[int], num_slots: int) -> Fraction:
 def test_an_incumbent_that_meets_the_bound_is_proven_optimal() -> None:
     layer = make_layer([100, 1, 1], 3, 3)
     bound = pattern_bound(layer, upper=Fraction(100))
-    assert bound.value == 100
-    assert bound.certificate is not None
-    assert certified_pattern_bound(layer, bound.certificate) == 100
+    assert bound.bound == 100
+    assert bound.evidence is not None
+    assert certified_pattern_bound(layer, bound.evidence) == 100
 
 
 def test_too_many_kinds_of_replicas_are_refused() -> None:
@@ -91,21 +94,22 @@ def test_too_many_kinds_of_replicas_are_refused() -> None:
 
 def test_a_layer_without_load_has_the_bound_zero() -> None:
     bound = pattern_bound(make_layer([0, 0], 4, 2))
-    assert (bound.value, bound.certificate, bound.trials) == (0, None, 0)
+    assert (bound.bound, bound.evidence) == (0, None)
 
 
 def test_a_time_limit_of_zero_leaves_the_starting_bound() -> None:
     layer = make_layer([8, 8, 8], 4, 2)
-    assert pattern_bound(layer, time_limit=0).value == 12
-    assert pattern_bound(layer, lower=Fraction(25, 2), time_limit=0).value == Fraction(25, 2)
+    none = SearchOptions(time_limit=0)
+    assert pattern_bound(layer, Budget(none)).bound == 12
+    assert pattern_bound(layer, Budget(none), lower=Fraction(25, 2)).bound == Fraction(25, 2)
 
 
 def test_floats_are_bounded_in_tokens() -> None:
     loads = np.array([8.5, 8.25, 8.125])
     layer = make_layer(loads.tolist(), 4, 2)
     bound = pattern_bound(layer)
-    assert bound.value <= joint_optimum(layer)
-    assert bound.value > 12
+    assert bound.bound <= joint_optimum(layer)
+    assert bound.bound > 12
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -113,13 +117,14 @@ def test_result_is_repeatable(seed: int) -> None:
     loads = np.random.default_rng(seed).integers(1, 1000, 12).tolist()
     layer = make_layer(loads, 15, 5)
     first, second = pattern_bound(layer), pattern_bound(layer)
-    assert (first.value, first.certificate) == (second.value, second.certificate)
+    assert first == second
 
 
 @pytest.mark.parametrize(("family", "least"), [("zipf", 8198.9), ("lognormal", 8196.0)])
 def test_bound_is_as_strong_as_it_was(family: str, least: float) -> None:
     """The closed form says 8192 for both."""
     loads = generate(family, num_layers=1, num_experts=16, tokens=4096 * 16, seed=0)
-    bound = pattern_bound(Instance(loads, Topology(24, 8)).layer(0), precision=1e-4)
-    assert bound.value >= least
-    assert bound.pricings < 200
+    budget = Budget()
+    bound = pattern_bound(Instance(loads, Topology(24, 8)).layer(0), budget, precision=1e-4)
+    assert bound.bound >= least
+    assert budget.used < 30_000_000

@@ -11,7 +11,7 @@ from eplb_opt.io.synthetic import generate
 from solvers import solve
 from solvers.engines import mip
 from solvers.engines.model_size import require_size
-from solvers.options import Options
+from solvers.options import Budget, SearchOptions
 
 INSTALLED = [name for name in ("scipy", "cbc", "highs", "scip") if mip.installed(name)]
 
@@ -58,9 +58,9 @@ def program_with_optimum(value: int) -> mip.Program:
 
 @pytest.mark.parametrize("backend", INSTALLED)
 def test_a_float_bound_just_below_an_integer_stands_for_it(backend: str) -> None:
-    outcome = mip.run(program_with_optimum(360), backend, Options(10))
+    outcome = mip.run(program_with_optimum(360), backend, Budget(SearchOptions(10)))
     assert (outcome.bound, outcome.limit) == (360, None)
-    assert outcome.values.tolist() == [360, 7]
+    assert [outcome.value(j) for j in range(2)] == [360, 7]
     assert mip._integer_bound(359.9999999992) == 360
     assert mip._integer_bound(360.2) == 361
     assert mip._integer_bound(None) is None
@@ -87,7 +87,7 @@ def test_a_missing_solver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(mip, "_pulp_solver", lambda *_: Missing())
     with pytest.raises(ValueError, match=r"backend='highs' is not installed.*eplb-opt\[milp\]"):
-        mip.run(program_with_optimum(1), "highs", Options())
+        mip.run(program_with_optimum(1), "highs", Budget())
 
 
 @pytest.mark.parametrize("backend", ["scipy", "cp-sat"])

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt.problem.instance import Instance, Layer, Topology
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt import bounds
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import SolveStatus
-from solvers.formulations.optimal_dispatch import best_split, solve_uneven, uneven_lower_bound
+from eplb_opt.problem.topology import Topology
+from solvers import solve
+from solvers.dispatch import best_shares, value
 from tests.oracles.layers import make_layer
 
 
@@ -42,13 +45,13 @@ def placed_layers(draw: st.DrawFn) -> tuple[Layer, tuple[int, ...]]:
 
 @settings(max_examples=300, deadline=None)
 @given(placed_layers())
-def test_best_split_is_optimal_and_proves_it(placed: tuple[Layer, tuple[int, ...]]) -> None:
+def test_best_shares_is_optimal_and_proves_it(placed: tuple[Layer, tuple[int, ...]]) -> None:
     layer, slots = placed
-    split = best_split(layer, slots)
+    split = best_shares(layer, slots)
     size, G = layer.topology.slots_per_rank, layer.topology.num_ranks
     assert split.makespan == split_by_enumeration(layer, slots)
-    assert split.makespan <= exact_makespan(layer, slots)
-    assert split.makespan >= uneven_lower_bound(layer)
+    assert split.makespan <= value(layer, slots).incumbent
+    assert split.makespan >= bounds.of(layer, dispatch="optimal").value
     for load, row in zip(layer.loads, split.tokens, strict=True):
         assert sum(row.values()) == load * layer.unit
     for e, row in enumerate(split.tokens):
@@ -79,35 +82,35 @@ def test_best_uneven_placement_is_optimal(shape: tuple[int, int], data: st.DataO
     experts = data.draw(st.integers(1, min(3, ranks * size)))
     loads = data.draw(st.lists(st.integers(0, 30), min_size=experts, max_size=experts))
     layer = make_layer(loads, ranks * size, ranks)
-    result = solve_uneven(layer)
+    result = solve(layer, dispatch="optimal")
     optimum = best_by_enumeration(layer)
     assert result.status == SolveStatus.OPTIMAL
     assert result.objective == result.lower_bound == optimum
-    assert uneven_lower_bound(layer) <= optimum
+    assert bounds.of(layer, dispatch="optimal").value <= optimum
     assert result.placement is not None
     assert set(result.placement) == set(range(experts))
 
 
 def test_a_published_example_reaches_the_mean() -> None:
     layer = make_layer([600, 560, 120, 120, 20, 10, 10, 10], 16, 8)
-    result = solve_uneven(layer, time_limit=20)
+    result = solve(layer, dispatch="optimal", time_limit=20)
     assert result.objective == Fraction(1450, 8)
     assert result.status == SolveStatus.OPTIMAL
 
 
 def test_the_bound_counts_the_slots_that_others_need() -> None:
     # the heaviest expert has at most 2 of 4 slots, as two others need one each
-    assert uneven_lower_bound(make_layer([90, 1, 1], 4, 4)) == 45
+    assert bounds.of(make_layer([90, 1, 1], 4, 4), dispatch="optimal").value == 45
 
 
 def test_invalid_input_is_refused() -> None:
     layer = make_layer([3, 2, 1], 4, 2)
     with pytest.raises(ValueError, match="3 entries"):
-        best_split(layer, (0, 1, 2))
+        best_shares(layer, (0, 1, 2))
     with pytest.raises(ValueError, match="expert 2 has load but no slot"):
-        best_split(layer, (0, 1, 1, 0))
+        best_shares(layer, (0, 1, 1, 0))
     with pytest.raises(ValueError, match="round the loads"):
-        solve_uneven(make_layer([0.1, 0.7, 1e6], 4, 2))
+        solve(make_layer([0.1, 0.7, 1e6], 4, 2), dispatch="optimal")
     nodes = Instance([[1, 2, 3, 4]], Topology(8, 4, num_nodes=2, num_groups=2)).layer(0)
     with pytest.raises(ValueError, match="global rule"):
-        solve_uneven(nodes)
+        solve(nodes, dispatch="optimal")

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt.bounds import threshold_counts
-from eplb_opt.problem.instance import Instance, Layer, Topology
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.bounds.closed_form import threshold_counts
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import SolveStatus
+from eplb_opt.problem.topology import Topology
 from solvers import solve
-from solvers.column_generation import pattern_bound
+from solvers.column_generation.pattern_bound import pattern_bound
+from solvers.dispatch import value
 from solvers.formulations.two_slots import folded_placement, solve_pairs
-from solvers.options import Options
+from solvers.options import Budget, SearchOptions
 from tests.oracles.layers import all_placements, best_packing, joint_optimum, make_layer
 
 
@@ -29,11 +31,11 @@ def pair_layers(draw: st.DrawFn) -> Layer:
 @settings(max_examples=200, deadline=None)
 @given(pair_layers())
 def test_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
-    result = solve_pairs(layer, Options())
-    assert result.status == SolveStatus.OPTIMAL
-    assert result.objective == result.lower_bound == joint_optimum(layer)
+    result = solve_pairs(layer, Budget())
+    assert result.closed
+    assert result.value == result.bound == joint_optimum(layer)
     assert result.placement is not None
-    assert exact_makespan(layer, result.placement) == result.objective
+    assert value(layer, result.placement).incumbent == result.value
 
 
 @settings(max_examples=100, deadline=None)
@@ -48,7 +50,7 @@ def test_folding_is_optimal_for_given_counts(choices: list[tuple[int, int]]) -> 
         reverse=True,
     )
     placement = folded_placement(layer, counts)
-    assert exact_makespan(layer, placement) == best_packing(tuple(replicas), 2)
+    assert value(layer, placement).incumbent == best_packing(tuple(replicas), 2)
 
 
 @settings(max_examples=200, deadline=None)
@@ -60,9 +62,9 @@ def test_spread_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
     if not spread:
         assert solve(layer).status == SolveStatus.INFEASIBLE
         return
-    result = solve_pairs(layer, Options())
-    assert result.objective == result.lower_bound
-    assert result.objective == min(exact_makespan(layer, slots) for slots in spread)
+    result = solve_pairs(layer, Budget())
+    assert result.value == result.bound
+    assert result.value == min(value(layer, slots).incumbent for slots in spread)
     assert result.placement is not None
     assert is_spread(result.placement, G)
 
@@ -74,44 +76,44 @@ def is_spread(slots: tuple[int, ...], num_ranks: int) -> bool:
 def test_spreading_can_cost() -> None:
     # 9 + 1 and 5 + 5 is best; spread, the halves of 1 join 9 and 10
     layer = make_layer([9, 10, 1], 4, 2)
-    assert solve_pairs(layer, Options()).objective == 10
-    assert solve_pairs(replace(layer, spread_replicas=True), Options()).objective == Fraction(21, 2)
+    assert solve_pairs(layer, Budget()).value == 10
+    assert solve_pairs(replace(layer, spread_replicas=True), Budget()).value == Fraction(21, 2)
 
 
 def test_a_medium_layer_is_proven() -> None:
     loads = np.random.default_rng(5).integers(1, 5000, 16).tolist()
     layer = make_layer(loads, 24, 12)
-    result = solve_pairs(layer, Options())
-    greedy = exact_makespan(layer, folded_placement(layer, threshold_counts(layer)))
-    assert result.status == SolveStatus.OPTIMAL
-    assert result.objective is not None
-    assert result.objective < greedy
+    result = solve_pairs(layer, Budget())
+    greedy = value(layer, folded_placement(layer, threshold_counts(layer))).incumbent
+    assert result.closed
+    assert result.value is not None
+    assert result.value < greedy
 
 
 def test_the_bound_is_valid_when_no_time_is_given() -> None:
     layer = make_layer([9, 7, 5, 3, 2], 8, 4)
-    result = solve_pairs(layer, Options(time_limit=0))
+    result = solve_pairs(layer, Budget(SearchOptions(time_limit=0)))
     optimum = joint_optimum(layer)
     assert result.limit == "time"
-    assert result.objective is not None
-    assert result.lower_bound <= optimum <= result.objective
+    assert result.value is not None
+    assert result.bound <= optimum <= result.value
 
 
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="slots_per_rank=3"):
-        solve_pairs(make_layer([1, 2], 6, 2), Options())
+        solve_pairs(make_layer([1, 2], 6, 2), Budget())
     nodes = Instance([[1, 2, 3, 4]], Topology(8, 4, num_nodes=2, num_groups=2)).layer(0)
     with pytest.raises(ValueError, match="hierarchical"):
-        solve_pairs(nodes, Options())
+        solve_pairs(nodes, Budget())
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_pattern_bound_stays_below_the_optimum_of_pairs(seed: int) -> None:
     loads = np.random.default_rng(seed).lognormal(6, 1.2, 20).astype(int).tolist()
     layer = make_layer(loads, 28, 14)
-    result = solve_pairs(layer, Options())
-    assert result.status == SolveStatus.OPTIMAL
-    assert pattern_bound(layer, precision=1e-6).value <= result.lower_bound
+    result = solve_pairs(layer, Budget())
+    assert result.closed
+    assert pattern_bound(layer, precision=1e-6).bound <= result.bound
 
 
 @settings(max_examples=30, deadline=None)
@@ -120,9 +122,9 @@ def test_more_sums_than_can_be_listed_are_bisected(loads: list[int], ranks: int)
     layer = make_layer(loads, 2 * ranks, ranks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("solvers.formulations.two_slots.LISTED", 2)
-        result = solve_pairs(layer, Options())
-    assert result.status == SolveStatus.OPTIMAL
-    assert result.objective == solve_pairs(layer, Options()).objective
+        result = solve_pairs(layer, Budget())
+    assert result.closed
+    assert result.value == solve_pairs(layer, Budget()).value
 
 
 def test_loads_of_any_size_do_not_overflow() -> None:
@@ -131,6 +133,6 @@ def test_loads_of_any_size_do_not_overflow() -> None:
     layer = Instance([loads], Topology(8, 4)).layer(0)
     with pytest.raises(OverflowError):
         float(max(layer.loads))
-    result = solve_pairs(layer, Options())
-    assert result.status == SolveStatus.OPTIMAL
-    assert result.objective == solve(layer, backend="brute-force").objective
+    result = solve_pairs(layer, Budget())
+    assert result.closed
+    assert result.value == solve(layer, backend="brute-force").objective

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt.bounds import global_bound
-from eplb_opt.problem.instance import Instance, Topology
-from eplb_opt.problem.objective import exact_makespan, relative_gap
+from eplb_opt import bounds
+from eplb_opt.problem.exact import relative_gap
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.topology import Topology
+from solvers.dispatch import value
 from solvers.local_search.improve import improve
 from solvers.local_search.resplit import best_split, best_swap
-from solvers.tree_search.outcome import Budget
+from solvers.options import Budget, SearchOptions
 from tests.oracles.packings import best_packing
 
 SHAPES = [(1, 1), (1, 3), (4, 1), (2, 2), (3, 3), (4, 4), (2, 6)]
@@ -38,7 +40,7 @@ def test_result_is_a_valid_placement_not_below_the_bound(layer, seed, spread):
     slots = improve(replace(layer, spread_replicas=spread), rounds=5, seed=seed)
     assert len(slots) == topology.num_physical_experts
     assert set(slots) == set(range(len(layer.loads)))
-    assert exact_makespan(layer, slots) >= global_bound(layer).value
+    assert value(layer, slots).incumbent >= bounds.of(layer).value
     if spread:
         assert max(Counter(slots).values()) <= topology.num_ranks
         size = topology.slots_per_rank
@@ -53,7 +55,7 @@ def test_never_worse_than_the_start(layer, random):
     start = [*range(experts), *(random.randrange(experts) for _ in range(extra))]
     random.shuffle(start)
     better = improve(layer, start=start, rounds=3)
-    assert exact_makespan(layer, better) <= exact_makespan(layer, start)
+    assert value(layer, better).incumbent <= value(layer, start).incumbent
 
 
 @settings(max_examples=150, deadline=None)
@@ -76,13 +78,13 @@ def test_is_within_two_thousandths_of_a_percent_at_full_scale():
     loads = np.rint(random.lognormal(0, 1, 256) * 4096).astype(np.int64)
     layer = Instance([loads], Topology(288, 32)).layer(0)
     slots = improve(layer, rounds=30)
-    assert relative_gap(exact_makespan(layer, slots), global_bound(layer).value) < 2e-5
+    assert relative_gap(value(layer, slots).incumbent, bounds.of(layer).value) < 2e-5
 
 
 def test_stops_at_the_target_and_repeats():
     layer = Instance([[4, 4, 4, 4, 2, 2]], Topology(6, 2)).layer(0)
-    first = improve(layer, budget=Budget(600), target=Fraction(10))
-    assert exact_makespan(layer, first) == 10
+    first = improve(layer, budget=Budget(SearchOptions(600)), target=Fraction(10))
+    assert value(layer, first).incumbent == 10
     wide = Instance([list(range(1, 31))], Topology(36, 12)).layer(0)
     assert improve(wide, rounds=20, seed=4) == improve(wide, rounds=20, seed=4)
 

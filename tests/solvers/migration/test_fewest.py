@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt.certificate import nothing_moves_less
-from eplb_opt.problem.instance import Instance, Layer, Rule, Topology
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import SolveStatus
+from eplb_opt.problem.topology import Rule, Topology
 from eplb_opt.problem.validity import layer_violation
 from heuristics.policies import refined
+from solvers.dispatch import value
 from solvers.migration import fewest_moves, num_received, pareto, relabel
 from tests.oracles.layers import make_layer
 from tests.oracles.migration import SHAPES, Slots, enumerated, placed, problems, unbalanced
@@ -48,7 +50,7 @@ def test_fewest_moves_are_those_of_enumeration(
     assert result.status == SolveStatus.OPTIMAL
     assert result.placement is not None
     assert layer_violation(layer, result.placement) is None
-    assert exact_makespan(layer, result.placement) == result.makespan
+    assert value(layer, result.placement).incumbent == result.makespan
     assert result.makespan <= limit
     assert num_received(old, result.placement, layer.topology.slots_per_rank) == expected
 
@@ -76,7 +78,7 @@ def test_loads_whose_ratio_is_no_float() -> None:
     """Two tokens beside nearly the smallest of floats: their ratio was made a float once."""
     layer = make_layer([0, 5e-308, 0, 0, 2.0], 6, 2)
     old = (0, 1, 4, 3, 2, 0)
-    limit = exact_makespan(layer, (0, 1, 3, 4, 2, 0))
+    limit = value(layer, (0, 1, 3, 4, 2, 0)).incumbent
     with program_only():
         result = fewest_moves(layer, old, limit)
     assert result.moves == enumerated(layer, old, limit)
@@ -87,7 +89,7 @@ def test_heavy_ranks_that_differ_by_almost_nothing(tiny: float) -> None:
     """Most placements of the rounded program are above this limit, by next to nothing."""
     layer = make_layer([5, 5 + tiny, 5 + 2 * tiny, tiny, 2 * tiny, 3 * tiny], 6, 3)
     old = (1, 5, 2, 4, 0, 3)
-    limit = exact_makespan(layer, (0, 5, 1, 4, 2, 3))
+    limit = value(layer, (0, 5, 1, 4, 2, 3)).incumbent
     with program_only():
         result = fewest_moves(layer, old, limit)
     assert result.moves == enumerated(layer, old, limit)
@@ -102,7 +104,7 @@ def test_without_search_and_program_bounds_are_still_closed_forms() -> None:
         result = fewest_moves(layer, old, Fraction(5))
         hopeless = fewest_moves(layer, old, Fraction(4))
     assert (result.moves, result.lower_bound, str(result.status)) == (None, 1, "unknown")
-    assert result.limit == "nodes"
+    assert result.limit == "work"
     assert hopeless.infeasible
 
 
@@ -146,7 +148,7 @@ def test_a_middle_sized_layer_is_solved_and_redone() -> None:
         tuple(refined(torch.from_numpy(x), 20, 1, 1, 4)[1].tolist()) for x in (before, now)
     )
     layer = Instance(now, Topology(20, 4)).layer(1)
-    limit = exact_makespan(layer, best) * Fraction(101, 100)
+    limit = value(layer, best).incumbent * Fraction(101, 100)
     result = fewest_moves(layer, old, limit)
     assert (str(result.status), result.proof, result.limit) == ("optimal", "search", None)
     assert result.moves is not None
@@ -194,7 +196,7 @@ def test_a_time_limit_is_a_result() -> None:
     loads = [100 + 37 * i % 91 for i in range(32)]
     old = tuple(range(32)) + tuple(range(8))
     layer = make_layer(loads, 40, 8)
-    result = fewest_moves(layer, old, exact_makespan(layer, old) * Fraction(9, 10), time_limit=0.0)
+    result = fewest_moves(layer, old, value(layer, old).incumbent * Fraction(9, 10), time_limit=0.0)
     assert result.limit == "time"
     assert result.status in (SolveStatus.UNKNOWN, SolveStatus.FEASIBLE)
 

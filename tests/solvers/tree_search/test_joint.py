@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt.problem.instance import Instance, Layer, Topology
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import SolveStatus
+from eplb_opt.problem.topology import Topology
 from solvers import solve
-from solvers.options import Options
-from solvers.scaling import scale_for
+from solvers.dispatch import value
+from solvers.options import Budget, SearchOptions
+from solvers.scaling import replica_sizes, scale_for
 from solvers.tree_search.joint import solve_joint
-from solvers.tree_search.sizes import replica_sizes
 from tests.oracles.packings import best_joint
 
 LOADS = st.integers(0, 60)
@@ -37,9 +38,9 @@ def check(layer, spread, seed):
     if best is None:
         assert solve(layer).status == SolveStatus.INFEASIBLE
         return
-    result = solve_joint(layer, Options(seed=seed))
-    assert result.lower_bound == result.objective == best * layer.unit
-    assert exact_makespan(layer, result.placement) == result.objective
+    result = solve_joint(layer, Budget(SearchOptions(seed=seed)))
+    assert result.bound == result.value == best * layer.unit
+    assert value(layer, result.placement).incumbent == result.value
     assert set(result.placement) == set(range(len(layer.loads)))
     size = topology.slots_per_rank
     if spread:
@@ -57,11 +58,11 @@ def test_matches_brute_force(layer, spread, seed):
 @given(layers(st.sampled_from([0.0, 0.1, 0.25, 1.5, 7.3])))
 def test_floats_are_exact_rationals(layer):
     best = best_joint(layer.loads, layer.topology.num_physical_experts, layer.topology.num_ranks)
-    result = solve_joint(layer, Options())
-    assert result.lower_bound <= best * layer.unit <= result.objective
-    assert exact_makespan(layer, result.placement) == result.objective
+    result = solve_joint(layer, Budget())
+    assert result.bound <= best * layer.unit <= result.value
+    assert value(layer, result.placement).incumbent == result.value
     scale = scale_for(layer, range(1, layer.num_redundant_experts + 2))
-    assert result.objective - result.lower_bound <= layer.topology.slots_per_rank * scale.unit
+    assert result.value - result.bound <= layer.topology.slots_per_rank * scale.unit
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,14 +70,14 @@ def test_floats_are_exact_rationals(layer):
 def test_bound_is_valid_when_nodes_run_out(layer, nodes):
     topology = layer.topology
     best = best_joint(layer.loads, topology.num_physical_experts, topology.num_ranks)
-    result = solve_joint(layer, Options(work_limit=nodes))
-    assert result.lower_bound <= best <= result.objective
+    result = solve_joint(layer, Budget(SearchOptions(work_limit=nodes)))
+    assert result.bound <= best <= result.value
 
 
 def test_published_example():
     """Eight experts on sixteen slots of eight ranks; the proven joint optimum is 590/3."""
     layer = Layer((600, 560, 120, 120, 20, 10, 10, 10), Fraction(1), Topology(16, 8))
-    assert solve_joint(layer, Options()).lower_bound == Fraction(590, 3)
+    assert solve_joint(layer, Budget()).bound == Fraction(590, 3)
 
 
 def test_sizes_round_down_where_the_multiple_does_not_fit():
@@ -91,8 +92,8 @@ def test_sizes_round_down_where_the_multiple_does_not_fit():
 def test_loads_beyond_64_bits_give_a_valid_bound():
     layer = Layer((2**80, 2**79, 5), Fraction(1, 2**60), Topology(4, 2))
     best = best_joint(layer.loads, 4, 2) * layer.unit
-    result = solve_joint(layer, Options())
-    assert result.lower_bound <= best <= result.objective
+    result = solve_joint(layer, Budget())
+    assert result.bound <= best <= result.value
 
 
 def test_spreading_caps_the_counts():
@@ -103,15 +104,16 @@ def test_spreading_caps_the_counts():
 def test_is_repeatable_under_a_node_limit():
     loads = tuple(int(w) for w in np.random.default_rng(1).lognormal(8, 1, 16))
     layer = Layer(loads, Fraction(1), Topology(24, 8))
-    first, second = (solve_joint(layer, Options(seed=2, work_limit=200_000)) for _ in range(2))
+    options = SearchOptions(seed=2, work_limit=2_000_000)
+    first, second = (solve_joint(layer, Budget(options)) for _ in range(2))
     assert first.placement == second.placement
-    assert first.lower_bound == second.lower_bound
+    assert first.bound == second.bound
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_no_load_is_solved(num_ranks):
-    result = solve_joint(Layer((0, 0, 0), Fraction(1), Topology(8, num_ranks)), Options())
-    assert result.objective == result.lower_bound == 0
+    result = solve_joint(Layer((0, 0, 0), Fraction(1), Topology(8, num_ranks)), Budget())
+    assert result.value == result.bound == 0
 
 
 def test_the_first_rank_is_spread_too():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.tree_search.outcome import Budget
+from solvers.options import Budget, SearchOptions
 from solvers.tree_search.packing import counting_bound, pack
 from solvers.tree_search.residues import residue_bound
 from tests.oracles.packings import best_packing
@@ -25,10 +25,18 @@ def packings(draw):
     return np.array(items), np.array(experts), num_ranks
 
 
-def value_of(outcome, items, experts):
+def nodes_only(nodes):
+    return Budget(SearchOptions(work_limit=nodes))
+
+
+def ranks_of(outcome, num_ranks):
+    return np.array(outcome.placement).reshape(num_ranks, -1)
+
+
+def value_of(outcome, items, experts, num_ranks):
     size = np.zeros(experts.max() + 1, np.int64)
     size[experts] = items
-    return int(size[outcome.ranks].sum(axis=1).max())
+    return int(size[ranks_of(outcome, num_ranks)].sum(axis=1).max())
 
 
 @settings(max_examples=300, deadline=None)
@@ -37,13 +45,13 @@ def test_matches_brute_force(problem, spread, seed):
     items, experts, num_ranks = problem
     best = best_packing(items.tolist(), num_ranks, experts.tolist(), spread)
     outcome = pack(items, num_ranks, experts=experts, spread_replicas=spread, seed=seed)
-    assert outcome.value == outcome.lower_bound == best
-    assert outcome.optimal
+    assert outcome.value == outcome.bound == best
+    assert outcome.closed
     assert outcome.limit is None
-    assert value_of(outcome, items, experts) == best
-    assert sorted(outcome.ranks.ravel()) == sorted(experts)
+    assert value_of(outcome, items, experts, num_ranks) == best
+    assert sorted(outcome.placement) == sorted(experts)
     if spread:
-        assert all(len(set(rank)) == len(rank) for rank in outcome.ranks.tolist())
+        assert all(len(set(rank)) == len(rank) for rank in ranks_of(outcome, num_ranks).tolist())
 
 
 @settings(max_examples=150, deadline=None)
@@ -61,9 +69,9 @@ def test_bounds_hold(problem):
 def test_bound_is_valid_when_nodes_run_out(problem, nodes):
     items, experts, num_ranks = problem
     best = best_packing(items.tolist(), num_ranks)
-    outcome = pack(items, num_ranks, experts=experts, budget=Budget(nodes=nodes))
-    assert outcome.lower_bound <= best <= outcome.value
-    assert (outcome.limit == "nodes") == (not outcome.optimal)
+    outcome = pack(items, num_ranks, experts=experts, budget=nodes_only(nodes))
+    assert outcome.bound <= best <= outcome.value
+    assert (outcome.limit == "work") == (not outcome.closed)
 
 
 @pytest.mark.parametrize("seed", [12, 25, 45, 46])
@@ -72,8 +80,8 @@ def test_ascent_proves_what_descent_left_open(seed):
     rest does.
     """
     items = np.random.default_rng(seed).integers(1, 10**5, 15)
-    outcome = pack(items, 5, budget=Budget(nodes=8192))
-    assert outcome.optimal
+    outcome = pack(items, 5, budget=nodes_only(8192))
+    assert outcome.closed
     assert outcome.value == pack(items, 5).value
 
 
@@ -88,10 +96,10 @@ def test_residues_prove_what_the_mean_cannot():
 
 def test_is_repeatable_under_a_node_limit():
     items = np.random.default_rng(0).integers(1, 10_000, 40)
-    first, second = (pack(items, 8, budget=Budget(nodes=30_000), seed=3) for _ in range(2))
-    assert first.nodes == second.nodes
-    assert first.lower_bound == second.lower_bound
-    assert np.array_equal(first.ranks, second.ranks)
+    budgets = [nodes_only(30_000), nodes_only(30_000)]
+    first, second = (pack(items, 8, budget=budget, seed=3) for budget in budgets)
+    assert budgets[0].used == budgets[1].used
+    assert first == second
 
 
 def test_refuses_what_could_overflow():

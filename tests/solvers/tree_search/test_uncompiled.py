@@ -8,17 +8,19 @@ import sys
 import numpy as np
 import pytest
 
-from eplb_opt.problem.instance import Instance, Topology
-from eplb_opt.problem.objective import exact_makespan
-from solvers.options import Options
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.topology import Topology
+from solvers.dispatch import value
+from solvers.options import Budget, SearchOptions
 from solvers.tree_search import joint, packing
 
 PROGRAM = """
 import json
 from dataclasses import replace
-from eplb_opt.problem.instance import Instance, Topology
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.topology import Topology
 from solvers.local_search.improve import improve
-from solvers.options import Options
+from solvers.options import Budget
 from solvers.tree_search.joint import solve_joint
 from solvers.tree_search.packing import solve_packing
 
@@ -31,10 +33,10 @@ def answers():
             spread_problem = replace(problem, spread_replicas=spread)
             found.append(improve(spread_problem, rounds=4, seed=1))
             for result in (
-                solve_joint(spread_problem, Options()),
-                solve_packing(spread_problem, counts, Options()),
+                solve_joint(spread_problem, Budget()),
+                solve_packing(spread_problem, counts, Budget()),
             ):
-                found.append([str(result.objective), str(result.lower_bound), result.placement])
+                found.append([str(result.value), str(result.bound), result.placement])
     return found
 
 if __name__ == "__main__":
@@ -71,20 +73,20 @@ def interrupt(*_arguments):
 
 def test_interrupted_joint_search_keeps_incumbent_and_bound(hard_layer, monkeypatch):
     monkeypatch.setattr(joint, "search", interrupt)
-    result = joint.solve_joint(hard_layer, Options())
+    result = joint.solve_joint(hard_layer, Budget())
     assert result.limit == "interrupt"
-    assert result.lower_bound < result.objective == exact_makespan(hard_layer, result.placement)
+    assert result.bound < result.value == value(hard_layer, result.placement).incumbent
 
 
 def test_interrupted_packing_keeps_incumbent_and_bound(hard_layer, monkeypatch):
     monkeypatch.setattr(packing, "advance", interrupt)
     counts = [2] * 8 + [1] * 16
-    result = packing.solve_packing(hard_layer, counts, Options())
+    result = packing.solve_packing(hard_layer, counts, Budget())
     assert result.limit == "interrupt"
-    assert result.lower_bound < result.objective == exact_makespan(hard_layer, result.placement)
+    assert result.bound < result.value == value(hard_layer, result.placement).incumbent
 
 
 def test_time_limit_is_a_result(hard_layer):
-    result = joint.solve_joint(hard_layer, Options(time_limit=0.05))
+    result = joint.solve_joint(hard_layer, Budget(SearchOptions(time_limit=0.05)))
     assert result.limit == "time"
-    assert result.lower_bound <= result.objective
+    assert result.bound <= result.value

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Topology
-from eplb_opt.problem.objective import exact_makespan
+from eplb_opt import Instance, Topology, documents
 from eplb_opt.serving.replay import Scenario, replay
 from eplb_opt.serving.replay.simulate import slot_tokens
 from eplb_opt.serving.state_machine import Settings
 from eplb_opt.testing.strategies import placements
+from solvers.dispatch import value
 
 SIX = """
 import torch
@@ -67,7 +67,7 @@ def test_hindsight_contains_the_best_constant_placement(seed: int) -> None:
     for interval in report.policies[0].intervals:
         served = trace[interval.start : interval.stop]
         instances = [Instance(step, Topology(4, 2)).layer(0) for step in served]
-        total = min(sum(exact_makespan(layer, row) for layer in instances) for row in rows)
+        total = min(sum(value(layer, row).incumbent for layer in instances) for row in rows)
         best = total * 2 / int(served.sum()) - 1
         assert interval.hindsight_low <= best
         assert float(best) <= interval.hindsight_high + 1e-12
@@ -82,7 +82,7 @@ def test_moves_add_up_and_asynchronous_ones_come_one_layer_a_step() -> None:
     for use_async, steps in ((False, {0}), (True, {2, 4, 6})):
         report = replay(instance, ["deepseek"], Settings(6, 12, use_async), layer_steps=2)
         (found,) = report.policies
-        document = json.loads(json.dumps(report.to_json(), allow_nan=False))["policies"][0]
+        document = json.loads(json.dumps(documents.replay(report), allow_nan=False))["policies"][0]
         assert sum(document["steps"]["received"]) == found.received > 0
         assert sum(i.received for i in found.intervals) == found.received
         asked = [decision.step for decision in found.trail.decisions]
@@ -192,4 +192,4 @@ def test_ctrl_c_returns_the_steps_until_then() -> None:
     assert report.interrupted
     (found,) = report.policies
     assert (found.trail.steps, found.intervals[-1].stop) == (7, 7)
-    json.dumps(report.to_json(), allow_nan=False)
+    json.dumps(documents.replay(report), allow_nan=False)

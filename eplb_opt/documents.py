@@ -1,0 +1,348 @@
+"""Every JSON document of this project: plain numbers, strings and lists, None where unknown.
+
+Exact values are strings ``num/den``; the floats beside them are for reading, a lower bound's is
+rounded down. Fields are added, never changed. See docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from fractions import Fraction
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from eplb_opt.certificate.document import SCHEMA as CERTIFICATE
+from eplb_opt.certificate.document import signed
+from eplb_opt.gap.loss_split import Interval, PolicySplit, Split
+from eplb_opt.gap.measure import GapReport, PolicyGap
+from eplb_opt.gap.reference import Reference
+from eplb_opt.migration import LayerPlan, MigrationPlan, Move
+from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
+from eplb_opt.problem.exact import exact_text, float_below
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import SUM, Dispatch
+from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.result import Result, Stage
+from eplb_opt.serving.replay.replayed import Replayed, ReplayReport
+
+Document = dict[str, Any]
+
+DEPENDENCIES = ("eplb-opt", "torch", "numpy", "scipy", "ortools")
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Of this program and of what its figures depend on, by name."""
+    return {"python": platform.python_version()} | {name: version(name) for name in DEPENDENCIES}
+
+
+def describe_instance(instance: Instance) -> Document:
+    """The ``instance`` object of the documents."""
+    topology = instance.topology
+    return {
+        "source": instance.source,
+        "num_layers": instance.num_layers,
+        "num_logical_experts": instance.num_logical_experts,
+        "num_physical_experts": topology.num_physical_experts,
+        "num_ranks": topology.num_ranks,
+        "num_nodes": topology.num_nodes,
+        "num_groups": topology.num_groups,
+        "rule": str(instance.rule),
+        "spread_replicas": instance.spread_replicas,
+        "num_steps": 1 if instance.trace is None else len(instance.trace),
+        "objective": str(SUM),
+        "dispatch": str(Dispatch.EVEN),
+    }
+
+
+def gap(report: GapReport) -> Document:
+    """``eplb-opt/gap/1``."""
+    instance = report.instance
+    slots = instance.topology.num_physical_experts
+    in_order = Placement.in_order(instance.num_layers, instance.num_logical_experts, slots)
+    return {
+        "schema": "eplb-opt/gap/1",
+        "instance": describe_instance(instance),
+        "reference": [_reference(reference) for reference in report.reference],
+        "policies": [_policy(policy, report) for policy in report.policies],
+        "rank_loads_in_order": _rank_loads(in_order, report),
+        "placed_on": report.placed_on,
+        "attribution": [_policy_split(split) for split in report.attribution],
+        "staleness": [_policy_split(split) for split in report.staleness],
+        "interrupted": report.interrupted,
+        "versions": versions(),
+    }
+
+
+def _reference(reference: Reference) -> Document:
+    return {
+        "layer": reference.layer,
+        "status": reference.status,
+        "lower_bound": float_below(reference.lower_bound),
+        "incumbent": None if reference.incumbent is None else float(reference.incumbent),
+        "mean_load": float(reference.mean_load),
+        "bound_source": reference.bound_source,
+        "runtime_s": reference.runtime,
+    }
+
+
+def _policy(policy: PolicyGap, report: GapReport) -> Document:
+    return {
+        "policy": policy.policy,
+        "status": policy.status,
+        "message": policy.message,
+        "runtime_s": policy.runtime,
+        "first_call_s": policy.first_call,
+        "import_s": policy.import_time,
+        "layers": [
+            {
+                "layer": layer.layer,
+                "makespan": float(layer.makespan),
+                "gap": layer.gap,
+                "optimal": layer.optimal,
+            }
+            for layer in policy.layers
+        ],
+        "gap_mean": policy.gap_mean,
+        "gap_max": policy.gap_max,
+        "balancedness_mean": policy.balancedness_mean,
+        "num_optimal": policy.num_optimal,
+        "rank_loads": _rank_loads(policy.placement, report),
+    }
+
+
+def _rank_loads(placement: Placement | None, report: GapReport) -> list[list[float]] | None:
+    """Tokens on each rank of each layer with load, with six digits: for pictures."""
+    if placement is None:
+        return None
+    loads = placement.rank_loads(report.instance.loads, report.instance.topology.num_ranks)
+    pairs = zip(report.reference, loads, strict=False)  # fewer references if interrupted
+    return [_digits(row) for reference, row in pairs if reference.status != "no-load"]
+
+
+def _policy_split(found: PolicySplit) -> Document:
+    layers = [{"layer": layer.layer, **_split(layer.split)} for layer in found.layers]
+    return {"policy": found.policy, "mean": _split(found.mean), "layers": layers}
+
+
+def _split(split: Split) -> Document:
+    """Floats for reading beside exact values."""
+    terms = {
+        name: {
+            **_interval(term),
+            "shown": float(split.shown[name]),
+            "shown_exact": exact_text(split.shown[name]),
+        }
+        for name, term in split.terms.items()
+    }
+    return {
+        "total": float(split.total),
+        "total_exact": exact_text(split.total),
+        "terms": terms,
+        "sums": {name: _interval(interval) for name, interval in split.sums.items()},
+    }
+
+
+def _interval(interval: Interval) -> Document:
+    """Floats rounded outwards, and the exact ends."""
+    return {
+        "low": float_below(interval.low),
+        "high": -float_below(-interval.high),
+        "low_exact": exact_text(interval.low),
+        "high_exact": exact_text(interval.high),
+    }
+
+
+def solve(instance: Instance, results: Sequence[Result], *, interrupted: bool) -> Document:
+    """``eplb-opt/solve/1`` for the first layers of an instance."""
+    return {
+        "schema": "eplb-opt/solve/1",
+        "instance": describe_instance(instance),
+        "layers": [_result(*pair) for pair in zip(instance.numbers, results, strict=False)],
+        "interrupted": interrupted,
+    }
+
+
+def _result(layer: int, result: Result) -> Document:
+    value = result.objective
+    return {
+        "layer": layer,
+        "stage": str(result.stage),
+        "status": str(result.status),
+        "objective": None if value is None else float(value),
+        "objective_exact": _exact(value),
+        "lower_bound": float_below(result.lower_bound),
+        "lower_bound_exact": exact_text(result.lower_bound),
+        "bound_source": result.bound_source,
+        "gap": result.gap,
+        "phy2log": _list(result.placement),
+        "counts": _list(result.counts),
+        "node_of_group": _list(result.node_of_group),
+        "backend": result.backend,
+        "limit": None if result.limit is None else str(result.limit),
+        "runtime_s": result.runtime,
+    }
+
+
+def certificate(instance: Instance, results: Sequence[Result], *, interrupted: bool) -> Document:
+    """``eplb-opt/certificate/1`` for the first layers of an instance, of the stages ``joint`` and
+    ``packing``; :func:`eplb_opt.certificate.verify_document` checks it.
+    """
+    pairs = zip(instance.layers(), results, strict=False)
+    return signed(
+        {
+            "schema": CERTIFICATE,
+            "instance": describe_instance(instance) | {"num_layers": len(results)},
+            "layers": [_claim(layer, result) for layer, result in pairs],
+            "interrupted": interrupted,
+        }
+    )
+
+
+def _claim(layer: Layer, result: Result) -> Document:
+    return {
+        "layer": layer.index,
+        "loads": [exact_text(load * layer.unit) for load in layer.loads],
+        "stage": str(result.stage),
+        "phy2log": _list(result.placement),
+        "counts": list(result.counts or ()) if result.stage == Stage.PACKING else None,
+        "objective_exact": _exact(result.objective),
+        "lower_bound_exact": exact_text(result.lower_bound),
+        "status": str(result.status),
+        "evidence": evidence(result.certificate or Trusted(result.backend)),
+    }
+
+
+def evidence(found: Evidence) -> Document:
+    """The evidence of a claim."""
+    document: Document = {"kind": found.kind}
+    if isinstance(found, Trusted):
+        document |= {"solver": found.solver}
+    elif isinstance(found, Pattern):
+        levels = [list(level) for level in found.levels]
+        document |= {"bound": str(found.bound), "grid": found.grid}
+        document |= {"count_price": found.count_price, "levels": levels}
+    elif isinstance(found, Groups):
+        document["blocks"] = [
+            {
+                "groups": list(block.groups),
+                "bound": exact_text(block.bound),
+                "evidence": evidence(block.evidence),
+            }
+            for block in found.blocks
+        ]
+    return document
+
+
+def migrate(plan: MigrationPlan, old: str, budget: int, within: float | None) -> Document:
+    """``eplb-opt/migrate/1``, with what was asked for."""
+    return {
+        "schema": "eplb-opt/migrate/1",
+        "instance": describe_instance(plan.instance),
+        "old": old,
+        "budget": budget,
+        "within": within,
+        "layers": [_layer_plan(layer, plan.budgets) for layer in plan.layers],
+        "front": [
+            {"budget": b, "above_mean": mean, "above_max": most, "received_mean": moves}
+            for b, mean, most, moves in plan.summary()
+        ],
+        "interrupted": plan.interrupted,
+    }
+
+
+def _layer_plan(plan: LayerPlan, budgets: Sequence[int]) -> Document:
+    return {
+        "layer": plan.layer,
+        "status": "ok" if plan.lower_bound > 0 else "no-load",
+        "lower_bound": float_below(plan.lower_bound),
+        "lower_bound_exact": exact_text(plan.lower_bound),
+        "before": _move(plan.before),
+        "after": {**_move(plan.after), "phy2log": list(plan.after.slots)},
+        "received_at_least": plan.at_least,
+        "front": [
+            {"budget": budget, **_move(move)}
+            for budget, move in zip(budgets, plan.front, strict=True)
+        ],
+    }
+
+
+def _move(move: Move) -> Document:
+    return {
+        "makespan": float(move.makespan),
+        "makespan_exact": exact_text(move.makespan),
+        "above": move.above,
+        "received": move.received,
+        "copied": move.copied,
+    }
+
+
+def replay(report: ReplayReport) -> Document:
+    """``eplb-opt/replay/1``."""
+    scenario = report.scenario
+    return {
+        "schema": "eplb-opt/replay/1",
+        "instance": {
+            "source": report.source,
+            "num_steps": len(scenario.trace),
+            "num_models": scenario.num_models,
+            "num_layers": scenario.num_layers,
+            "num_logical_experts": scenario.trace.shape[2],
+            **asdict(scenario.topology),
+            "rule": str(scenario.rule),
+            "dispatch": str(Dispatch.EVEN),
+        },
+        "settings": asdict(scenario.settings) | {"layer_steps": scenario.layer_steps},
+        "ranks_from": {str(step): ranks for step, ranks in scenario.ranks_from.items()},
+        "expert_bytes": report.expert_bytes,
+        "tokens_per_byte": report.tokens_per_byte,
+        "interrupted": report.interrupted,
+        "policies": [_replayed(replayed, report) for replayed in report.policies],
+        "versions": versions(),
+    }
+
+
+def _replayed(replayed: Replayed, report: ReplayReport) -> Document:
+    trail, size = replayed.trail, report.expert_bytes
+    top, mean = trail.makespan.sum(1), trail.mean.sum(1)
+    balancedness = np.divide(mean, top, out=np.zeros_like(top), where=top > 0)
+    per_step = np.zeros((3, trail.steps), dtype=np.int64)
+    for move in trail.moves:
+        per_step[:, move.step] += move.received, move.received_most, move.copied
+    return {
+        "policy": replayed.policy,
+        "loss": replayed.loss,
+        "loss_with_moving": report.loss_with_moving(replayed),
+        "received": replayed.received,
+        "bytes": replayed.received * size,
+        "intervals": [asdict(i) | {"staleness": i.staleness} for i in replayed.intervals],
+        "steps": {
+            "balancedness": _digits(balancedness),
+            "received": per_step[0].tolist(),
+            "received_most": per_step[1].tolist(),
+            "copied": per_step[2].tolist(),
+            "bytes": [int(n) * size for n in per_step[0]],
+            "makespan": [_digits(row) for row in trail.makespan],
+            "mean_load": [_digits(row) for row in trail.mean],
+        },
+        "moves": [asdict(m) | {"bytes": m.received * size} for m in trail.moves],
+    }
+
+
+def _digits(values: Any) -> list[float]:
+    """Numbers with six digits."""
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _exact(value: Fraction | None) -> str | None:
+    return None if value is None else exact_text(value)
+
+
+def _list(values: Sequence[int] | None) -> list[int] | None:
+    return None if values is None else list(values)

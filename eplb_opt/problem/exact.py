@@ -1,0 +1,80 @@
+"""Exact numbers: floats are rationals, and how exact values are written for people and files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64] | NDArray[np.object_]
+"""Integers of 64 bits, or Python's own of any size."""
+
+FRACTION_BITS = 53
+"""Bits of a float's significand."""
+
+
+def exact_integers(steps: NDArray[Any]) -> tuple[Integers, Fraction]:
+    """Integers and a unit such that ``steps == integers * unit`` exactly.
+
+    Args:
+        steps: [T, E] int64 or float64, finite and not negative.
+
+    Returns:
+        Integers of the same shape, int64 where the sum of all of an expert's fits, and the unit: 1
+        where all are whole, else the largest power of 1/2 that does.
+    """
+    if steps.dtype.kind == "i":
+        return _fitting(steps, int(steps.max(initial=0)).bit_length()), Fraction(1)
+    significand, exponent = np.frexp(steps)
+    digits = np.ldexp(significand, FRACTION_BITS).astype(np.int64)
+    exponent = exponent.astype(np.int64) - FRACTION_BITS  # steps == digits * 2**exponent
+    trailing = np.frexp((digits & -digits).astype(np.float64))[1] - 1  # zeros; -1 for a digit 0
+    lowest = np.where(digits == 0, 0, exponent + trailing)
+    unit = min(0, int(lowest.min(initial=0)))
+    bits = int((exponent + FRACTION_BITS - unit).max(initial=0, where=digits > 0))
+    if bits + len(steps).bit_length() > 62:
+        ratio = Fraction(2) ** -unit
+        return integer_array([[int(Fraction(v) * ratio) for v in row] for row in steps.tolist()]), (
+            1 / ratio
+        )
+    shift = np.where(digits == 0, 0, exponent - unit)
+    # A left shift of what has been shifted right: no digit is lost, and nothing overflows.
+    shifted = np.left_shift(np.right_shift(digits, np.maximum(-shift, 0)), np.maximum(shift, 0))
+    return shifted, Fraction(1, 2**-unit)
+
+
+def integer_array(rows: Sequence[Sequence[int]]) -> Integers:
+    """[T, E] int64, or dtype object where a sum over T might exceed 64 bits."""
+    largest = max((max(row, default=0) for row in rows), default=0)
+    fits = largest * len(rows) < 2**63
+    return np.array(rows, dtype=np.int64) if fits else np.array(rows, dtype=object)
+
+
+def _fitting(steps: NDArray[np.int64], bits: int) -> Integers:
+    return steps if bits + len(steps).bit_length() <= 63 else steps.astype(object)
+
+
+def relative_gap(value: Fraction, lower_bound: Fraction) -> float:
+    """``(value - lower_bound) / lower_bound``, computed exactly and then rounded to a float.
+
+    Raises:
+        ValueError: the bound is not positive, as for a layer without load: it has no gap.
+    """
+    if lower_bound <= 0:
+        raise ValueError(f"no gap over a lower bound of {lower_bound}")
+    return float((value - lower_bound) / lower_bound)
+
+
+def float_below(value: Fraction) -> float:
+    """The largest float that is not above ``value``: how a lower bound is printed."""
+    nearest = float(value)
+    return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)
+
+
+def exact_text(value: Fraction) -> str:
+    """``num/den``, the exact value in a JSON document; ``num/1`` for an integer."""
+    return f"{value.numerator}/{value.denominator}"

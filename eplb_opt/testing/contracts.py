@@ -1,0 +1,158 @@
+"""What a serving engine relies on: the contracts of a policy, checked by calling it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from eplb_opt.io.synthetic import generate
+from eplb_opt.policies.names import Policy, PolicyError, arguments, checked_placement
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.topology import Topology
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of a check; an empty message is a pass."""
+
+    check: str
+    message: str = ""
+
+
+def message_of(check: Callable[[], object]) -> str:
+    """What a check says if it fails, on one line."""
+    try:
+        check()
+    except (PolicyError, AssertionError) as error:
+        return " ".join(str(error).split())
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ""
+
+
+LOADS = [
+    [9.0, 5, 4, 3, 2, 2, 1, 1],
+    [1.0, 1, 1, 1, 1, 1, 1, 7],
+    [0.0] * 8,
+    [2.0, 0, 3, 0, 0, 0, 0, 1],
+]
+SIZES = [12, 4, 2, 4]
+
+
+def _call(policy: Policy, weight: Any, sizes: list[int] | None = None) -> Any:
+    return policy.call(weight, sizes or SIZES)
+
+
+def _instance(loads: Any = LOADS, sizes: list[int] | None = None) -> Instance:
+    slots, groups, nodes, ranks = sizes or SIZES
+    return Instance(loads, Topology(slots, ranks, nodes, groups))
+
+
+def _checked(policy: Policy, weight: Any, instance: Instance) -> Any:
+    _, sizes = arguments(instance)
+    return checked_placement(policy.call(weight, sizes), instance)
+
+
+def takes_dtype(name: str, policy: Policy) -> str:
+    """Loads of that dtype give a valid placement."""
+    import torch
+
+    weight = torch.tensor(LOADS).to(getattr(torch, name))
+    return message_of(lambda: _checked(policy, weight, _instance()))
+
+
+def takes_strided_loads(policy: Policy) -> str:
+    """A transposed, not contiguous tensor gives what its copy gives."""
+    import torch
+
+    strided = torch.tensor(LOADS).T.contiguous().T
+
+    def check() -> None:
+        ours = _checked(policy, strided, _instance())
+        copied = _checked(policy, strided.contiguous(), _instance())
+        if (ours.phy2log != copied.phy2log).any():
+            raise AssertionError("other placement than for a contiguous copy of the loads")
+
+    return message_of(check)
+
+
+def leaves_input_alone(policy: Policy) -> str:
+    """The loads are the same after a call."""
+    import torch
+
+    weight = torch.tensor(LOADS)
+    before = weight.clone()
+    failed = message_of(lambda: _call(policy, weight))
+    return failed or ("" if torch.equal(weight, before) else "it wrote into its input")
+
+
+def is_deterministic(policy: Policy) -> str:
+    """Three calls give the same placement."""
+    import torch
+
+    loads = generate("lognormal", num_layers=4, num_experts=64, tokens=10**5, seed=3)
+    instance = Instance(loads, Topology(72, 8))
+
+    def check() -> None:
+        weight = torch.tensor(loads, dtype=torch.float32)
+        found = [_checked(policy, weight.clone(), instance).phy2log for _ in range(3)]
+        if any((other != found[0]).any() for other in found[1:]):
+            raise AssertionError("two calls with the same loads gave different placements")
+
+    return message_of(check)
+
+
+def takes_shape(loads: Any, sizes: list[int], policy: Policy) -> str:
+    """A corner of the shapes gives a valid placement."""
+    import torch
+
+    instance = _instance(loads, sizes)
+    return message_of(lambda: _checked(policy, torch.tensor(loads), instance))
+
+
+def returns_integers(policy: Policy) -> str:
+    """Maps of 64-bit integers on the device of the loads."""
+    import torch
+
+    def check() -> None:
+        answer = _call(policy, torch.tensor(LOADS))
+        for value in answer if isinstance(answer, tuple) else (answer,):
+            if not isinstance(value, torch.Tensor) or value.dtype != torch.int64:
+                kind = getattr(value, "dtype", type(value).__name__)
+                raise AssertionError(f"a map is {kind}, not a tensor of int64")
+
+    return message_of(check)
+
+
+def refuses_uneven_groups(policy: Policy) -> str:
+    """8 experts in 3 groups on 3 nodes is an error, not a placement."""
+    import torch
+
+    try:
+        policy.call(torch.tensor(LOADS), [12, 3, 3, 3])
+    except Exception:
+        return ""
+    return "8 experts can't form 3 equal groups, but it placed them"
+
+
+CONTRACTS: dict[str, Callable[[Policy], str]] = {
+    "loads in float32": partial(takes_dtype, "float32"),
+    "loads in float64": partial(takes_dtype, "float64"),
+    "loads in float16": partial(takes_dtype, "float16"),
+    "loads in int64": partial(takes_dtype, "int64"),
+    "loads in int32": partial(takes_dtype, "int32"),
+    "strided loads": takes_strided_loads,
+    "input untouched": leaves_input_alone,
+    "deterministic": is_deterministic,
+    "maps are int64": returns_integers,
+    "one layer": partial(takes_shape, LOADS[:1], SIZES),
+    "no load at all": partial(takes_shape, [[0.0] * 8] * 2, SIZES),
+    "one rank": partial(takes_shape, LOADS, [10, 1, 1, 1]),
+    "one slot a rank": partial(takes_shape, LOADS, [8, 1, 1, 8]),
+    "no redundant expert": partial(takes_shape, LOADS, [8, 1, 1, 2]),
+    "more slots than ranks times experts": partial(takes_shape, [[3.0, 1.0]], [12, 1, 1, 2]),
+    "uneven groups refused": refuses_uneven_groups,
+}
+"""What a serving engine relies on: name -> check, which returns what is wrong or nothing."""

@@ -1,0 +1,130 @@
+"""The table of backends: what solves which stage, and which layers it takes.
+
+To add one, write a function and enter it here: `tests/solvers/test_against_brute_force.py` then
+compares it with enumeration on every tiny layer that it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.result import Result, Stage
+from solvers import brute_force, portfolio
+from solvers.bracket import Bracket
+from solvers.engines import mip
+from solvers.formulations import (
+    joint_cp_sat,
+    joint_mip,
+    optimal_dispatch,
+    packing_cp_sat,
+    packing_mip,
+    two_slots,
+)
+from solvers.formulations.counts import solve_counts
+from solvers.formulations.groups import solve_groups, solve_groups_by_reach
+from solvers.options import Budget
+from solvers.tree_search import joint as joint_search
+from solvers.tree_search import packing as packing_search
+
+
+class PackingSolver(Protocol):
+    """Packs ``counts`` [E] of a layer under the global rule."""
+
+    def __call__(self, layer: Layer, counts: Sequence[int], budget: Budget, /) -> Bracket:
+        """What is known of the best packing."""
+
+
+class JointSolver(Protocol):
+    """Places a layer under the global rule; ``initial`` [P] is a placement to start from."""
+
+    def __call__(self, layer: Layer, budget: Budget, initial: tuple[int, ...] | None, /) -> Bracket:
+        """What is known of the best placement."""
+
+
+Solver = TypeVar("Solver")
+
+
+def any_layer(_layer: Layer) -> bool:
+    """Every layer."""
+    return True
+
+
+def always() -> bool:
+    """Needs nothing that may be missing."""
+    return True
+
+
+@dataclass(frozen=True)
+class Backend(Generic[Solver]):
+    """A way to solve a stage.
+
+    Attributes:
+        solve: the function.
+        takes: the layers under the global rule that it can solve, however long it needs.
+        installed: whether what it needs is there.
+        in_floats: its bounds rest on floating-point arithmetic.
+    """
+
+    solve: Solver
+    takes: Callable[[Layer], bool] = any_layer
+    installed: Callable[[], bool] = always
+    in_floats: bool = False
+
+
+def few_slots(layer: Layer) -> bool:
+    """No more than can be enumerated."""
+    return layer.topology.num_physical_experts <= brute_force.LARGEST
+
+
+def two_slots_a_rank(layer: Layer) -> bool:
+    """S = 2."""
+    return layer.topology.slots_per_rank == 2
+
+
+def _programs(solve: Callable[..., Bracket]) -> dict[str, Backend[Any]]:
+    """A mixed-integer program by every engine that may be installed."""
+    return {
+        engine: Backend(
+            partial(solve, backend=engine),
+            installed=partial(mip.installed, engine),
+            in_floats=True,
+        )
+        for engine in mip.ENGINES
+    }
+
+
+GROUPS: dict[str, Backend[Callable[[Layer], Result]]] = {
+    "load": Backend(solve_groups),
+    "reach": Backend(solve_groups_by_reach),
+}
+COUNTS = {"greedy": Backend(solve_counts)}
+PACKING: dict[str, Backend[PackingSolver]] = {
+    "portfolio": Backend(portfolio.solve_packing),
+    "search": Backend(packing_search.solve_packing),
+    "cp-sat": Backend(packing_cp_sat.solve_packing),
+    **_programs(packing_mip.solve_packing),
+    "brute-force": Backend(brute_force.solve_packing, takes=few_slots),
+}
+JOINT: dict[str, Backend[JointSolver]] = {
+    "portfolio": Backend(portfolio.solve_joint),
+    "search": Backend(joint_search.solve_joint),
+    "pairs": Backend(two_slots.solve_pairs, takes=two_slots_a_rank),
+    "cp-sat": Backend(joint_cp_sat.solve_joint),
+    **_programs(joint_mip.solve_joint),
+    "brute-force": Backend(brute_force.solve_joint, takes=few_slots),
+}
+OPTIMAL_DISPATCH: dict[str, Backend[JointSolver]] = {
+    "cp-sat": Backend(optimal_dispatch.solve_joint),
+}
+"""Of the stage ``joint`` under ``dispatch="optimal"``."""
+BACKENDS: Mapping[str, Mapping[str, Backend[Any]]] = {
+    Stage.GROUPS: GROUPS,
+    Stage.COUNTS: COUNTS,
+    Stage.PACKING: PACKING,
+    Stage.JOINT: JOINT,
+}
+"""By stage, under an even split; ``auto`` is the first one."""

@@ -1,0 +1,168 @@
+"""What a placement costs under a dispatch rule, and how its tokens are shared best.
+
+By max-flow min-cut the best makespan of a placement in one step is
+
+    max over sets F of experts of  w(F) / |ranks that hold an expert of F|.
+
+References: Hall's theorem for flows; Dinkelbach, Management Science 13 (1967) 492 (Newton steps on
+the ratio).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import SUM, Dispatch, Objective, rank_loads
+from solvers.bracket import Bracket
+
+
+def value(
+    layer: Layer,
+    slots: Sequence[int],
+    objective: Objective | str = SUM,
+    dispatch: Dispatch | str = Dispatch.EVEN,
+) -> Bracket:
+    """What the placement ``slots`` [P] costs, in tokens; exact, so value and bound are equal.
+
+    Args:
+        layer: the problem.
+        slots: every expert with load has a slot.
+        objective: over the steps of the layer.
+        dispatch: ``fixed`` for the objective ``sum`` only, where it is ``optimal``.
+
+    Raises:
+        ValueError: ``fixed`` with another objective, or (``optimal``) no slot for a load.
+    """
+    objective, dispatch = Objective.parse(objective), Dispatch(dispatch)
+    if dispatch == Dispatch.FIXED and objective != SUM:
+        raise ValueError(f"dispatch='fixed' with objective={str(objective)!r}: use 'sum'")
+    exact = _even_makespan if dispatch == Dispatch.EVEN else _best_makespan
+    cost = objective.over([exact(step, slots) for step in objective.steps_of(layer)])
+    return Bracket(tuple(slots), cost, cost, str(dispatch))
+
+
+def _even_makespan(step: Layer, slots: Sequence[int]) -> Fraction:
+    return max(rank_loads(step, slots))
+
+
+def _best_makespan(step: Layer, slots: Sequence[int]) -> Fraction:
+    return best_shares(step, slots).makespan
+
+
+@dataclass(frozen=True)
+class BestShares:
+    """The best split of a placement, and the proof that none is better.
+
+    Attributes:
+        makespan: in tokens; equals the load of ``critical`` over the number of ranks that hold it.
+        critical: experts F whose ratio is the makespan.
+        tokens: tokens[e][r] of expert e that rank r serves, without zeros; sums to the load of e.
+    """
+
+    makespan: Fraction
+    critical: frozenset[int]
+    tokens: tuple[dict[int, Fraction], ...]
+
+
+def best_shares(layer: Layer, slots: Sequence[int]) -> BestShares:
+    """The token split of ``slots`` [P] that minimizes the largest rank load.
+
+    Exact in integers of any size. Newton steps: a makespan that is too small leaves a cut F, whose
+    ratio is the next trial; at most G steps, each a maximum flow of O(E * P^2) in the worst case.
+
+    Raises:
+        ValueError: ``slots`` has not P entries, or an expert with load has no slot.
+    """
+    ranks = _ranks_of(layer, slots)
+    critical = frozenset(range(len(ranks)))
+    makespan = _ratio(layer, ranks, critical)
+    while True:
+        supply = [load * makespan.denominator for load in layer.loads]
+        flow, cut = _route(supply, ranks, makespan.numerator, layer.topology.num_ranks)
+        if not cut:
+            unit = layer.unit / makespan.denominator
+            tokens = tuple({r: f * unit for r, f in row.items() if f} for row in flow)
+            return BestShares(makespan * layer.unit, critical, tokens)
+        critical, makespan = cut, _ratio(layer, ranks, cut)
+
+
+def _ranks_of(layer: Layer, slots: Sequence[int]) -> list[set[int]]:
+    P, S = layer.topology.num_physical_experts, layer.topology.slots_per_rank
+    if len(slots) != P:
+        raise ValueError(f"slots has {len(slots)} entries, expected num_physical_experts={P}")
+    ranks: list[set[int]] = [set() for _ in layer.loads]
+    for slot, expert in enumerate(slots):
+        ranks[expert].add(slot // S)
+    for expert, load in enumerate(layer.loads):
+        if load and not ranks[expert]:
+            raise ValueError(f"expert {expert} has load but no slot: give every expert a replica")
+    return ranks
+
+
+def _ratio(layer: Layer, ranks: list[set[int]], experts: frozenset[int]) -> Fraction:
+    """``w(F) / |ranks that hold an expert of F|`` in load units."""
+    touched = set().union(*(ranks[e] for e in experts))
+    return Fraction(sum(layer.loads[e] for e in experts), len(touched))
+
+
+def _route(
+    supply: list[int], ranks: list[set[int]], room: int, num_ranks: int
+) -> tuple[list[dict[int, int]], frozenset[int]]:
+    """Send each expert's supply to its ranks, at most ``room`` to a rank.
+
+    Shortest augmenting paths (Edmonds and Karp, J. ACM 19 (1972) 248). Returns the flow, and the
+    experts on the source side of a minimum cut: none if all supply fits.
+    Own code because loads given as floats exceed the 64 bits of library flow codes.
+    """
+    left, space = list(supply), [room] * num_ranks
+    flow = [dict.fromkeys(sorted(held), 0) for held in ranks]
+    while True:
+        end, came_from, seen = _search(left, space, flow)
+        if end is None:
+            return flow, frozenset(seen) if any(left) else frozenset()
+        path = [end]  # rank, expert, rank, ..., expert
+        while path[-1] in came_from:
+            path.append(came_from[path[-1]])
+        forward = [(path[i + 1][1], path[i][1]) for i in range(0, len(path), 2)]
+        back = [(path[i][1], path[i + 1][1]) for i in range(1, len(path) - 1, 2)]
+        amount = min(left[path[-1][1]], space[end[1]], *(flow[e][r] for e, r in back))
+        for e, r in forward:
+            flow[e][r] += amount
+        for e, r in back:
+            flow[e][r] -= amount
+        left[path[-1][1]] -= amount
+        space[end[1]] -= amount
+
+
+Node = tuple[str, int]
+
+
+def _search(
+    left: list[int], space: list[int], flow: list[dict[int, int]]
+) -> tuple[Node | None, dict[Node, Node], set[int]]:
+    """Breadth-first from experts with supply left to a rank with space; experts reached."""
+    served: list[list[int]] = [[] for _ in space]
+    for e, row in enumerate(flow):
+        for r, amount in row.items():
+            if amount:
+                served[r].append(e)
+    seen = {e for e, amount in enumerate(left) if amount}
+    queue, came_from = deque(sorted(seen)), dict[Node, Node]()
+    while queue:
+        e = queue.popleft()
+        for r in flow[e]:
+            if ("rank", r) in came_from:
+                continue
+            came_from["rank", r] = ("expert", e)
+            if space[r]:
+                return ("rank", r), came_from, seen
+            for other in served[r]:
+                if other not in seen:
+                    seen.add(other)
+                    came_from["expert", other] = ("rank", r)
+                    queue.append(other)
+    return None, came_from, seen
