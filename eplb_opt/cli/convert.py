@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eplb_opt.cli.errors import InputError, bad_input
-from eplb_opt.cli.parameters import Window, reading_options
+from eplb_opt.cli.errors import bad_input
+from eplb_opt.cli.parameters import Steps, read_one_placement, reading_options
 
 if TYPE_CHECKING:
     from eplb_opt.problem.placement import Placement
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--policy", help="Which placement of SOURCE, if it holds several.")
 @click.option("--sum", "summed", is_flag=True, help="Sum a trace over time.")
-@reading_options()[0]
-@reading_options()[1]
+@reading_options
 def command(
     source: Path,
     target: Path,
@@ -36,7 +35,7 @@ def command(
     policy: str | None,
     summed: bool,
     format: str | None,
-    window: Window | None,
+    steps: Steps | None,
 ) -> int:
     r"""Convert recorded loads, or a placement to the file that SGLang or TensorRT-LLM serves from.
 
@@ -49,7 +48,7 @@ def command(
 
     with bad_input(str(source)):
         if kind == "loads":
-            loads = io.read_loads(source, format=format, window=window).loads
+            loads = io.read_loads(source, format=format, steps=steps).loads
             io.write_loads(target, loads.sum(axis=0) if summed and loads.ndim == 3 else loads)
             return 0
         name, placement = _placement(source, policy)
@@ -63,13 +62,7 @@ def command(
 
 
 def _placement(source: Path, policy: str | None) -> tuple[str, Placement]:
-    from eplb_opt.io import read_placements
     from eplb_opt.problem.placement import Placement
 
-    maps = read_placements(source)
-    if policy is None and len(maps) != 1:
-        raise InputError(f"{source} holds {', '.join(maps)}: choose one with --policy")
-    name = policy if policy is not None else next(iter(maps))
-    if name not in maps:
-        raise InputError(f"{source} has no placement of {name!r}, but {', '.join(maps)}")
-    return name, Placement(maps[name], int(maps[name].max()) + 1)
+    name, phy2log = read_one_placement(source, policy)
+    return name, Placement(phy2log, int(phy2log.max()) + 1)

@@ -10,7 +10,12 @@ import click
 
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.output import describe, percent, show, table, write_json
-from eplb_opt.cli.parameters import instance_options, json_option, writable
+from eplb_opt.cli.parameters import (
+    instance_options,
+    json_option,
+    read_one_placement,
+    writable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,18 +123,12 @@ def _initial(instance: Instance) -> NDArray[np.int64]:
 
 def _read_old(old: str, policy: str | None, instance: Instance) -> NDArray[np.int64]:
     """The placement in the file, its rows those of the instance, checked."""
-    from eplb_opt.io import read_placements
     from eplb_opt.problem.placement import Placement
     from eplb_opt.problem.validity import find_violations
 
     with bad_input(old):
-        maps = read_placements(Path(old))
-        if policy is None and len(maps) != 1:
-            raise InputError(f"{old} holds {', '.join(maps)}: choose one with --policy")
-        name = policy if policy is not None else next(iter(maps))
-        if name not in maps:
-            raise InputError(f"{old} has no placement of {name!r}, but {', '.join(maps)}")
-        rows, numbers = maps[name], list(instance.numbers)
+        _, rows = read_one_placement(Path(old), policy)
+        numbers = list(instance.numbers)
         if max(numbers) < len(rows):
             rows = rows[numbers]
         elif len(rows) != len(numbers):

@@ -13,13 +13,16 @@ import click
 from eplb_opt.cli.errors import InputError, bad_input
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from eplb_opt.problem.instance import Instance
 
-Window = tuple[int | None, int | None]
+Steps = tuple[int | None, int | None]
 Command = Callable[..., Any]
 
 
-def parse_window(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Window | None:
+def parse_steps(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Steps | None:
     """``a:b``, either end may be missing, as in a Python slice."""
     if value is None:
         return None
@@ -114,7 +117,6 @@ def instance_options(function: Command) -> Command:
     options = [
         click.argument("loads", type=click.Path(path_type=Path)),
         click.option("--layers", callback=parse_layers, help="Only these layers, as 0-9,12."),
-        *reading_options(),
     ]
 
     @functools.wraps(function)
@@ -123,32 +125,50 @@ def instance_options(function: Command) -> Command:
         loads: Path,
         layers: Sequence[int] | None,
         format: str | None,
-        window: Window | None,
+        steps: Steps | None,
         topology: TopologyOptions,
         **rest: Any,
     ) -> Any:
         from eplb_opt.io import read_loads
 
         with bad_input(str(loads)):
-            recorded = read_loads(loads, format=format, window=window)
+            recorded = read_loads(loads, format=format, steps=steps)
         instance = topology.instance(recorded.loads, str(loads))
         if layers is not None:
             with bad_input(str(loads)):
                 instance = instance.select(layers)
         return function(instance=instance, **rest)
 
-    return _with(options, topology_options(command))
+    return _with(options, reading_options(topology_options(command)))
 
 
-def reading_options() -> list[Command]:
-    """Options for reading a file of loads."""
+def reading_options(function: Command) -> Command:
+    """Adds the options for reading a file of loads."""
     formats = ["json", "npy", "npz", "csv", "pt", "safetensors"]
-    return [
+    options = [
         click.option("--format", type=click.Choice(formats), help="Default: by the content."),
         click.option(
-            "--window", callback=parse_window, metavar="A:B", help="Only these steps of a trace."
+            "--steps", callback=parse_steps, metavar="A:B", help="Only these steps of a trace."
         ),
     ]
+    return _with(options, function)
+
+
+def read_one_placement(source: Path, policy: str | None) -> tuple[str, NDArray[np.int64]]:
+    """Name and map [L, P] of the placement in a file that ``--policy`` chooses, or the only one.
+
+    Raises:
+        InputError: there are several, or none of that name.
+    """
+    from eplb_opt.io import read_placements
+
+    maps = read_placements(source)
+    if policy is None and len(maps) != 1:
+        raise InputError(f"{source} holds {', '.join(maps)}: choose one with --policy")
+    name = policy if policy is not None else next(iter(maps))
+    if name not in maps:
+        raise InputError(f"{source} has no placement of {name!r}, but {', '.join(maps)}")
+    return name, maps[name]
 
 
 def search_options(function: Command) -> Command:

@@ -55,7 +55,7 @@ def parse_events(
     help="Steps between two rearrangements.",
 )
 @click.option(
-    "--past",
+    "--window",
     type=click.IntRange(min=1),
     help="Steps that the policy sees; default: --interval.",
 )
@@ -108,7 +108,7 @@ def command(
     instance: Instance,
     policies: tuple[str, ...],
     interval: int,
-    past: int | None,
+    window: int | None,
     use_async: bool,
     layer_steps: int,
     attribute: str,
@@ -136,7 +136,7 @@ def command(
         raise InputError(str(error)) from error
     with bad_input():
         models = [instance, *(_another(instance, path) for path in also)]
-        settings = Settings(past or interval, interval, use_async, attribute == "late")
+        settings = Settings(window or interval, interval, use_async, attribute == "late")
         with progress_bar() as progress:
             report = replay(
                 models,

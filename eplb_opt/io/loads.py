@@ -59,7 +59,7 @@ def read_loads(
     path: str | Path,
     *,
     format: str | None = None,
-    window: tuple[int | None, int | None] | None = None,
+    steps: tuple[int | None, int | None] | None = None,
 ) -> RecordedLoads:
     """Read recorded loads.
 
@@ -68,13 +68,13 @@ def read_loads(
     Args:
         path: a file, or a directory (TensorRT-LLM's statistic, SGLang's per-pass files).
         format: one of :data:`FORMATS`; found by the content if None, never by the suffix.
-        window: time steps ``a:b`` of a trace, as in a Python slice.
+        steps: ``a:b`` of a trace, as in a Python slice.
 
     Returns:
-        The loads; a trace keeps its time axis, cut to the window.
+        The loads; a trace keeps its time axis, cut to the steps.
 
     Raises:
-        FormatError: the content is not what it should be, or the window does not fit.
+        FormatError: the content is not what it should be, or the steps do not fit.
         OSError: the file is missing or cannot be read.
 
     Example:
@@ -92,7 +92,7 @@ def read_loads(
     read = cast(Callable[[Path], RawLoads], importlib.import_module(FORMATS[format]).read)
     raw = read(path)
     loads = _checked(path, raw)
-    return RecordedLoads(_cut(path, loads, window), str(path), format, raw.layers)
+    return RecordedLoads(_cut(path, loads, steps), str(path), format, raw.layers)
 
 
 def write_loads(path: str | Path, loads: ArrayLike) -> None:
@@ -174,16 +174,16 @@ def _checked(path: Path, raw: RawLoads) -> Loads:
     return loads
 
 
-def _cut(path: Path, loads: Loads, window: tuple[int | None, int | None] | None) -> Loads:
-    if window is None:
+def _cut(path: Path, loads: Loads, steps: tuple[int | None, int | None] | None) -> Loads:
+    if steps is None:
         return loads
-    shown = f"window={':'.join('' if bound is None else str(bound) for bound in window)}"
+    shown = f"steps={':'.join('' if bound is None else str(bound) for bound in steps)}"
     if loads.ndim == 2:
         raise FormatError(path, f"{shown} needs a time axis, but the loads are [layers, experts]")
-    steps = len(loads)
-    if any(bound is not None and not -steps <= bound <= steps for bound in window):
-        raise FormatError(path, f"{shown} reaches beyond the {steps} steps of the trace")
-    cut: Loads = loads[slice(*window)]
+    number = len(loads)
+    if any(bound is not None and not -number <= bound <= number for bound in steps):
+        raise FormatError(path, f"{shown} reaches beyond the {number} steps of the trace")
+    cut: Loads = loads[slice(*steps)]
     if not len(cut):
-        raise FormatError(path, f"{shown} holds none of the {steps} steps of the trace")
+        raise FormatError(path, f"{shown} holds none of the {number} steps of the trace")
     return cut

@@ -28,7 +28,8 @@ def exact_integers(steps: NDArray[Any]) -> tuple[Integers, Fraction]:
         where all are whole, else the largest power of 1/2 that does.
     """
     if steps.dtype.kind == "i":
-        return _fitting(steps, int(steps.max(initial=0)).bit_length()), Fraction(1)
+        fits = int(steps.max(initial=0)) * len(steps) < 2**63
+        return steps if fits else steps.astype(object), Fraction(1)
     significand, exponent = np.frexp(steps)
     digits = np.ldexp(significand, FRACTION_BITS).astype(np.int64)
     exponent = exponent.astype(np.int64) - FRACTION_BITS  # steps == digits * 2**exponent
@@ -52,10 +53,6 @@ def integer_array(rows: Sequence[Sequence[int]]) -> Integers:
     largest = max((max(row, default=0) for row in rows), default=0)
     fits = largest * len(rows) < 2**63
     return np.array(rows, dtype=np.int64) if fits else np.array(rows, dtype=object)
-
-
-def _fitting(steps: NDArray[np.int64], bits: int) -> Integers:
-    return steps if bits + len(steps).bit_length() <= 63 else steps.astype(object)
 
 
 def relative_gap(value: Fraction, lower_bound: Fraction) -> float:

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.placement import Placement
 
 
 class Dispatch(StrEnum):
@@ -87,7 +91,7 @@ class Objective:
         ``cvar:a`` is the mean of the ``a T`` largest, the last of them counted in part if ``a T``
         is no integer. So ``cvar:1`` is ``mean``, and a share of at most 1 / T is ``worst``.
         """
-        if self.name == "worst":
+        if len(makespans) == 1 or self.name == "worst":
             return max(makespans)
         counted = self.share * len(makespans)
         whole = math.floor(counted)
@@ -120,3 +124,13 @@ def mean_load(layer: Layer, objective: Objective = SUM) -> Fraction:
     ranks = layer.topology.num_ranks
     steps = objective.steps_of(layer)
     return objective.over([sum(step.loads) * layer.unit / ranks for step in steps])
+
+
+def step_makespans(placement: Placement, steps: ArrayLike, num_ranks: int) -> NDArray[np.float64]:
+    """Tokens on the fullest rank at each step under an even split: [T, L] float64 from [T, L, E].
+
+    In floats, for all layers and steps: to simulate and to show. What is claimed of a placement is
+    claimed of :func:`solvers.dispatch.value`.
+    """
+    loads = np.asarray(steps, dtype=np.float64)
+    return np.array([placement.rank_loads(step, num_ranks).max(axis=1) for step in loads])

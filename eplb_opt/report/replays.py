@@ -80,7 +80,7 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
             f"eplb-opt replay {instance['source']} --physical {instance['num_physical_experts']} "
             f"--gpus {instance['num_ranks']} --nodes {instance['num_nodes']} "
             f"--groups {instance['num_groups']} --rule {instance['rule']} "
-            f"--interval {settings['step_interval']} --past {settings['window_size']}"
+            f"--interval {settings['step_interval']} --window {settings['window_size']}"
             f"{flags} {names}",
             versions,
         ],

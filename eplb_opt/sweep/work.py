@@ -72,7 +72,7 @@ def build(task: Task) -> Instance:
 def _loads(source: Source) -> Any:
     origin = source.origin
     if not isinstance(origin, Generated):
-        return read_loads(Path(origin.file), window=source.window).loads[..., : origin.layers, :]
+        return read_loads(Path(origin.file), steps=source.window).loads[..., : origin.layers, :]
     return generate(
         origin.family,
         num_layers=origin.layers,

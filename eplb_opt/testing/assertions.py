@@ -19,6 +19,7 @@ from eplb_opt.gap import SMALL_SLOTS, SMALL_TIME_LIMIT
 from eplb_opt.policies.names import AnyPolicy, load_policy
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.objective import step_makespans
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.validity import find_violations
 from eplb_opt.testing.contracts import CONTRACTS, Finding
@@ -94,7 +95,7 @@ def assert_gap_below(
 def makespans(policy: AnyPolicy, instance: Instance, runner: PolicyRunner | None = None) -> Any:
     """The makespan of each layer, [L] float64."""
     placement = place(policy, instance, runner)
-    return placement.rank_loads(instance.loads, instance.topology.num_ranks).max(axis=1)
+    return step_makespans(placement, instance.loads[None], instance.topology.num_ranks)[0]
 
 
 def assert_never_worse(

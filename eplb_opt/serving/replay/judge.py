@@ -26,6 +26,7 @@ import numpy as np
 from eplb_opt import bounds
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.exact import float_below, relative_gap
+from eplb_opt.problem.objective import step_makespans
 from eplb_opt.serving.replay.simulate import Scenario, Trail, placed
 from eplb_opt.serving.replay.simulated_engine import Decision, on_machine
 from eplb_opt.serving.state_machine import Map, Tokens
@@ -164,5 +165,4 @@ def window_gaps(answer: Decision) -> list[float]:
 
 def _makespans(phy2log: Map, loads: Tokens, ranks: int) -> float:
     """Sum over steps and rows of the makespan of a constant placement, for loads [T, R, E]."""
-    placement = placed(phy2log, loads[0])
-    return float(sum(placement.rank_loads(step, ranks).max(1).sum() for step in loads))
+    return float(step_makespans(placed(phy2log, loads[0]), loads, ranks).sum())

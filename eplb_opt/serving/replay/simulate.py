@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.objective import step_makespans
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.topology import Rule, Topology
 from eplb_opt.serving.replay.simulated_engine import Decision, Move, SimulatedEngine
@@ -145,8 +146,9 @@ def simulate(
             engine.step = step
             maps = [schedule.phy2log(m) for m in range(scenario.num_models)]
             rows = np.concatenate(maps)
-            rank_loads = placed(rows, loads).rank_loads(loads, schedule.topology.num_ranks)
-            served.append((rank_loads.max(1), rank_loads.mean(1)))
+            ranks = schedule.topology.num_ranks
+            (makespans,) = step_makespans(placed(rows, loads), loads[None], ranks)
+            served.append((makespans, loads.sum(1) / ranks))
             tokens = slot_tokens(rows, loads)
             schedule.step(np.split(tokens, scenario.num_models) if loads.any() else None)
     except KeyboardInterrupt:

@@ -147,7 +147,7 @@ def test_generate_convert_and_serve(tmp_path: Path) -> None:
     sizes = ("--layers", 3, "--experts", 16, "--tokens", 1000, "--steps", 4)
     assert eplb_opt("generate", "lognormal", "-o", "t.npy", *sizes, cwd=tmp_path).returncode == 0
     assert np.load(tmp_path / "t.npy").shape == (4, 3, 16)
-    steps = ("--window", "1:3")
+    steps = ("--steps", "1:3")
     eplb_opt("convert", "t.npy", "t.json", *steps, "--sum", cwd=tmp_path)
     summed = json.loads((tmp_path / "t.json").read_text())["logical_count"]
     assert np.array_equal(summed, np.load(tmp_path / "t.npy")[1:3].sum(axis=0))

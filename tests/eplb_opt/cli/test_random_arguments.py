@@ -24,7 +24,7 @@ WORDS = [
 ]  # fmt: skip
 OPTIONS = [
     "--redundant", "--physical", "--gpus", "--nodes", "--groups", "--rule", "--layers",
-    "--window", "--policy", "--json", "--placements", "--fail-above", "--seed", "--format",
+    "--steps", "--policy", "--json", "--placements", "--fail-above", "--seed", "--format",
     "--stage", "--backend", "--spread-replicas", "--explain", "--serve-on", "--policy-timeout",
     "--policy-memory", "-o", "--tokens", "--experts", "--steps", "--phi", "--dry-run", "--help",
     "--strict", "--what", "--budget", "--within",

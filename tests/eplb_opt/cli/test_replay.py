@@ -37,7 +37,7 @@ def test_table_json_and_page(folder: Path) -> None:
     assert eplb_opt("report", "replay.json", "-o", "page.html", cwd=folder).returncode == 0
     page = (folder / "page.html").read_text()
     assert page.count("<svg") == 5
-    assert "--interval 5 --past 5 --async" in page
+    assert "--interval 5 --window 5 --async" in page
 
 
 def test_failures_are_told(folder: Path) -> None:

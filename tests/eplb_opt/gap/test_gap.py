@@ -3,6 +3,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,3 +131,19 @@ def test_recorded_deepseek_v3(recorded: Path, nodes: int, groups: int, rule: str
     assert len(policy.layers) == 58
     assert all(layer.gap >= 0 for layer in policy.layers)
     assert policy.gap_max < 0.02
+
+
+def in_order(weight, num_replicas, *_sizes):
+    return torch.arange(num_replicas).remainder(weight.shape[1]).repeat(len(weight), 1)
+
+
+def test_a_policy_is_a_name_a_file_or_a_function() -> None:
+    report = measure_gap(PUBLISHED, ["deepseek", in_order, f"{FILE}:new_vllm"])
+    assert [p.status for p in report.policies] == ["ok"] * 3
+    assert report.policies[1].policy == "in_order"
+    alone = measure_gap(PUBLISHED, in_order).policies
+    assert [(p.policy, p.gap_max) for p in alone] == [("in_order", report.policies[1].gap_max)]
+
+
+def test_one_name_is_not_read_letter_by_letter() -> None:
+    assert [p.policy for p in measure_gap(PUBLISHED, "refined:3").policies] == ["refined:3"]

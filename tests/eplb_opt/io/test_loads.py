@@ -139,33 +139,33 @@ def test_tensorrt_llm_directory_is_summed_over_ranks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("window", "steps"),
+    ("steps", "kept"),
     [((1, 3), [1, 2]), ((None, 2), [0, 1]), ((-1, None), [3]), ((0, 4), [0, 1, 2, 3])],
 )
-def test_window_is_a_slice_of_the_time_steps(window, steps, tmp_path):
+def test_steps_are_a_slice_of_the_trace(steps, kept, tmp_path):
     write_loads(tmp_path / "a.npy", TRACE)
-    cut = read_loads(tmp_path / "a.npy", window=window).loads
-    np.testing.assert_array_equal(cut, TRACE[steps])
+    cut = read_loads(tmp_path / "a.npy", steps=steps).loads
+    np.testing.assert_array_equal(cut, TRACE[kept])
 
 
 @pytest.mark.parametrize(
-    ("window", "message"),
+    ("steps", "message"),
     [
-        ((2, 2), "window=2:2 holds none of the 4 steps"),
-        ((0, 5), "window=0:5 reaches beyond the 4 steps"),
-        ((-9, None), "window=-9: reaches beyond the 4 steps"),
+        ((2, 2), "steps=2:2 holds none of the 4 steps"),
+        ((0, 5), "steps=0:5 reaches beyond the 4 steps"),
+        ((-9, None), "steps=-9: reaches beyond the 4 steps"),
     ],
 )
-def test_a_window_that_does_not_fit(window, message, tmp_path):
+def test_steps_that_do_not_fit(steps, message, tmp_path):
     write_loads(tmp_path / "a.npy", TRACE)
     with pytest.raises(FormatError, match=message):
-        read_loads(tmp_path / "a.npy", window=window)
+        read_loads(tmp_path / "a.npy", steps=steps)
 
 
-def test_a_window_needs_a_time_axis(tmp_path):
+def test_steps_need_a_time_axis(tmp_path):
     write_loads(tmp_path / "a.npy", MATRIX)
-    with pytest.raises(FormatError, match="window=:1 needs a time axis"):
-        read_loads(tmp_path / "a.npy", window=(None, 1))
+    with pytest.raises(FormatError, match="steps=:1 needs a time axis"):
+        read_loads(tmp_path / "a.npy", steps=(None, 1))
 
 
 @pytest.mark.parametrize("suffix", [".json", ".npy", ".npz", ".csv"])
@@ -473,5 +473,5 @@ def test_importing_the_readers_imports_no_framework():
 
 def test_recorded_traces_are_instances(tmp_path):
     write_loads(tmp_path / "a.json", TRACE)
-    instance = Instance(read_loads(tmp_path / "a.json", window=(0, 2)).loads, Topology(4, 2))
+    instance = Instance(read_loads(tmp_path / "a.json", steps=(0, 2)).loads, Topology(4, 2))
     np.testing.assert_array_equal(instance.loads, MATRIX * 11)

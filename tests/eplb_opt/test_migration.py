@@ -1,0 +1,75 @@
+"""Plans of migrations: the front, the choice, and what is proven of it."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from eplb_opt import Instance, Topology, bounds, find_violations
+from eplb_opt.io.synthetic import generate
+from eplb_opt.migration import plan_migration
+from eplb_opt.problem.transfer import received
+from solvers.dispatch import value
+from solvers.options import SearchOptions
+
+LOADS = generate("lognormal", num_layers=3, num_experts=12, tokens=12_000, seed=1)
+NOW = Instance(np.vstack([LOADS, np.zeros((1, 12), int)]), Topology(16, 4))
+BEFORE = np.tile(np.arange(16) % 12, (4, 1))
+
+
+def test_the_front_falls_and_keeps_its_budgets() -> None:
+    plan = plan_migration(NOW, BEFORE, budget=10)
+    assert plan.budgets == (0, 5, 10)
+    assert not find_violations(plan.placement, NOW)
+    for layer, found in zip(NOW.layers(), plan.layers, strict=True):
+        assert found.lower_bound == bounds.of(layer).value
+        makespans = [move.makespan for move in found.front]
+        assert makespans == sorted(makespans, reverse=True)
+        for budget, move in zip(plan.budgets, found.front, strict=True):
+            assert move.makespan == value(layer, move.slots).value
+            old, new = BEFORE[:1], np.array([move.slots])
+            assert move.received == received(old, new, 4).sum() <= budget
+        assert found.after.makespan == min(makespans)
+        assert found.at_least is None
+    assert plan.layers[3].after.above is None  # without load
+    assert [row[0] for row in plan.summary()] == [0, 5, 10]
+
+
+def test_within_takes_no_more_than_it_needs() -> None:
+    plan = plan_migration(NOW, BEFORE, budget=16, within=Fraction(1, 2))
+    for found in plan.layers[:3]:
+        assert found.after.makespan <= Fraction(3, 2) * found.lower_bound
+        fewer = [m for m in found.front if m.received < found.after.received]
+        assert all(m.makespan > Fraction(3, 2) * found.lower_bound for m in fewer)
+
+
+def test_what_is_proven_is_at_most_what_is_received() -> None:
+    plan = plan_migration(NOW, BEFORE, budget=4, search=SearchOptions(5))
+    for found in plan.layers:
+        assert found.at_least <= found.after.received <= 4
+    assert any(found.at_least == found.after.received > 0 for found in plan.layers)
+    assert not plan.interrupted
+
+
+def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    import solvers.migration
+
+    real, calls = solvers.migration.fewest_moves, []
+
+    def second_is_interrupted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(solvers.migration, "fewest_moves", second_is_interrupted)
+    plan = plan_migration(NOW, BEFORE, budget=4, search=SearchOptions(5))
+    assert plan.interrupted
+    assert [found.at_least is None for found in plan.layers] == [False, True, True, True]
+    assert not find_violations(plan.placement, NOW)
+
+
+def test_spread_replicas_are_refused() -> None:
+    spread = Instance(LOADS, Topology(16, 4), spread_replicas=True)
+    with pytest.raises(ValueError, match="does not keep replicas apart"):
+        plan_migration(spread, BEFORE[:3])

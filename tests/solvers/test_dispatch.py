@@ -1,0 +1,114 @@
+"""What a placement costs under each objective and dispatch, from the definitions."""
+
+from fractions import Fraction
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt import Instance, Layer, Topology, bounds
+from eplb_opt.problem.objective import Objective
+from solvers import solve
+from solvers.dispatch import value
+
+OBJECTIVES = ["sum", "mean", "worst", "cvar:0.4"]
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> tuple[Layer, tuple[int, ...]]:
+    ranks, size = draw(st.sampled_from([(2, 2), (3, 2), (2, 3)]))
+    experts, steps = draw(st.integers(1, min(4, ranks * size))), draw(st.integers(1, 4))
+    load = draw(st.sampled_from([st.integers(0, 20), st.floats(0, 5, width=16)]))
+    row = st.lists(load, min_size=experts, max_size=experts)
+    trace = draw(st.lists(row, min_size=steps, max_size=steps))
+    more = ranks * size - experts
+    extra = draw(st.lists(st.integers(0, experts - 1), min_size=more, max_size=more))
+    slots = draw(st.permutations([*range(experts), *extra]))
+    layer = Instance([[row] for row in trace], Topology(ranks * size, ranks)).layer(0)
+    return layer, tuple(slots)
+
+
+def even(loads: list[Fraction], slots: tuple[int, ...], size: int) -> Fraction:
+    share = [w / slots.count(e) for e, w in enumerate(loads)]
+    return max(sum(share[e] for e in slots[i : i + size]) for i in range(0, len(slots), size))
+
+
+def optimal(loads: list[Fraction], slots: tuple[int, ...], size: int) -> Fraction:
+    """max over sets F of w(F) / |ranks of F|."""
+    best = Fraction(0)
+    for m in range(1, len(loads) + 1):
+        for chosen in combinations(range(len(loads)), m):
+            ranks = {slot // size for slot, e in enumerate(slots) if e in chosen}
+            best = max(best, sum(loads[e] for e in chosen) / len(ranks))
+    return best
+
+
+def aggregated(makespans: list[Fraction], objective: str) -> Fraction:
+    falling, number = sorted(makespans, reverse=True), len(makespans)
+    if objective == "worst":
+        return falling[0]
+    counted = number * Fraction(objective.partition(":")[2] or 1)
+    weights = [min(Fraction(1), max(Fraction(0), counted - i)) for i in range(number)]
+    return sum(w * m for w, m in zip(weights, falling, strict=True)) / counted
+
+
+@settings(max_examples=200, deadline=None)
+@given(traces(), st.sampled_from(OBJECTIVES), st.sampled_from(["even", "optimal"]))
+def test_values_are_those_of_the_definition(
+    placed: tuple[Layer, tuple[int, ...]], objective: str, dispatch: str
+) -> None:
+    layer, slots = placed
+    steps = [[int(n) * layer.unit for n in row] for row in layer.steps.tolist()]
+    if objective == "sum":
+        steps = [[sum(column) for column in zip(*steps, strict=True)]]
+    cost = even if dispatch == "even" else optimal
+    size = layer.topology.slots_per_rank
+    truth = aggregated([cost(step, slots, size) for step in steps], objective)
+    found = value(layer, slots, objective, dispatch)
+    assert (found.value, found.bound, found.placement) == (truth, truth, slots)
+
+
+@settings(max_examples=100, deadline=None)
+@given(traces())
+def test_bounds_are_below_every_placement(placed: tuple[Layer, tuple[int, ...]]) -> None:
+    layer, slots = placed
+    cost = {d: value(layer, slots, "sum", d).incumbent for d in ("even", "fixed", "optimal")}
+    assert cost["even"] >= cost["fixed"] == cost["optimal"]
+    assert bounds.of(layer).value <= cost["even"]
+    assert bounds.of(layer, dispatch="optimal").value <= cost["optimal"]
+
+
+def test_what_is_not_known_is_refused() -> None:
+    layer = Instance([[[3, 1]], [[1, 1]]], Topology(4, 2)).layer(0)
+    with pytest.raises(ValueError, match=r"dispatch='fixed' with objective='mean'"):
+        value(layer, (0, 1, 0, 1), "mean", "fixed")
+    with pytest.raises(ValueError, match="no bound is known"):
+        bounds.of(layer, "mean")
+    with pytest.raises(ValueError, match="with counts: no bound is known"):
+        bounds.of(layer, dispatch="optimal", counts=(2, 2))
+    for words in ({"objective": "mean"}, {"dispatch": "optimal", "stage": "packing"}):
+        with pytest.raises(ValueError, match="cannot be solved"):
+            solve(layer, **words)
+    with pytest.raises(ValueError, match="dispatch='best' is not one of even, fixed, optimal"):
+        solve(layer, dispatch="best")
+    with pytest.raises(ValueError, match="backend='scipy' is not one of auto, cp-sat"):
+        solve(layer, dispatch="optimal", backend="scipy")
+
+
+def test_a_hierarchical_layer_is_not_solved_under_optimal_dispatch() -> None:
+    layer = Instance([[1, 2, 3, 4]], Topology(8, 4, 2, 2)).layer(0)
+    with pytest.raises(ValueError, match="global rule"):
+        solve(layer, dispatch="optimal")
+
+
+def test_spread_replicas_hold_under_optimal_dispatch() -> None:
+    """Free slots were once filled with a second copy on the same rank."""
+    instance = Instance([[0, 4, 0, 0]], Topology(6, 2), spread_replicas=True)
+    result = solve(instance.layer(0), dispatch="optimal")
+    assert (result.objective, str(result.status)) == (2, "optimal")
+    assert all(len(set(result.placement[i : i + 3])) == 3 for i in (0, 3))
+
+
+def test_the_default_objective_is_the_sum() -> None:
+    assert Objective() == Objective.parse("sum")
