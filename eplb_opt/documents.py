@@ -23,11 +23,11 @@ from eplb_opt.gap.measure import GapReport, PolicyGap
 from eplb_opt.gap.reference import Reference
 from eplb_opt.migration import LayerPlan, MigrationPlan, Move
 from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
-from eplb_opt.problem.exact import exact_text, float_below
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import SUM, Dispatch
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.rationals import exact_text, float_below
 from eplb_opt.problem.result import Result, Stage
 from eplb_opt.serving.replay.replayed import Replayed, ReplayReport
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt import bounds
-from eplb_opt.problem.exact import relative_gap
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.result import Limit
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.transfer import copied, received

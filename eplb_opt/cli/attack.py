@@ -44,7 +44,7 @@ def command(
     import numpy as np
 
     from eplb_opt.policies.names import PolicyError, known_policy
-    from eplb_opt.problem.exact import exact_text
+    from eplb_opt.problem.rationals import exact_text
     from eplb_opt.testing.attack import as_test, attack
 
     try:

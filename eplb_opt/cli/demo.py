@@ -19,8 +19,8 @@ def command(seed: int) -> int:
     from eplb_opt.cli.gap import policy_table, reference_line
     from eplb_opt.gap import measure_gap
     from eplb_opt.io.synthetic import generate
-    from eplb_opt.problem.exact import exact_text
     from eplb_opt.problem.instance import Instance
+    from eplb_opt.problem.rationals import exact_text
     from eplb_opt.problem.topology import Topology
 
     small = Instance(np.array(PUBLISHED), Topology(16, 8), source="published example")

@@ -20,10 +20,10 @@ from eplb_opt.policies.names import (
     policy_name,
 )
 from eplb_opt.policies.runner import MEMORY, TIMEOUT, Limits, PolicyRunner
-from eplb_opt.problem.exact import relative_gap
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.rationals import relative_gap
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.options import SearchOptions

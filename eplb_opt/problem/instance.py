@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eplb_opt.problem.exact import exact_integers
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.rationals import exact_integers
 from eplb_opt.problem.topology import Rule, Topology
 
 Loads = NDArray[np.int64] | NDArray[np.float64]

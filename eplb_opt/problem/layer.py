@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from eplb_opt.problem.exact import Integers, integer_array
+from eplb_opt.problem.rationals import Integers, integer_array
 from eplb_opt.problem.topology import Rule, Topology
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from fractions import Fraction
 
 from eplb_opt.problem.evidence import Evidence
-from eplb_opt.problem.exact import relative_gap
+from eplb_opt.problem.rationals import relative_gap
 
 
 class Stage(StrEnum):

@@ -13,8 +13,8 @@ from eplb_opt.gap import GapReport, PolicyGap, measure_gap
 from eplb_opt.io import read_loads
 from eplb_opt.io.synthetic import generate
 from eplb_opt.policies.runner import Limits, PolicyRunner
-from eplb_opt.problem.exact import relative_gap
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.topology import Topology
 from eplb_opt.sweep.spec import Generated, Solver, Spec
 from eplb_opt.sweep.tasks import Source, Task, solver_name

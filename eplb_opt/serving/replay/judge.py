@@ -25,8 +25,8 @@ import numpy as np
 
 from eplb_opt import bounds
 from eplb_opt.policies.runner import PolicyRunner
-from eplb_opt.problem.exact import float_below, relative_gap
 from eplb_opt.problem.objective import step_makespans
+from eplb_opt.problem.rationals import float_below, relative_gap
 from eplb_opt.serving.replay.simulate import Scenario, Trail, placed
 from eplb_opt.serving.replay.simulated_engine import Decision, on_machine
 from eplb_opt.serving.state_machine import Map, Tokens

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from eplb_opt import Instance, Placement, Topology, find_violations
-from eplb_opt.problem.exact import relative_gap
 from eplb_opt.problem.objective import rank_loads
+from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.validity import layer_violation
 from solvers.dispatch import value
 

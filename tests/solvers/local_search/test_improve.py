@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import bounds
-from eplb_opt.problem.exact import relative_gap
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.topology import Topology
 from solvers.dispatch import value
 from solvers.local_search.improve import improve

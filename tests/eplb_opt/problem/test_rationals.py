@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from eplb_opt import Instance, Topology
-from eplb_opt.problem.exact import exact_integers, integer_array
+from eplb_opt.problem.rationals import exact_integers, integer_array
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 4))
 WHOLE = st.integers(0, 2**62 - 1)
