@@ -224,9 +224,7 @@ def _prove_layer(
 
     start = plan.after.slots
     for makespan in makespans:
-        result = fewest_moves(
-            layer, plan.before.slots, makespan, time_limit=search.time_limit, initial=[start]
-        )
+        result = fewest_moves(layer, plan.before.slots, makespan, initial=[start], search=search)
         if result.moves is not None and result.moves <= budget:
             break
     plan = replace(plan, at_least=result.lower_bound)

@@ -53,6 +53,7 @@ def solve(
     tolerance: float | Fraction = 0,
     work_limit: int | None = None,
     progress: Progress | None = None,
+    search: SearchOptions | None = None,
 ) -> Result:
     """Solve one stage of one layer exactly, or as far as the limits allow.
 
@@ -77,6 +78,7 @@ def solve(
             gives the same result on any machine, if ``workers`` is 1 and there is no time limit.
         progress: told the value of the incumbent and the lower bound of the joint search, in
             tokens, whenever one of its methods ends.
+        search: all limits at once, in place of those above.
 
     Returns:
         A result whose lower bound is valid and whose objective is recomputed from the placement,
@@ -94,7 +96,9 @@ def solve(
         >>> str(result.status), str(result.objective)
         ('optimal', '590/3')
     """
-    options = SearchOptions(time_limit, work_limit, Fraction(tolerance), seed, workers, progress)
+    options = search or SearchOptions(
+        time_limit, work_limit, Fraction(tolerance), seed, workers, progress
+    )
     question = _Question.of(problem, stage, backend, objective, dispatch)
     budget, given = Budget(options), given or Stages()
     if not problem.is_feasible:

@@ -9,7 +9,7 @@ import click
 
 from eplb_opt.cli.errors import InputError
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table
-from eplb_opt.cli.parameters import instance_options, policy_limits
+from eplb_opt.cli.parameters import instance_options, policies_option, policy_limits
 
 if TYPE_CHECKING:
     from eplb_opt.policies.runner import Limits, PolicyRunner
@@ -18,12 +18,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @instance_options
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    metavar="NAME|FILE.py[:FUNCTION]",
-    help="Default: all built-in ones. The first is the one that times are compared with.",
+@policies_option(
+    "Default: all built-in ones. The first is the one that times are compared with.", default=()
 )
 @click.option("--repeat", type=int, default=7, show_default=True, help="Timed runs of each.")
 @policy_limits

@@ -13,6 +13,7 @@ from eplb_opt.cli.parameters import (
     instance_options,
     json_option,
     placements_option,
+    policies_option,
     policy_limits,
     search_options,
 )
@@ -25,15 +26,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @instance_options
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    default=("deepseek",),
-    show_default=True,
-    metavar="NAME|FILE.py[:FUNCTION]",
-    help="Policy to measure; may be given several times.",
-)
+@policies_option("Policy to measure; may be given several times.")
 @policy_limits
 @search_options
 @click.option("--explain", is_flag=True, help="Split each policy's loss by what causes it.")

@@ -231,6 +231,22 @@ def _with(options: Sequence[Command], function: Command) -> Command:
     return function
 
 
+def policies_option(
+    help: str, default: tuple[str, ...] = ("deepseek",)
+) -> Callable[[Command], Command]:
+    """Adds ``--policy``, which may be given several times, as ``policies``."""
+    option = click.option(
+        "--policy",
+        "policies",
+        multiple=True,
+        default=default,
+        show_default=bool(default),
+        metavar="NAME|FILE.py[:FUNCTION]",
+        help=help,
+    )
+    return lambda function: _with([option], function)
+
+
 UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
 
 

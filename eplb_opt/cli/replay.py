@@ -8,7 +8,12 @@ import click
 
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.output import percent, progress_bar, show, table, write_json
-from eplb_opt.cli.parameters import instance_options, json_option, policy_limits
+from eplb_opt.cli.parameters import (
+    instance_options,
+    json_option,
+    policies_option,
+    policy_limits,
+)
 
 if TYPE_CHECKING:
     from eplb_opt.policies.runner import Limits
@@ -37,15 +42,9 @@ def parse_events(
 
 @click.command()
 @instance_options
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    default=("deepseek",),
-    show_default=True,
-    metavar="NAME|FILE.py[:FUNCTION]",
-    help="May be given several times. refined:40 receives at most 40 experts a layer; "
-    "refined:relabel keeps what it can.",
+@policies_option(
+    "May be given several times. refined:40 receives at most 40 experts a layer; "
+    "refined:relabel keeps what it can."
 )
 @click.option(
     "--interval",

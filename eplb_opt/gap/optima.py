@@ -162,10 +162,7 @@ def _solved(layer: Layer, search: SearchOptions, counts: Sequence[int] | None = 
         layer,
         stage="joint" if counts is None else "packing",
         given=Stages(counts=counts),
-        time_limit=search.time_limit,
-        tolerance=search.tolerance,
-        seed=search.seed,
-        workers=search.workers,
+        search=search,
     )
     if result.limit == Limit.INTERRUPT:
         raise KeyboardInterrupt

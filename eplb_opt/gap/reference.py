@@ -98,13 +98,7 @@ def _reference(layer: Layer, known: Sequence[Bracket], search: SearchOptions) ->
 def _searched(layer: Layer, known: Bracket, search: SearchOptions) -> Bracket:
     from solvers import solve
 
-    result = solve(
-        layer,
-        time_limit=search.time_limit,
-        seed=search.seed,
-        workers=search.workers,
-        tolerance=search.tolerance,
-    )
+    result = solve(layer, search=search)
     found = Bracket(
         result.placement,
         result.objective,

@@ -117,13 +117,17 @@ def policy_row(policy: PolicyGap, report: GapReport, keep_layers: bool) -> Row:
 def solver_row(solver: Solver, instance: Instance, spec: Spec) -> Row:
     """The same for an exact method, whose gap is to its own bound."""
     from solvers import solve
+    from solvers.options import SearchOptions
 
     start = time.perf_counter()
     layers = [layer for layer in instance.layers() if layer.has_load]
-    options: Row = {"stage": solver.stage, "backend": solver.backend, "seed": spec.seed}
+    search = SearchOptions(solver.time_limit, seed=spec.seed)
     row: Row = {"policy": solver_name(solver), "status": "ok", "message": "", "num_optimal": 0}
     try:
-        results = [solve(layer, time_limit=solver.time_limit, **options) for layer in layers]
+        results = [
+            solve(layer, stage=solver.stage, backend=solver.backend, search=search)
+            for layer in layers
+        ]
     except (ValueError, RuntimeError) as error:
         return row | {"status": "error", "message": " ".join(str(error).split())}
     open_layers = sum(result.objective is None for result in results)

@@ -31,6 +31,7 @@ def fewest_moves(
     time_limit: float | None = None,
     initial: Iterable[Sequence[int]] = (),
     at_least: int = 0,
+    search: SearchOptions | None = None,
 ) -> MigrationResult:
     """The fewest received experts with which a layer keeps a makespan limit.
 
@@ -47,6 +48,7 @@ def fewest_moves(
         time_limit: seconds, None for none.
         initial: placements [P] that may be good already, such as a heuristic's.
         at_least: a proven lower bound, such as that of a higher limit.
+        search: all limits at once, in place of ``time_limit``.
 
     Raises:
         ValueError: ``old`` or one of ``initial`` is no valid placement of the layer.
@@ -58,7 +60,7 @@ def fewest_moves(
         >>> result.moves, str(result.status), str(result.makespan)
         (2, 'optimal', '5')
     """
-    budget = Budget(SearchOptions(time_limit))
+    budget = Budget(search or SearchOptions(time_limit))
     found = _solve(layer, old, makespan_limit, budget, initial, at_least)
     return replace(found, runtime=budget.elapsed())
 
