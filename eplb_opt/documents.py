@@ -1,7 +1,7 @@
 """Every JSON document of this project: plain numbers, strings and lists, None where unknown.
 
 Exact values are strings ``num/den``; the floats beside them are for reading, a lower bound's is
-rounded down. Fields are added, never changed. See docs/formats.md.
+rounded down. Fields are added, never changed (docs/formats.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from eplb_opt.migration import LayerPlan, MigrationPlan, Move
 from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import SUM, Dispatch
+from eplb_opt.problem.objective import SUM, Dispatch, Objective
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import exact_text, float_below
 from eplb_opt.problem.result import Result, Stage
@@ -42,22 +42,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in DEPENDENCIES}
 
 
-def describe_instance(instance: Instance) -> Document:
-    """The ``instance`` object of the documents."""
-    topology = instance.topology
+def describe_instance(
+    instance: Instance, objective: Objective = SUM, dispatch: Dispatch = Dispatch.EVEN
+) -> Document:
+    """The ``instance`` object of the documents, with what was minimized."""
     return {
         "source": instance.source,
         "num_layers": instance.num_layers,
         "num_logical_experts": instance.num_logical_experts,
-        "num_physical_experts": topology.num_physical_experts,
-        "num_ranks": topology.num_ranks,
-        "num_nodes": topology.num_nodes,
-        "num_groups": topology.num_groups,
+        **asdict(instance.topology),
         "rule": str(instance.rule),
         "spread_replicas": instance.spread_replicas,
         "num_steps": 1 if instance.trace is None else len(instance.trace),
-        "objective": str(SUM),
-        "dispatch": str(Dispatch.EVEN),
+        "objective": str(objective),
+        "dispatch": str(dispatch),
     }
 
 
@@ -68,7 +66,7 @@ def gap(report: GapReport) -> Document:
     in_order = Placement.in_order(instance.num_layers, instance.num_logical_experts, slots)
     return {
         "schema": "eplb-opt/gap/1",
-        "instance": describe_instance(instance),
+        "instance": describe_instance(instance, *report.cost),
         "reference": [_reference(reference) for reference in report.reference],
         "policies": [_policy(policy, report) for policy in report.policies],
         "rank_loads_in_order": _rank_loads(in_order, report),
@@ -118,8 +116,8 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
 
 
 def _rank_loads(placement: Placement | None, report: GapReport) -> list[list[float]] | None:
-    """Tokens on each rank of each layer with load, with six digits: for pictures."""
-    if placement is None:
+    """Tokens on each rank of each layer with load, for pictures; None but for an even split."""
+    if placement is None or report.cost.dispatch != Dispatch.EVEN:
         return None
     loads = placement.rank_loads(report.instance.loads, report.instance.topology.num_ranks)
     pairs = zip(report.reference, loads, strict=False)  # fewer references if interrupted
@@ -161,9 +159,10 @@ def _interval(interval: Interval) -> Document:
 
 def solve(instance: Instance, results: Sequence[Result], *, interrupted: bool) -> Document:
     """``eplb-opt/solve/1`` for the first layers of an instance."""
+    dispatch = results[0].dispatch if results else Dispatch.EVEN
     return {
         "schema": "eplb-opt/solve/1",
-        "instance": describe_instance(instance),
+        "instance": describe_instance(instance, dispatch=dispatch),
         "layers": [_result(*pair) for pair in zip(instance.numbers, results, strict=False)],
         "interrupted": interrupted,
     }
@@ -191,9 +190,13 @@ def _result(layer: int, result: Result) -> Document:
 
 
 def certificate(instance: Instance, results: Sequence[Result], *, interrupted: bool) -> Document:
-    """``eplb-opt/certificate/1`` for the first layers of an instance, of the stages ``joint`` and
-    ``packing``; :func:`eplb_opt.certificate.verify_document` checks it.
+    """``eplb-opt/certificate/1`` for the first layers of an instance, joint or packing.
+
+    Raises:
+        ValueError: a result is for another dispatch than ``even``, of which nothing can be checked.
     """
+    if any(result.dispatch != Dispatch.EVEN for result in results):
+        raise ValueError("a certificate speaks of dispatch='even' only")
     pairs = zip(instance.layers(), results, strict=False)
     return signed(
         {
@@ -225,9 +228,8 @@ def evidence(found: Evidence) -> Document:
     if isinstance(found, Trusted):
         document |= {"solver": found.solver}
     elif isinstance(found, Pattern):
-        levels = [list(level) for level in found.levels]
-        document |= {"bound": str(found.bound), "grid": found.grid}
-        document |= {"count_price": found.count_price, "levels": levels}
+        document |= asdict(found) | {"bound": str(found.bound)}
+        document["levels"] = [list(level) for level in found.levels]
     elif isinstance(found, Groups):
         document["blocks"] = [
             {

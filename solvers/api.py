@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import SUM, Dispatch, Objective, mean_load
+from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective, mean_load
 from eplb_opt.problem.result import Result, Stage
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition
 from solvers.backends import BACKENDS, COUNTS, GROUPS, JOINT, OPTIMAL_DISPATCH, PACKING
 from solvers.bracket import Bracket
+from solvers.decomposition import CountSolver
 from solvers.dispatch import value
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
@@ -102,12 +103,12 @@ def solve(
     question = _Question.of(problem, stage, backend, objective, dispatch)
     budget, given = Budget(options), given or Stages()
     if not problem.is_feasible:
-        bound = mean_load(problem, question.objective)
+        bound = mean_load(problem, question.cost.objective)
         return Result(question.stage, question.backend, bound, bound_source="mean", infeasible=True)
     if question.stage == Stage.GROUPS:
         return GROUPS[question.backend].solve(problem)
     if question.stage == Stage.COUNTS:
-        return _counts(problem, given)
+        return _counts(problem, COUNTS[question.backend].solve, given)
     if question.stage == Stage.PACKING:
         return question.answer(_packing(question, given, budget), budget)
     return question.answer(_joint(question, initial, budget), budget)
@@ -120,8 +121,7 @@ class _Question:
     problem: Layer
     stage: Stage
     backend: str
-    objective: Objective
-    dispatch: Dispatch
+    cost: Cost
 
     @classmethod
     def of(
@@ -135,15 +135,12 @@ class _Question:
         """Raises a ValueError that names the word which is not understood."""
         if stage not in BACKENDS:
             raise ValueError(f"stage={stage!r} is not one of {', '.join(BACKENDS)}")
-        if dispatch not in list(Dispatch):
-            raise ValueError(f"dispatch={dispatch!r} is not one of {', '.join(Dispatch)}")
-        objective, dispatch = Objective.parse(objective), Dispatch(dispatch)
-        even = dispatch == Dispatch.EVEN
-        if objective != SUM or not (even or stage == Stage.JOINT):
+        cost = Cost.of(objective, dispatch)
+        even = cost.dispatch == Dispatch.EVEN
+        if cost.objective != SUM or not (even or stage == Stage.JOINT):
             raise ValueError(
-                f"stage={stage!r} with objective={str(objective)!r}, dispatch={str(dispatch)!r} "
-                "cannot be solved: use objective='sum', and another dispatch than 'even' with "
-                "stage='joint' only"
+                f"stage={stage!r} with {cost} cannot be solved: use objective='sum', and another "
+                "dispatch than 'even' with stage='joint' only"
             )
         if stage == Stage.GROUPS and problem.rule == Rule.GLOBAL:
             raise ValueError(
@@ -155,7 +152,7 @@ class _Question:
                 f"backend={backend!r} is not one of auto, {', '.join(table)} (for stage={stage!r})"
             )
         name = next(iter(table)) if backend == "auto" else backend
-        return cls(problem, Stage(stage), name, objective, dispatch)
+        return cls(problem, Stage(stage), name, cost)
 
     def answer(self, found: Bracket, budget: Budget) -> Result:
         """The result, if its placement is valid and worth what it says.
@@ -170,6 +167,8 @@ class _Question:
                 wrong = f"it is not worth {found.value}"
             if wrong is not None:
                 raise RuntimeError(f"{self.backend} returned an invalid placement: {wrong}")
+            if found.bound > found.incumbent:
+                raise RuntimeError(f"{self.backend} claims {found.bound} is below {found.value}")
         return Result(
             self.stage,
             self.backend,
@@ -182,11 +181,12 @@ class _Question:
             limit=None if found.closed else found.limit,
             runtime=budget.elapsed(),
             certificate=found.evidence,
+            dispatch=self.cost.dispatch,
         )
 
     def value(self, slots: Sequence[int]) -> Fraction:
         """What a placement costs."""
-        return value(self.problem, slots, self.objective, self.dispatch).incumbent
+        return value(self.problem, slots, *self.cost).incumbent
 
 
 def _node_of_group(problem: Layer, slots: Sequence[int]) -> tuple[int, ...] | None:
@@ -197,10 +197,11 @@ def _node_of_group(problem: Layer, slots: Sequence[int]) -> tuple[int, ...] | No
     return tuple(slots.index(group[0]) // per_node for group in problem.groups)
 
 
-def _counts(problem: Layer, given: Stages) -> Result:
+def _counts(problem: Layer, solver: CountSolver, given: Stages) -> Result:
     if problem.rule == Rule.GLOBAL:
-        return COUNTS["greedy"].solve(problem, given.least, given.most)
-    return decomposition.solve_counts(problem, _nodes(problem, given), given.least, given.most)
+        return solver(problem, given.least, given.most)
+    nodes = _nodes(problem, given)
+    return decomposition.solve_counts(problem, nodes, solver, given.least, given.most)
 
 
 def _nodes(problem: Layer, given: Stages) -> Sequence[int]:
@@ -212,13 +213,13 @@ def _packing(question: _Question, given: Stages, budget: Budget) -> Bracket:
     if problem.rule == Rule.GLOBAL:
         return solver(problem, given.counts or solve_counts(problem).counts or (), budget)
     nodes = _nodes(problem, given)
-    counts = given.counts or decomposition.solve_counts(problem, nodes).counts or ()
+    counts = given.counts or decomposition.solve_counts(problem, nodes, solve_counts).counts or ()
     return decomposition.solve_packing(problem, counts, nodes, solver, budget)
 
 
 def _joint(question: _Question, initial: Sequence[int] | None, budget: Budget) -> Bracket:
-    table = JOINT if question.dispatch == Dispatch.EVEN else OPTIMAL_DISPATCH
+    table = JOINT if question.cost.dispatch == Dispatch.EVEN else OPTIMAL_DISPATCH
     problem, solver = question.problem, table[question.backend].solve
-    if problem.rule == Rule.HIERARCHICAL and question.dispatch == Dispatch.EVEN:
+    if problem.rule == Rule.HIERARCHICAL and question.cost.dispatch == Dispatch.EVEN:
         return decomposition.solve_joint(problem, solver, budget)
     return solver(problem, budget, None if initial is None else tuple(initial))

@@ -1,20 +1,22 @@
 """The table of backends: what solves which stage, and which layers it takes.
 
-To add one, write a function and enter it here: `tests/solvers/test_against_brute_force.py` then
-compares it with enumeration on every tiny layer that it takes.
+To add one, write a function and enter it here. For the stages packing and joint
+`tests/solvers/test_against_brute_force.py` then compares it with enumeration on tiny layers that it
+takes. The first of a stage is ``auto``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Result, Stage
 from solvers import brute_force, portfolio
 from solvers.bracket import Bracket
+from solvers.decomposition import CountSolver, JointSolver, PackingSolver
 from solvers.engines import mip
 from solvers.formulations import (
     joint_cp_sat,
@@ -26,24 +28,8 @@ from solvers.formulations import (
 )
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups, solve_groups_by_reach
-from solvers.options import Budget
 from solvers.tree_search import joint as joint_search
 from solvers.tree_search import packing as packing_search
-
-
-class PackingSolver(Protocol):
-    """Packs ``counts`` [E] of a layer under the global rule."""
-
-    def __call__(self, layer: Layer, counts: Sequence[int], budget: Budget, /) -> Bracket:
-        """What is known of the best packing."""
-
-
-class JointSolver(Protocol):
-    """Places a layer under the global rule; ``initial`` [P] is a placement to start from."""
-
-    def __call__(self, layer: Layer, budget: Budget, initial: tuple[int, ...] | None, /) -> Bracket:
-        """What is known of the best placement."""
-
 
 Solver = TypeVar("Solver")
 
@@ -64,7 +50,8 @@ class Backend(Generic[Solver]):
 
     Attributes:
         solve: the function.
-        takes: the layers under the global rule that it can solve, however long it needs.
+        takes: the layers under the global rule that it can solve, however long it needs; of others
+            it raises a ValueError that says so.
         installed: whether what it needs is there.
         in_floats: its bounds rest on floating-point arithmetic.
     """
@@ -101,7 +88,7 @@ GROUPS: dict[str, Backend[Callable[[Layer], Result]]] = {
     "load": Backend(solve_groups),
     "reach": Backend(solve_groups_by_reach),
 }
-COUNTS = {"greedy": Backend(solve_counts)}
+COUNTS: dict[str, Backend[CountSolver]] = {"greedy": Backend(solve_counts)}
 PACKING: dict[str, Backend[PackingSolver]] = {
     "portfolio": Backend(portfolio.solve_packing),
     "search": Backend(packing_search.solve_packing),

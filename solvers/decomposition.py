@@ -7,9 +7,10 @@ and only nodes that can decide it need to be solved
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Protocol
 
 from eplb_opt import bounds
 from eplb_opt.bounds.partitions import (
@@ -24,17 +25,37 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit, Result, Stage
 from solvers.bracket import Bracket
 from solvers.dispatch import value
-from solvers.formulations import counts
 from solvers.formulations.groups import blocks_of, node_of_group, solve_groups
 from solvers.options import Budget
 
-JointSolver = Callable[[Layer, Budget, None], Bracket]
-PackingSolver = Callable[[Layer, Sequence[int], Budget], Bracket]
+
+class CountSolver(Protocol):
+    """Counts within limits [E], of a layer under the global rule."""
+
+    def __call__(
+        self, layer: Layer, least: Sequence[int] | None, most: Sequence[int] | None, /
+    ) -> Result:
+        """The best counts."""
+
+
+class PackingSolver(Protocol):
+    """Packs ``counts`` [E] of a layer under the global rule."""
+
+    def __call__(self, layer: Layer, counts: Sequence[int], budget: Budget, /) -> Bracket:
+        """What is known of the best packing."""
+
+
+class JointSolver(Protocol):
+    """Places a layer under the global rule; ``initial`` [P] is a placement to start from."""
+
+    def __call__(self, layer: Layer, budget: Budget, initial: tuple[int, ...] | None, /) -> Bracket:
+        """What is known of the best placement."""
 
 
 def solve_counts(
     layer: Layer,
     nodes: Sequence[int],
+    solve_node: CountSolver,
     least: Sequence[int] | None = None,
     most: Sequence[int] | None = None,
 ) -> Result:
@@ -47,12 +68,12 @@ def solve_counts(
     for block in blocks:
         inside = layer.experts_of(block)
         limits = [None if x is None else [x[e] for e in inside] for x in (least, most)]
-        result = counts.solve_counts(layer.node_problem(block), *limits)
+        result = solve_node(layer.node_problem(block), *limits)
         found |= zip(inside, result.counts or (), strict=True)
         heaviest = max(heaviest, result.lower_bound)
     return Result(
         Stage.COUNTS,
-        "greedy",
+        result.backend,
         heaviest,
         heaviest,
         counts=tuple(found[e] for e in sorted(found)),

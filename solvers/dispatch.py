@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import SUM, Dispatch, Objective, rank_loads
+from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective, rank_loads
 from solvers.bracket import Bracket
 
 
@@ -37,7 +37,7 @@ def value(
     Raises:
         ValueError: ``fixed`` with another objective, or (``optimal``) no slot for a load.
     """
-    objective, dispatch = Objective.parse(objective), Dispatch(dispatch)
+    objective, dispatch = Cost.of(objective, dispatch)
     if dispatch == Dispatch.FIXED and objective != SUM:
         raise ValueError(f"dispatch='fixed' with objective={str(objective)!r}: use 'sum'")
     exact = _even_makespan if dispatch == Dispatch.EVEN else _best_makespan

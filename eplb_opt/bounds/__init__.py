@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from eplb_opt.bounds.closed_form import Bound, dispatch_bound, packing_bound, placement_bound
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import SUM, Dispatch, Objective
+from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective
 
 __all__ = ["Bound", "of"]
 
@@ -32,15 +32,12 @@ def of(
     Raises:
         ValueError: no argument is known for this objective or dispatch.
     """
-    objective, dispatch = Objective.parse(objective), Dispatch(dispatch)
-    if objective != SUM or (counts is not None and dispatch != Dispatch.EVEN):
+    cost = Cost.of(objective, dispatch)
+    if cost.objective != SUM or (counts is not None and cost.dispatch != Dispatch.EVEN):
         given = " with counts" if counts is not None else ""
-        raise ValueError(
-            f"objective={str(objective)!r}, dispatch={str(dispatch)!r}{given}: no bound is "
-            "known, use objective='sum'"
-        )
+        raise ValueError(f"{cost}{given}: no bound is known, use objective='sum'")
     if not layer.has_load:
         return Bound(Fraction(0), "no-load")
-    if dispatch != Dispatch.EVEN:
+    if cost.dispatch != Dispatch.EVEN:
         return dispatch_bound(layer)
     return placement_bound(layer) if counts is None else packing_bound(layer, counts)

@@ -22,6 +22,7 @@ from eplb_opt.policies.names import (
 from eplb_opt.policies.runner import MEMORY, TIMEOUT, Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import relative_gap
 from solvers.bracket import Bracket
@@ -105,6 +106,7 @@ class GapReport:
             :mod:`eplb_opt.gap.attribution`.
         staleness: with ``serve_on``, likewise, see :mod:`eplb_opt.gap.staleness`.
         placed_on: where the loads came from that the policies saw.
+        cost: what was measured: objective and dispatch.
     """
 
     instance: Instance
@@ -114,12 +116,15 @@ class GapReport:
     attribution: tuple[PolicySplit, ...] = ()
     staleness: tuple[PolicySplit, ...] = ()
     placed_on: str = ""
+    cost: Cost = EVEN_SUM
 
 
 def measure_gap(
     instance: Instance,
     policies: AnyPolicy | Sequence[AnyPolicy] = ("deepseek",),
     *,
+    objective: Objective | str = SUM,
+    dispatch: Dispatch | str = Dispatch.EVEN,
     time_limit: float | None = None,
     seed: int = 0,
     workers: int = 1,
@@ -136,6 +141,10 @@ def measure_gap(
         instance: loads, machine and rule.
         policies: names, files as ``FILE.py[:FUNCTION]``, or functions; see
             :func:`eplb_opt.policies.names.load_policy`. One of them or several.
+        objective: what a placement is measured by, over the steps of a trace; bounds are known for
+            ``sum``.
+        dispatch: how the tokens of an expert are shared by its replicas; a loss is split for
+            ``even`` only.
         time_limit: seconds of exact search for each layer where the closed-form bound and the best
             policy do not meet. None: small layers (up to 24 slots) get 10 s, others no search.
         seed: of the exact search.
@@ -166,17 +175,21 @@ def measure_gap(
         ('590/3', '232')
     """
     served = instance if serve_on is None else same_problem(instance, serve_on)
-    layers = served.layers()
+    layers, cost = served.layers(), Cost.of(objective, dispatch)
+    if cost != EVEN_SUM and (explain or serve_on is not None):
+        raise ValueError(f"{cost}: a loss is split for objective='sum' and dispatch='even' only")
     own = PolicyRunner(Limits(policy_timeout, policy_memory))
     with own if runner is None else nullcontext(runner) as running:
-        measured, interrupted = _run_policies(running, policies, instance, layers, progress)
+        measured, interrupted = _run_policies(running, policies, instance, layers, cost, progress)
 
     limits = SearchOptions(time_limit, tolerance=TOLERANCE, seed=seed, workers=workers)
     search = replace(limits, time_limit=0.0) if interrupted else _limited(limits, instance, 0.0)
     known = [[m.values[i] for m in measured if m.values] for i in range(len(layers))]
-    references, stopped = find_references(layers, known, search, progress)
+    references, stopped = find_references(layers, known, cost, search, progress)
     gaps = tuple(_policy_gap(policy, references) for policy in measured)
-    report = GapReport(served, references, gaps, interrupted or stopped, placed_on=instance.source)
+    report = GapReport(
+        served, references, gaps, interrupted or stopped, placed_on=instance.source, cost=cost
+    )
 
     search = _limited(limits, instance, EXPLAIN_TIME_LIMIT)
     seen = None if serve_on is None else instance.layers()
@@ -206,6 +219,7 @@ def _run_policies(
     policies: AnyPolicy | Sequence[AnyPolicy],
     instance: Instance,
     layers: Sequence[Layer],
+    cost: Cost,
     progress: Progress,
 ) -> tuple[list[_Measured], bool]:
     """Place with every policy; also whether Ctrl-C ended one of them."""
@@ -214,7 +228,7 @@ def _run_policies(
     for policy in names:
         progress(policy_name(policy), len(measured), len(names))
         try:
-            measured.append(_run_policy(runner, policy, instance, layers))
+            measured.append(_run_policy(runner, policy, instance, layers, cost))
         except KeyboardInterrupt:
             interrupted = True
             failed = PolicyGap(policy_name(policy), "error", "interrupted")
@@ -223,7 +237,11 @@ def _run_policies(
 
 
 def _run_policy(
-    runner: PolicyRunner, policy: AnyPolicy, instance: Instance, layers: Sequence[Layer]
+    runner: PolicyRunner,
+    policy: AnyPolicy,
+    instance: Instance,
+    layers: Sequence[Layer],
+    cost: Cost,
 ) -> _Measured:
     name = policy_name(policy)
     try:
@@ -243,7 +261,8 @@ def _run_policy(
         first_call=run.first_call,
         import_time=run.import_time,
     )
-    return _Measured(outcome, tuple(value(*pair) for pair in zip(layers, rows, strict=True)))
+    pairs = zip(layers, rows, strict=True)
+    return _Measured(outcome, tuple(value(layer, slots, *cost) for layer, slots in pairs))
 
 
 def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyGap:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from eplb_opt import bounds
 from eplb_opt.gap.loss_split import Progress
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import mean_load
+from eplb_opt.problem.objective import Cost, mean_load
 from eplb_opt.problem.result import Limit
 from solvers.bracket import Bracket
 from solvers.options import SearchOptions
@@ -62,6 +62,7 @@ class Reference:
 def find_references(
     layers: Sequence[Layer],
     known: Sequence[Sequence[Bracket]],
+    cost: Cost,
     search: SearchOptions,
     progress: Progress,
 ) -> tuple[tuple[Reference, ...], bool]:
@@ -70,6 +71,7 @@ def find_references(
     Args:
         layers: of one instance.
         known: of each layer the placements that are known, valued.
+        cost: objective and dispatch.
         search: limits of the search of each layer whose closed-form bound no placement meets.
         progress: called as the work goes on.
     """
@@ -77,7 +79,7 @@ def find_references(
     try:
         for layer, placements in zip(layers, known, strict=True):
             progress("reference", len(found), len(layers))
-            found.append(_reference(layer, placements, search))
+            found.append(_reference(layer, placements, cost, search))
             if found[-1].bracket.limit == Limit.INTERRUPT:
                 search = SearchOptions(time_limit=0)  # bounds alone for the rest
         progress("reference", len(layers), len(layers))
@@ -86,19 +88,21 @@ def find_references(
     return tuple(found), any(r.bracket.limit == Limit.INTERRUPT for r in found)
 
 
-def _reference(layer: Layer, known: Sequence[Bracket], search: SearchOptions) -> Reference:
-    start, mean = time.perf_counter(), mean_load(layer)
-    bracket = Bracket.start(bounds.of(layer), known if layer.has_load else [])
+def _reference(
+    layer: Layer, known: Sequence[Bracket], cost: Cost, search: SearchOptions
+) -> Reference:
+    start, mean = time.perf_counter(), mean_load(layer, cost.objective)
+    bracket = Bracket.start(bounds.of(layer, *cost), known if layer.has_load else [])
     searched = layer.has_load and not bracket.closed and search.time_limit != 0
     if searched:
-        bracket = _searched(layer, bracket, search)
+        bracket = _searched(layer, bracket, cost, search)
     return Reference(layer.index, bracket, mean, searched, time.perf_counter() - start)
 
 
-def _searched(layer: Layer, known: Bracket, search: SearchOptions) -> Bracket:
+def _searched(layer: Layer, known: Bracket, cost: Cost, search: SearchOptions) -> Bracket:
     from solvers import solve
 
-    result = solve(layer, search=search)
+    result = solve(layer, objective=cost.objective, dispatch=cost.dispatch, search=search)
     found = Bracket(
         result.placement,
         result.objective,

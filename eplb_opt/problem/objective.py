@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -103,6 +104,31 @@ class Objective:
 
 
 SUM = Objective()
+
+
+class Cost(NamedTuple):
+    """What a placement is measured by, as in ``value(layer, slots, *cost)``."""
+
+    objective: Objective = SUM
+    dispatch: Dispatch = Dispatch.EVEN
+
+    @classmethod
+    def of(cls, objective: Objective | str, dispatch: Dispatch | str) -> Cost:
+        """The words understood.
+
+        Raises:
+            ValueError: there is no such objective or dispatch.
+        """
+        if dispatch not in list(Dispatch):
+            raise ValueError(f"dispatch={dispatch!r} is not one of {', '.join(Dispatch)}")
+        return cls(Objective.parse(objective), Dispatch(dispatch))
+
+    def __str__(self) -> str:
+        return f"objective={str(self.objective)!r}, dispatch={str(self.dispatch)!r}"
+
+
+EVEN_SUM = Cost()
+"""The makespan of the summed loads, replicas sharing alike."""
 
 
 def rank_loads(layer: Layer, slots: Sequence[int]) -> list[Fraction]:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from fractions import Fraction
 
 from eplb_opt.problem.evidence import Evidence
+from eplb_opt.problem.objective import Dispatch
 from eplb_opt.problem.rationals import relative_gap
 
 
@@ -65,6 +66,7 @@ class Result:
         runtime: seconds.
         infeasible: no solution exists (with ``spread_replicas``, for instance).
         certificate: evidence for the lower bound, None if there is none to show.
+        dispatch: how tokens are shared.
     """
 
     stage: Stage
@@ -79,6 +81,7 @@ class Result:
     runtime: float = 0.0
     infeasible: bool = False
     certificate: Evidence | None = None
+    dispatch: Dispatch = Dispatch.EVEN
 
     def __post_init__(self) -> None:
         if self.objective is not None and self.objective < self.lower_bound:

@@ -1,1 +1,3 @@
-"""Stages that only the four seed programs use; the project's own policies use none of them."""
+"""Stages of the four seed programs, and counts rules beside them; of the named policies only those
+that are theirs use them, and whoever composes stages by name.
+"""

@@ -42,10 +42,31 @@ def test_schema_instance_and_interrupted_are_in_each(made, name: str) -> None:
 
 
 def test_a_bound_as_a_float_is_never_above_the_bound() -> None:
-    third = Instance([[1, 0, 0]], Topology(3, 3)).layer(0)
     result = solve(Instance([[590, 1, 1]], Topology(6, 3)).layer(0))
-    assert solve(third).lower_bound == 1
     document = documents.solve(TRACE, [result], interrupted=True)
     numerator, denominator = document["layers"][0]["lower_bound_exact"].split("/")
     assert document["layers"][0]["lower_bound"] <= int(numerator) / int(denominator)
     assert document["interrupted"] is True
+
+
+def test_the_dispatch_that_was_solved_is_said() -> None:
+    instance = Instance([[6, 2, 1]], Topology(4, 2))
+    result = solve(instance.layer(0), dispatch="optimal")
+    document = documents.solve(instance, [result], interrupted=False)
+    assert document["instance"]["dispatch"] == "optimal"
+    with pytest.raises(ValueError, match="dispatch='even' only"):
+        documents.certificate(instance, [result], interrupted=False)
+
+
+def test_a_gap_under_optimal_dispatch() -> None:
+    report = measure_gap(TRACE, dispatch="optimal", time_limit=5)
+    (reference,), (layer,) = report.reference, report.policies[0].layers
+    assert layer.makespan <= measure_gap(TRACE).policies[0].layers[0].makespan
+    assert reference.lower_bound == solve(TRACE.layer(0), dispatch="optimal").objective
+    document = documents.gap(report)
+    assert document["instance"]["dispatch"] == "optimal"
+    assert document["policies"][0]["rank_loads"] is None
+    with pytest.raises(ValueError, match="a loss is split for"):
+        measure_gap(TRACE, dispatch="optimal", explain=True)
+    with pytest.raises(ValueError, match="no bound is known"):
+        measure_gap(TRACE, objective="worst")

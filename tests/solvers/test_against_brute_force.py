@@ -1,5 +1,6 @@
 """Every backend and the closed-form bounds against brute force on tiny instances, exactly."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from eplb_opt import Instance, Layer, Placement, Rule, Topology, bounds, find_violations
 from eplb_opt.bounds.closed_form import refute
 from solvers import BACKENDS, Stages, solve
-from solvers.backends import two_slots_a_rank
 from solvers.dispatch import value
+from solvers.engines import mip
 
 INTEGERS = st.one_of(st.integers(0, 6), st.integers(0, 4096), st.just(0))
 FLOATS = st.one_of(
@@ -20,20 +21,36 @@ FLOATS = st.one_of(
 )
 
 
+def anything(_layer: Layer) -> bool:
+    return True
+
+
 @st.composite
-def tiny_layers(draw: st.DrawFn, rule: Rule) -> Layer:
-    """E <= 6 and P <= 8; under the hierarchical rule 2 nodes; some with spread replicas."""
+def tiny_layers(
+    draw: st.DrawFn, rule: Rule, takes: Callable[[Layer], bool] = anything, most: int = 8
+) -> Layer:
+    """E <= 6 and P <= 8; under the hierarchical rule 2 nodes; some with spread replicas.
+
+    On machines (the nodes, under the hierarchical rule) whose layer of one expert ``takes``.
+    """
+
+    def wanted(ranks: int, slots: int) -> bool:
+        return slots <= most and takes(Layer((1,), Fraction(1), Topology(slots, ranks)))
+
     load = draw(st.sampled_from([INTEGERS, FLOATS]))
     if rule == Rule.GLOBAL:
-        ranks, slots = draw(st.sampled_from([(r, p) for p in range(1, 9) for r in range(1, p + 1)
-                                             if p % r == 0]))  # fmt: skip
+        shapes = [(r, p) for p in range(1, 9) for r in range(1, p + 1) if p % r == 0]
+        ranks, slots = draw(st.sampled_from([x for x in shapes if wanted(*x)]))
         experts = draw(st.integers(1, min(6, slots)))
         topology = Topology(slots, ranks)
     else:
         groups, size = draw(st.sampled_from([(2, 1), (2, 2), (2, 3), (4, 1)]))
-        slots, ranks = draw(st.sampled_from([(8, 2), (8, 4), (6, 2), (8, 8), (6, 6), (4, 2)]))
+        shapes = [(8, 2), (8, 4), (6, 2), (8, 8), (6, 6), (4, 2)]
+        shapes = [(p, r) for p, r in shapes if p <= most and wanted(r // 2, p // 2)]
+        slots, ranks = draw(st.sampled_from(shapes))
         experts = groups * size
         if experts > slots:
+            assume(most == 8)
             slots, ranks = 8, 4
         topology = Topology(slots, ranks, num_nodes=2, num_groups=groups)
     loads = draw(st.lists(load, min_size=experts, max_size=experts))
@@ -81,47 +98,40 @@ def judged(stage: str) -> list[Any]:
     ]
 
 
-def taken(stage: str, backend: str, layer: Layer) -> bool:
-    """Whether a backend takes the layer, or each node of it; programs only where they are quick."""
+def layers_for(stage: str, backend: str, rule: Rule) -> st.SearchStrategy[Layer]:
+    """Layers that a backend takes; programs get those where they are quick."""
     entry = BACKENDS[stage][backend]
-    nodes = layer if layer.rule == Rule.GLOBAL else layer.node_problem(layer_block(layer))
-    quick = not entry.in_floats or layer.topology.num_physical_experts <= 6
-    return quick and entry.takes(nodes)
-
-
-def layer_block(layer: Layer) -> tuple[int, ...]:
-    return tuple(range(layer.topology.groups_per_node))
+    return tiny_layers(rule, entry.takes, 6 if entry.in_floats else 8)
 
 
 JOINT, PACKING = judged("joint"), judged("packing")
 IN_FLOATS = [name for name, backend in BACKENDS["joint"].items() if backend.in_floats]
 
 
-def test_the_programs_are_the_backends_in_floats() -> None:
-    assert IN_FLOATS == ["scipy", "cbc", "highs", "scip"]
-    assert [n for n, b in BACKENDS["packing"].items() if b.in_floats] == IN_FLOATS
+def test_the_programs_are_in_floats() -> None:
+    for stage in ("joint", "packing"):
+        assert all(BACKENDS[stage][engine].in_floats for engine in mip.ENGINES)
 
 
 @pytest.mark.parametrize("backend", JOINT)
 @settings(max_examples=300, deadline=None)
-@given(layer=tiny_layers(Rule.GLOBAL))
-def test_joint_global(backend: str, layer: Layer) -> None:
-    assume(taken("joint", backend, layer))
-    assert_consistent(layer, backend)
+@given(data=st.data())
+def test_joint_global(backend: str, data: st.DataObject) -> None:
+    assert_consistent(data.draw(layers_for("joint", backend, Rule.GLOBAL)), backend)
 
 
 @pytest.mark.parametrize("backend", JOINT)
 @settings(max_examples=75, deadline=None)
-@given(layer=tiny_layers(Rule.HIERARCHICAL))
-def test_joint_hierarchical(backend: str, layer: Layer) -> None:
-    assume(taken("joint", backend, layer))
-    assert_consistent(layer, backend)
+@given(data=st.data())
+def test_joint_hierarchical(backend: str, data: st.DataObject) -> None:
+    assert_consistent(data.draw(layers_for("joint", backend, Rule.HIERARCHICAL)), backend)
 
 
 @pytest.mark.parametrize("backend", PACKING)
 @settings(max_examples=100, deadline=None)
-@given(layer=tiny_layers(Rule.GLOBAL), data=st.data())
-def test_packing(backend: str, layer: Layer, data: st.DataObject) -> None:
+@given(data=st.data())
+def test_packing(backend: str, data: st.DataObject) -> None:
+    layer = data.draw(layers_for("packing", backend, Rule.GLOBAL))
     number = layer.num_redundant_experts
     experts = st.integers(0, layer.num_logical_experts - 1)
     extra = data.draw(st.lists(experts, min_size=number, max_size=number))
@@ -177,9 +187,12 @@ def test_published_example_has_optimum_590_thirds(published_layer: Layer) -> Non
 
 @pytest.mark.parametrize("backend", JOINT)
 def test_layer_without_load(backend: str) -> None:
-    for rule in Rule:
-        two_slots = BACKENDS["joint"][backend].takes is two_slots_a_rank
-        machine = Topology(8, 4, 2, 2) if two_slots else Topology(6, 2, 2, 2)
-        layer = Instance([[0] * 4], machine, rule).layer(0)
+    machines = [Topology(6, 2, 2, 2), Topology(8, 4, 2, 2), Topology(4, 4, 2, 2)]
+    layers = [Instance([[0] * 4], m, r).layer(0) for m in machines for r in Rule]
+    takes = BACKENDS["joint"][backend].takes
+    nodes = [x if x.rule == Rule.GLOBAL else x.node_problem((0,)) for x in layers]
+    taken = [layer for layer, node in zip(layers, nodes, strict=True) if takes(node)]
+    assert taken
+    for layer in taken:
         result = solve(layer, backend=backend)
         assert (result.objective, result.status) == (0, "optimal")

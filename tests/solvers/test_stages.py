@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Rule, Topology, bounds
 from eplb_opt.io.synthetic import generate
+from eplb_opt.problem.result import Result, Stage
 from solvers import BACKENDS, Stages, solve
-from solvers.backends import JOINT, Backend
+from solvers.backends import COUNTS, JOINT, Backend
 from solvers.bracket import Bracket
 from solvers.formulations.groups import blocks_of
 
@@ -139,3 +140,30 @@ def test_an_invalid_placement_of_a_backend_is_never_returned(
     monkeypatch.setitem(JOINT, "cp-sat", Backend(broken))
     with pytest.raises(RuntimeError, match="cp-sat returned an invalid placement"):
         solve(layer_of([1, 2], Topology(2, 1)), backend="cp-sat")
+
+
+def test_a_bound_above_the_value_is_the_fault_of_the_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_high(*_: object) -> Bracket:
+        return Bracket((0, 1), Fraction(3), Fraction(4), "liar")
+
+    monkeypatch.setitem(JOINT, "cp-sat", Backend(too_high))
+    with pytest.raises(RuntimeError, match="cp-sat claims 4 is below 3"):
+        solve(layer_of([1, 2], Topology(2, 1)), backend="cp-sat")
+
+
+@pytest.mark.parametrize("rule", ["global", "hierarchical"])
+def test_the_backend_of_counts_that_is_named_is_asked(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lazy(layer: Layer, _least: object, _most: object) -> Result:
+        spare = layer.num_redundant_experts
+        counts = (1 + spare, *[1] * (len(layer.loads) - 1))
+        return Result(Stage.COUNTS, "lazy", Fraction(0), Fraction(9), counts=counts)
+
+    monkeypatch.setitem(COUNTS, "lazy", Backend(lazy))
+    layer = layer_of([1, 2, 3, 4], Topology(8, 4, 2, 2), rule)
+    result = solve(layer, stage="counts", backend="lazy")
+    assert result.backend == "lazy"
+    assert result.counts == ((5, 1, 1, 1) if rule == "global" else (3, 1, 3, 1))

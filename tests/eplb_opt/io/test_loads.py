@@ -475,3 +475,11 @@ def test_recorded_traces_are_instances(tmp_path):
     write_loads(tmp_path / "a.json", TRACE)
     instance = Instance(read_loads(tmp_path / "a.json", steps=(0, 2)).loads, Topology(4, 2))
     np.testing.assert_array_equal(instance.loads, MATRIX * 11)
+
+
+def test_the_command_line_offers_every_format():
+    from eplb_opt.cli.convert import command
+    from eplb_opt.io import FORMATS
+
+    (option,) = [p for p in command.params if p.name == "format"]
+    assert list(option.type.choices) == list(FORMATS)

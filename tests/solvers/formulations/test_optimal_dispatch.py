@@ -11,6 +11,7 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import SolveStatus
 from eplb_opt.problem.topology import Topology
 from solvers import solve
+from solvers.backends import OPTIMAL_DISPATCH
 from solvers.dispatch import best_shares, value
 from tests.oracles.layers import make_layer
 
@@ -75,14 +76,17 @@ def best_by_enumeration(layer: Layer) -> Fraction:
     )
 
 
+@pytest.mark.parametrize("backend", OPTIMAL_DISPATCH)
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([(2, 1), (2, 2), (3, 1), (3, 2), (2, 3)]), st.data())
-def test_best_uneven_placement_is_optimal(shape: tuple[int, int], data: st.DataObject) -> None:
+def test_best_placement_under_optimal_dispatch(
+    backend: str, shape: tuple[int, int], data: st.DataObject
+) -> None:
     ranks, size = shape
     experts = data.draw(st.integers(1, min(3, ranks * size)))
     loads = data.draw(st.lists(st.integers(0, 30), min_size=experts, max_size=experts))
     layer = make_layer(loads, ranks * size, ranks)
-    result = solve(layer, dispatch="optimal")
+    result = solve(layer, dispatch="optimal", backend=backend)
     optimum = best_by_enumeration(layer)
     assert result.status == SolveStatus.OPTIMAL
     assert result.objective == result.lower_bound == optimum
