@@ -218,7 +218,7 @@ def _claim(layer: Layer, result: Result) -> Document:
         "objective_exact": _exact(result.objective),
         "lower_bound_exact": exact_text(result.lower_bound),
         "status": str(result.status),
-        "evidence": evidence(result.certificate or Trusted(result.backend)),
+        "evidence": evidence(result.certificate or Trusted(result.bound_source)),
     }
 
 

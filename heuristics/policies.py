@@ -244,8 +244,8 @@ def _keeping(name: str) -> NamedPolicy:
     return replace(TABLE[KEEPING], idea=idea, change=partial(refined, move_budget=int(budget)))
 
 
-def with_maps(place: Place) -> Policy:
-    """The policy that returns all three maps of what ``place`` places."""
+def with_maps(place: Place, name: str = "policy") -> Policy:
+    """The policy, called ``name``, that returns all three maps of what ``place`` places."""
 
     def policy(
         weight: Tensor, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int
@@ -253,10 +253,11 @@ def with_maps(place: Place) -> Policy:
         phy2log = place(weight, num_replicas, num_groups, num_nodes, num_gpus)
         return maps(phy2log, weight.shape[1])
 
+    policy.__name__ = policy.__qualname__ = name
     return policy
 
 
-POLICIES: dict[str, Policy] = {name: with_maps(policy) for name, policy in TABLE.items()}
+POLICIES: dict[str, Policy] = {name: with_maps(policy, name) for name, policy in TABLE.items()}
 
 
 def rebalance_experts(

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective, mean_load
-from eplb_opt.problem.result import Result, Stage
+from eplb_opt.problem.result import Limit, Result, Stage
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition
@@ -178,11 +178,18 @@ class _Question:
             None if slots is None else found.counts(problem.num_logical_experts),
             None if slots is None else _node_of_group(problem, slots),
             bound_source=found.source,
-            limit=None if found.closed else found.limit,
+            limit=self.reason(found, budget),
             runtime=budget.elapsed(),
             certificate=found.evidence,
             dispatch=self.cost.dispatch,
         )
+
+    def reason(self, found: Bracket, budget: Budget) -> Limit | None:
+        """What ended the search before value and bound met."""
+        if found.closed or found.limit is not None or found.value is None:
+            return None if found.closed else found.limit
+        asked = budget.options.tolerance > 0 and budget.satisfied(found.value, found.bound)
+        return Limit.TOLERANCE if asked else None
 
     def value(self, slots: Sequence[int]) -> Fraction:
         """What a placement costs."""

@@ -25,7 +25,7 @@ class SearchOptions:
         work_limit: the repeatable limit, None for none. A unit is a node of a tree search, a
             millionth of CP-SAT's deterministic time, a nonzero of a model that is built. With it,
             without a time limit and with one worker, the same seed gives the same result on any
-            machine.
+            machine. MILP engines know no such limit: of them only building the model counts.
         tolerance: stop at this relative distance of value and bound; 0 asks for the optimum.
         seed: of the solver's randomness.
         workers: threads; 1 is repeatable.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -17,7 +17,7 @@ from eplb_opt.policies.names import (
     InvalidPlacementError,
     PolicyError,
     PolicyTimeoutError,
-    policy_name,
+    named_policies,
 )
 from eplb_opt.policies.runner import MEMORY, TIMEOUT, Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
@@ -121,7 +121,7 @@ class GapReport:
 
 def measure_gap(
     instance: Instance,
-    policies: AnyPolicy | Sequence[AnyPolicy] = ("deepseek",),
+    policies: AnyPolicy | Iterable[AnyPolicy] = ("deepseek",),
     *,
     objective: Objective | str = SUM,
     dispatch: Dispatch | str = Dispatch.EVEN,
@@ -216,34 +216,33 @@ class _Measured:
 
 def _run_policies(
     runner: PolicyRunner,
-    policies: AnyPolicy | Sequence[AnyPolicy],
+    policies: AnyPolicy | Iterable[AnyPolicy],
     instance: Instance,
     layers: Sequence[Layer],
     cost: Cost,
     progress: Progress,
 ) -> tuple[list[_Measured], bool]:
     """Place with every policy; also whether Ctrl-C ended one of them."""
-    names = [policies] if isinstance(policies, str) or callable(policies) else policies
+    named = named_policies(policies)
     measured, interrupted = list[_Measured](), False
-    for policy in names:
-        progress(policy_name(policy), len(measured), len(names))
+    for name, policy in named:
+        progress(name, len(measured), len(named))
         try:
-            measured.append(_run_policy(runner, policy, instance, layers, cost))
+            measured.append(_run_policy(runner, name, policy, instance, layers, cost))
         except KeyboardInterrupt:
             interrupted = True
-            failed = PolicyGap(policy_name(policy), "error", "interrupted")
-            measured.append(_Measured(failed))
+            measured.append(_Measured(PolicyGap(name, "error", "interrupted")))
     return measured, interrupted
 
 
 def _run_policy(
     runner: PolicyRunner,
+    name: str,
     policy: AnyPolicy,
     instance: Instance,
     layers: Sequence[Layer],
     cost: Cost,
 ) -> _Measured:
-    name = policy_name(policy)
     try:
         run = runner.run(policy, instance)
     except PolicyTimeoutError as error:

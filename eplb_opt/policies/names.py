@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -189,6 +189,18 @@ def load_policy(policy: AnyPolicy) -> Policy:
 def policy_name(policy: AnyPolicy) -> str:
     """What reports call a policy: its name, or that of the function."""
     return policy if isinstance(policy, str) else getattr(policy, "__qualname__", repr(policy))
+
+
+def named_policies(policies: AnyPolicy | Iterable[AnyPolicy]) -> list[tuple[str, AnyPolicy]]:
+    """One policy or several, each with its name; functions of one name are numbered."""
+    several = [policies] if isinstance(policies, str) or callable(policies) else policies
+    found = list[tuple[str, AnyPolicy]]()
+    for policy in several:
+        name = policy_name(policy)
+        same = sum(policy_name(known) == name for _, known in found)
+        numbered = f"{name} #{same + 1}" if same and not isinstance(policy, str) else name
+        found.append((numbered, policy))
+    return found
 
 
 def known_policy(name: str) -> None:

@@ -23,8 +23,8 @@ class Layer:
         index: its number in reports.
         spread_replicas: no rank may hold two replicas of one expert.
         steps: [T, E] integers in the same unit, whose sums over the steps are ``loads``: int64, or
-            Python's integers (dtype object) where these sums exceed 64 bits. Without steps, the
-            loads as the only one. Layers with equal ``loads`` compare equal, whatever their steps.
+            Python's integers (dtype object) where such sums might exceed 64 bits. Without steps,
+            the loads as the only one. Layers of equal ``loads`` compare equal whatever their steps.
     """
 
     loads: tuple[int, ...]

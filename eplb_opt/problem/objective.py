@@ -68,7 +68,7 @@ class Objective:
         """
         if isinstance(text, Objective):
             return text
-        name, colon, share = text.partition(":")
+        name, colon, share = str(text).partition(":")
         if (name == "cvar") != bool(colon):
             raise ValueError(f"objective={text!r} is not one of sum, mean, worst, cvar:SHARE")
         try:

@@ -24,8 +24,8 @@ def exact_integers(steps: NDArray[Any]) -> tuple[Integers, Fraction]:
         steps: [T, E] int64 or float64, finite and not negative.
 
     Returns:
-        Integers of the same shape, int64 where the sum of all of an expert's fits, and the unit: 1
-        where all are whole, else the largest power of 1/2 that does.
+        Integers of the same shape, int64 where T times the largest fits, and the unit: 1 where all
+        are whole, else the largest power of 1/2 that does.
     """
     if steps.dtype.kind == "i":
         fits = int(steps.max(initial=0)) * len(steps) < 2**63

@@ -78,6 +78,8 @@ def run(program: Program, backend: str, budget: Budget) -> Outcome:
     """
     require_size(backend, len(program.lower), program.nonzeros)
     budget.charge(program.nonzeros)
+    if budget.work_left() == 0:
+        return Outcome(None, None, infeasible=False, limit=Limit.WORK)
     seconds = budget.seconds_left()
     if backend == "scipy":
         return _run_scipy(program, seconds)

@@ -2,10 +2,12 @@
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from eplb_opt import Instance, Topology
 from eplb_opt.io.synthetic import generate
+from eplb_opt.migration import plan_migration
 from eplb_opt.problem.result import Limit
 from solvers import solve
 from solvers.backends import BACKENDS
@@ -82,3 +84,26 @@ def test_a_bracket_only_comes_closer() -> None:
     assert better.closed
     with pytest.raises(ValueError, match="no placement is known"):
         _ = Bracket(None, None, Fraction(1), "x").incumbent
+
+
+@pytest.mark.parametrize("backend", ["search", "pairs", "portfolio"])
+def test_a_tolerance_that_ended_the_search_is_said(backend: str) -> None:
+    result = solve(Instance([[8, 1]], Topology(6, 3)).layer(0), backend=backend, tolerance=0.5)
+    assert (str(result.status), result.limit) == ("feasible", "tolerance")
+
+
+def test_a_program_is_not_run_without_work() -> None:
+    loads = generate("lognormal", num_layers=1, num_experts=16, tokens=65_536, seed=0)
+    layer = Instance(loads, Topology(24, 6)).layer(0)
+    result = solve(layer, backend="scipy", work_limit=1)
+    assert result.limit == "work"
+    assert result.lower_bound < result.objective
+
+
+def test_a_plan_of_a_migration_heeds_its_limit_on_work() -> None:
+    loads = np.random.default_rng(1).integers(1, 1000, (1, 24))
+    start = np.arange(32)[None] % 24
+    plan = plan_migration(
+        Instance(loads, Topology(32, 8)), start, budget=10, search=SearchOptions(work_limit=1)
+    )
+    assert plan.layers[0].at_least is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from eplb_opt.policies.names import AnyPolicy, named_policies
 from eplb_opt.policies.runner import Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.serving.replay.judge import Interval, Judge
@@ -93,7 +94,7 @@ class ReplayReport:
 
 def replay(
     models: Instance | Sequence[Instance],
-    policies: Sequence[str],
+    policies: AnyPolicy | Iterable[AnyPolicy],
     settings: Settings,
     *,
     layer_steps: int = 1,
@@ -108,8 +109,8 @@ def replay(
     Args:
         models: an instance with a trace [T, L, E]; or several of equal shape, which are served by
             the same ranks.
-        policies: names, ``refined:40`` and ``refined:relabel`` among them, or files; a function
-            with a sixth argument is given the placement until now.
+        policies: names, ``refined:40`` and ``refined:relabel`` among them, files, or functions; one
+            of them or several. A function with a sixth argument is given the placement until now.
         settings: interval, window, mode.
         layer_steps: asynchronous: steps until a layer is in the buffers of all ranks.
         ranks_from: step -> number of ranks from then on.
@@ -130,8 +131,9 @@ def replay(
     interrupted = False
     with PolicyRunner(limits) as runner:
         judge = Judge(scenario, runner)
-        for policy in policies:
+        for name, policy in named_policies(policies):
             trail, interrupted = simulate(scenario, policy, runner, progress)
+            trail.policy = name
             try:
                 found.append(Replayed(trail, judge.intervals(trail)))
             except KeyboardInterrupt:

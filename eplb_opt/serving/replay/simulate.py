@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from eplb_opt.policies.names import AnyPolicy, policy_name
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import step_makespans
@@ -126,7 +127,7 @@ class Trail:
 
 def simulate(
     scenario: Scenario,
-    policy: str,
+    policy: AnyPolicy,
     runner: PolicyRunner,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> tuple[Trail, bool]:
@@ -139,7 +140,7 @@ def simulate(
     interrupted = False
     try:
         for step, loads in enumerate(scenario.trace):
-            progress(policy, step, len(scenario.trace))
+            progress(policy_name(policy), step, len(scenario.trace))
             if step in scenario.ranks_from:
                 engine.step = step - 1
                 _scale(schedule, scenario.nodes(scenario.ranks_from[step]))
@@ -156,7 +157,7 @@ def simulate(
     shape = (len(served), scenario.trace.shape[1])
     makespan, mean = (np.array([s[i] for s in served]).reshape(shape) for i in (0, 1))
     merged = [_merged(answers) for answers in zip(*engine.decisions, strict=False)]
-    return Trail(policy, makespan, mean, engine.moves, merged), interrupted
+    return Trail(policy_name(policy), makespan, mean, engine.moves, merged), interrupted
 
 
 def _schedule(scenario: Scenario, engine: SimulatedEngine) -> Schedule:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.policies.names import PolicyError
+from eplb_opt.policies.names import AnyPolicy, PolicyError
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.topology import Rule, Topology
@@ -79,7 +79,7 @@ class SimulatedEngine:
     """
 
     def __init__(
-        self, policy: str, runner: PolicyRunner, rule: Rule, models: int, layer_steps: int
+        self, policy: AnyPolicy, runner: PolicyRunner, rule: Rule, models: int, layer_steps: int
     ) -> None:
         """With ``layer_steps`` steps for a layer to reach the buffers of all ranks."""
         self.policy, self.runner, self.rule = policy, runner, rule

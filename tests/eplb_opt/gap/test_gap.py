@@ -11,6 +11,7 @@ from eplb_opt import Instance, Rule, Topology, documents
 from eplb_opt.gap import measure_gap
 from eplb_opt.io import read_loads
 from eplb_opt.io.synthetic import generate
+from heuristics import POLICIES
 from solvers import solve
 
 FILE = Path(__file__).parents[1] / "policies" / "user_programs.py"
@@ -147,3 +148,13 @@ def test_a_policy_is_a_name_a_file_or_a_function() -> None:
 
 def test_one_name_is_not_read_letter_by_letter() -> None:
     assert [p.policy for p in measure_gap(PUBLISHED, "refined:3").policies] == ["refined:3"]
+
+
+def test_functions_of_one_name_are_told_apart() -> None:
+    """One of two lambdas was once lost in the attribution."""
+    both = [lambda *a: POLICIES["deepseek"](*a), lambda *a: POLICIES["refined"](*a)]
+    report = measure_gap(PUBLISHED, (policy for policy in both), explain=True, time_limit=0)
+    names = [policy.policy for policy in report.policies]
+    assert len(set(names)) == 2
+    assert [split.policy for split in report.attribution] == names
+    assert {f.__name__ for f in POLICIES.values()} == set(POLICIES)

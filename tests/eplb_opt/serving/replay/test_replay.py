@@ -14,6 +14,7 @@ from eplb_opt.serving.replay import Scenario, replay
 from eplb_opt.serving.replay.simulate import slot_tokens
 from eplb_opt.serving.state_machine import Settings
 from eplb_opt.testing.strategies import placements
+from heuristics import POLICIES
 from solvers.dispatch import value
 
 SIX = """
@@ -193,3 +194,14 @@ def test_ctrl_c_returns_the_steps_until_then() -> None:
     (found,) = report.policies
     assert (found.trail.steps, found.intervals[-1].stop) == (7, 7)
     json.dumps(documents.replay(report), allow_nan=False)
+
+
+def test_a_function_and_a_single_name_are_policies():
+    """A single name was once read letter by letter, and a function was no JSON."""
+    instance = Instance(drifting(10), Topology(12, 4))
+    named = replay(instance, "refined:2", Settings(4, 4))
+    assert [p.policy for p in named.policies] == ["refined:2"]
+    both = replay(instance, [POLICIES["deepseek"], "deepseek"], Settings(4, 4))
+    document = json.loads(json.dumps(documents.replay(both)))
+    first, second = document["policies"]
+    assert (first["policy"], first["loss"]) == ("deepseek", second["loss"])
