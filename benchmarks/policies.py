@@ -26,7 +26,6 @@ from eplb_opt import bounds as closed_forms
 from heuristics import POLICIES
 from heuristics.makespan import makespans
 from heuristics.policies import Policy, refined, with_maps
-from solvers import solve
 
 LAYERS = 58
 SHAPES = [
@@ -112,6 +111,8 @@ def reference(loads: Tensor, shape: tuple[int, ...], exact: float | None) -> Ten
     if exact is None:
         bounds = [closed_forms.of(layer).value for layer in layers]
     else:
+        from solvers import solve  # takes a second to import
+
         options = {"time_limit": exact, "tolerance": 1e-5}
         bounds = [solve(layer, stage="joint", **options).lower_bound for layer in layers]
     return torch.tensor([float(bound) for bound in bounds], dtype=torch.float64)

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from eplb_opt.io.synthetic import FAMILIES
 from eplb_opt.policies.names import PolicyError, known_policy
-from solvers import BACKENDS
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -74,6 +73,8 @@ class Solver(_Strict):
 
     @model_validator(mode="after")
     def _known(self) -> Solver:
+        from solvers import BACKENDS  # takes a second to import
+
         known = ["auto", *BACKENDS[self.stage]]
         if self.backend not in known:
             raise ValueError(f"backend {self.backend!r} is not one of {', '.join(known)}")
