@@ -15,9 +15,11 @@ demo: $(VENV)/.run
 	$(BIN)/eplb-opt demo
 
 test: $(VENV)/.dev
+	$(BIN)/python -m tests.warm_up
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev
+	$(BIN)/python -m tests.warm_up
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m ""
 
 lint: $(VENV)/.dev

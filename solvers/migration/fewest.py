@@ -131,7 +131,7 @@ def _prove(layer: Layer, old: Slots, known: MigrationResult, budget: Budget) -> 
     counts = counts_within(layer, window)
     programmed = num_variables(layer, counts) <= LARGEST
     known = _searched(layer, old, known, budget.part(0.5 if programmed else 1.0))
-    if programmed and known.open and not budget.interrupted:
+    if programmed and known.open and budget.chunk():
         return solve_program(layer, old, known, counts, budget)
     return known
 

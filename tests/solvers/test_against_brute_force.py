@@ -95,6 +95,7 @@ def judged(stage: str) -> list[Any]:
             marks=pytest.mark.skipif(not backend.installed(), reason=f"{name} is not installed"),
         )
         for name, backend in BACKENDS[stage].items()
+        if name != "brute-force"
     ]
 
 

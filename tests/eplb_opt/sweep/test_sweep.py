@@ -18,11 +18,12 @@ from eplb_opt.sweep.tasks import left, tasks
 
 PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 SMALL = """
+time_limit: 120
 blocks:
   - instances: [{family: lognormal, layers: 2, experts: 12, tokens: 4096, seeds: [0, 1, 2, 3]}]
     machines: [{redundant: 4, gpus: 4}, {redundant: 4, gpus: 8}]
     policies: [deepseek, refined]
-    solvers: [{time_limit: 20}]
+    solvers: [{time_limit: 120}]
 """
 
 
@@ -229,7 +230,7 @@ sed: 1
         ("blocks: [", "not YAML"),
         ("3", "the document"),
         (SMALL.replace("deepseek, refined", "deepsek"), "unknown policy 'deepsek'"),
-        (SMALL.replace("{time_limit: 20}", "{time_limit: 1, backend: cplex}"), "'cplex' is not"),
+        (SMALL.replace("{time_limit: 120}", "{time_limit: 1, backend: cplex}"), "'cplex' is not"),
         (SMALL.replace("deepseek, refined", "missing.py"), "no such file: .*missing.py"),
     ],
 )

@@ -1,0 +1,24 @@
+"""Compile the searches, before two test workers do it side by side and time limits count it."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from eplb_opt import Instance, Topology, solve
+from solvers.migration import fewest_moves
+from solvers.options import SearchOptions
+
+WORK = SearchOptions(work_limit=3_000_000)
+
+
+def main() -> None:
+    loads = np.random.default_rng(3).integers(1, 5000, 24)
+    layer = Instance([loads], Topology(32, 8)).layer(0)
+    for stage in ("joint", "packing"):
+        solve(layer, stage=stage, backend="search", search=WORK)
+    start = [i % 24 for i in range(32)]
+    fewest_moves(layer, start, Fraction(int(loads.sum()), 8) * Fraction(11, 10), search=WORK)
+
+
+if __name__ == "__main__":
+    main()
