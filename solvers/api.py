@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from eplb_opt import bounds
+from eplb_opt.bounds import Bound
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective, mean_load
 from eplb_opt.problem.result import Limit, Result, Stage
@@ -18,25 +20,10 @@ from solvers.decomposition import CountSolver
 from solvers.dispatch import value
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
+from solvers.given import Stages, checked_initial, ratio
 from solvers.options import Budget, Progress, SearchOptions
 
-
-@dataclass(frozen=True)
-class Stages:
-    """What earlier stages decided.
-
-    Attributes:
-        node_of_group: [K], None to take the optimum of the stage ``groups`` (hierarchical rule
-            only).
-        counts: [E], None to take the optimum of the stage ``counts``.
-        least: [E] lower limits of the stage ``counts``; None is 1.
-        most: [E] upper limits of that stage; None is what the problem allows.
-    """
-
-    node_of_group: Sequence[int] | None = None
-    counts: Sequence[int] | None = None
-    least: Sequence[int] | None = None
-    most: Sequence[int] | None = None
+__all__ = ["Stages", "solve"]
 
 
 def solve(
@@ -71,14 +58,15 @@ def solve(
         time_limit: seconds, None for none. Reaching it is a result, not an exception.
         seed: for backends with randomness.
         workers: threads; 1 is repeatable.
-        initial: slots [P] of a placement to start the joint search from (global rule).
+        initial: slots [P] of a valid placement to start the joint search from.
         given: decisions of earlier stages for ``counts`` and ``packing``; what is None is solved
             first, to optimality.
-        tolerance: the joint search may stop at this relative distance of value and bound.
+        tolerance: a search (``packing``, ``joint``) may stop at this relative distance of value and
+            bound; the other stages are solved exactly whatever the limits.
         work_limit: for the whole solve, see :class:`solvers.options.SearchOptions`: a limit that
             gives the same result on any machine, if ``workers`` is 1 and there is no time limit.
-        progress: told the value of the incumbent and the lower bound of the joint search, in
-            tokens, whenever one of its methods ends.
+        progress: told the value of the incumbent and the lower bound, in tokens, whenever a method
+            of the joint search ends, and at the end.
         search: all limits at once, in place of those above.
 
     Returns:
@@ -86,8 +74,8 @@ def solve(
         both exact.
 
     Raises:
-        ValueError: unknown stage, backend, objective or dispatch, or a stage that the rule does not
-            have.
+        ValueError: an argument is wrong, does not fit the problem, or is of no use for the stage;
+            one line that names it and its value, before any work.
 
     Example:
         >>> from eplb_opt import Instance, Topology
@@ -97,21 +85,38 @@ def solve(
         >>> str(result.status), str(result.objective)
         ('optimal', '590/3')
     """
-    options = search or SearchOptions(
-        time_limit, work_limit, Fraction(tolerance), seed, workers, progress
+    options = SearchOptions(
+        time_limit, work_limit, ratio("tolerance", tolerance), seed, workers, progress
     )
+    if search is not None and options != SearchOptions():
+        raise ValueError("search= holds all limits: give time_limit and the like in it, or alone")
     question = _Question.of(problem, stage, backend, objective, dispatch)
-    budget, given = Budget(options), given or Stages()
+    given = (given or Stages()).checked(problem, question.stage)
+    if initial is not None and question.stage != Stage.JOINT:
+        raise ValueError(f"initial: stage={stage!r} starts from nothing, leave it out")
+    start = checked_initial(problem, initial)
+    budget = Budget(search or options)
+    result = _solved(question, given, start, budget)
+    budget.tell(result.objective or result.lower_bound, result.lower_bound)
+    return result
+
+
+def _solved(
+    question: _Question, given: Stages, initial: tuple[int, ...] | None, budget: Budget
+) -> Result:
+    problem = question.problem
     if not problem.is_feasible:
-        bound = mean_load(problem, question.cost.objective)
-        return Result(question.stage, question.backend, bound, bound_source="mean", infeasible=True)
+        return question.infeasible(Bound(mean_load(problem, question.cost.objective), "mean"))
     if question.stage == Stage.GROUPS:
         return GROUPS[question.backend].solve(problem)
     if question.stage == Stage.COUNTS:
         return _counts(problem, COUNTS[question.backend].solve, given)
-    if question.stage == Stage.PACKING:
-        return question.answer(_packing(question, given, budget), budget)
-    return question.answer(_joint(question, initial, budget), budget)
+    if question.stage == Stage.JOINT:
+        return question.answer(_joint(question, initial, budget), budget)
+    nodes, counts = _decided(problem, given)
+    if max(counts) > problem.most_replicas:
+        return question.infeasible(bounds.of(problem, counts=counts))
+    return question.answer(_packing(question, nodes, counts, budget), budget)
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,11 @@ class _Question:
         objective: Objective | str,
         dispatch: Dispatch | str,
     ) -> _Question:
-        """Raises a ValueError that names the word which is not understood."""
+        """Raises a ValueError that names what is not understood."""
+        if not isinstance(problem, Layer):
+            raise ValueError(
+                f"problem is of type {type(problem).__name__}: give a layer, as instance.layer(0)"
+            )
         if stage not in BACKENDS:
             raise ValueError(f"stage={stage!r} is not one of {', '.join(BACKENDS)}")
         cost = Cost.of(objective, dispatch)
@@ -153,6 +162,12 @@ class _Question:
             )
         name = next(iter(table)) if backend == "auto" else backend
         return cls(problem, Stage(stage), name, cost)
+
+    def infeasible(self, bound: Bound) -> Result:
+        """The result where no placement exists."""
+        return Result(
+            self.stage, self.backend, bound.value, bound_source=bound.source, infeasible=True
+        )
 
     def answer(self, found: Bracket, budget: Budget) -> Result:
         """The result, if its placement is valid and worth what it says.
@@ -212,21 +227,47 @@ def _counts(problem: Layer, solver: CountSolver, given: Stages) -> Result:
 
 
 def _nodes(problem: Layer, given: Stages) -> Sequence[int]:
+    """[K] as given, else the optimum; () under the global rule."""
+    if problem.rule == Rule.GLOBAL:
+        return ()
     return given.node_of_group or solve_groups(problem).node_of_group or ()
 
 
-def _packing(question: _Question, given: Stages, budget: Budget) -> Bracket:
+def _decided(problem: Layer, given: Stages) -> tuple[Sequence[int], Sequence[int]]:
+    """Node of each group and counts: as given, else the optima of their stages.
+
+    Raises:
+        ValueError: the counts do not fill the nodes.
+    """
+    nodes = _nodes(problem, given)
+    counts = (
+        given.counts
+        or _counts(problem, solve_counts, replace(given, node_of_group=nodes or None)).counts
+        or ()
+    )
+    slots, size = problem.topology.slots_per_node, len(counts) // problem.topology.num_groups
+    for node in set(nodes):
+        replicas = sum(c for e, c in enumerate(counts) if nodes[e // size] == node)
+        if replicas != slots:
+            raise ValueError(
+                f"given.counts need {replicas} of the {slots} slots of node {node}, where "
+                f"node_of_group={tuple(nodes)} puts their groups"
+            )
+    return nodes, counts
+
+
+def _packing(
+    question: _Question, nodes: Sequence[int], counts: Sequence[int], budget: Budget
+) -> Bracket:
     problem, solver = question.problem, PACKING[question.backend].solve
     if problem.rule == Rule.GLOBAL:
-        return solver(problem, given.counts or solve_counts(problem).counts or (), budget)
-    nodes = _nodes(problem, given)
-    counts = given.counts or decomposition.solve_counts(problem, nodes, solve_counts).counts or ()
+        return solver(problem, counts, budget)
     return decomposition.solve_packing(problem, counts, nodes, solver, budget)
 
 
-def _joint(question: _Question, initial: Sequence[int] | None, budget: Budget) -> Bracket:
+def _joint(question: _Question, initial: tuple[int, ...] | None, budget: Budget) -> Bracket:
     table = JOINT if question.cost.dispatch == Dispatch.EVEN else OPTIMAL_DISPATCH
     problem, solver = question.problem, table[question.backend].solve
     if problem.rule == Rule.HIERARCHICAL and question.cost.dispatch == Dispatch.EVEN:
-        return decomposition.solve_joint(problem, solver, budget)
-    return solver(problem, budget, None if initial is None else tuple(initial))
+        return decomposition.solve_joint(problem, solver, budget, initial)
+    return solver(problem, budget, initial)

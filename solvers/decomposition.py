@@ -100,21 +100,27 @@ def solve_packing(
     return known.with_placement(_joined(layer, blocks, found))
 
 
-def solve_joint(layer: Layer, solve_node: JointSolver, budget: Budget) -> Bracket:
+def solve_joint(
+    layer: Layer,
+    solve_node: JointSolver,
+    budget: Budget,
+    initial: tuple[int, ...] | None = None,
+) -> Bracket:
     """Groups, counts and packing together: optimal if every node that decides is solved.
 
     A node needs to be solved only as well as the worst node of the best partition: what is proven
-    of that one is the target of the others.
+    of that one is the target of the others. ``initial`` [P] is a valid placement to start from.
     """
     topology = layer.topology
     solved: dict[Block, Bracket] = {}
     closed = bounds.of(layer)
     cost = _block_bounds(layer)
+    starts = {} if initial is None else _placed_blocks(layer, initial)
 
     def solve_block(block: Block) -> Fraction:
         target = max(cost[other] for other in bottleneck_partition(cost, topology.num_groups))
         part = budget.part(1 / topology.num_nodes, target=target)
-        solved[block] = solve_node(layer.node_problem(block), part, None)
+        solved[block] = solve_node(layer.node_problem(block), part, starts.get(block))
         return solved[block].bound
 
     if can_enumerate(topology.num_groups, topology.num_nodes):
@@ -129,7 +135,21 @@ def solve_joint(layer: Layer, solve_node: JointSolver, budget: Budget) -> Bracke
     worst = max(nodes, key=lambda node: node.bound)
     known = Bracket.start(closed, [_joined(layer, blocks, nodes)])
     known = known.with_bound(proven, f"groups:{worst.source}", _evidence(solved))
+    if initial is not None:
+        known = known.with_placement(value(layer, initial))
     return replace(known, limit=None if known.closed else _limit(solved.values()))
+
+
+def _placed_blocks(layer: Layer, slots: Sequence[int]) -> dict[Block, tuple[int, ...]]:
+    """What each node holds in a valid placement [P], as experts of that node's problem."""
+    per_node, size = layer.topology.slots_per_node, len(layer.groups[0])
+    found = dict[Block, tuple[int, ...]]()
+    for start in range(0, len(slots), per_node):
+        node = slots[start : start + per_node]
+        block = tuple(sorted({e // size for e in node}))
+        position = {e: i for i, e in enumerate(layer.experts_of(block))}
+        found[block] = tuple(position[e] for e in node)
+    return found
 
 
 def _block_bounds(layer: Layer) -> dict[Block, Fraction]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 
 from eplb_opt.problem.result import Limit
+from solvers.given import number, ratio
 
 Progress = Callable[[Fraction, Fraction], None]
 """Told the value of the incumbent and the lower bound, in tokens."""
 
+LARGEST_SEED = 2**31 - 1
+"""What CP-SAT takes."""
 CHUNK = 1 << 20
 """Work between two looks at the clock, and at Ctrl-C: some 50 ms of compiled search."""
 
@@ -21,15 +26,19 @@ class SearchOptions:
     """Limits and repeatability of one search.
 
     Attributes:
-        time_limit: seconds, model building included; 0 for no search, None for no limit.
+        time_limit: seconds, the building of models and the compilation of searches included; 0 for
+            no search, None for no limit.
         work_limit: the repeatable limit, None for none. A unit is a node of a tree search, a
             millionth of CP-SAT's deterministic time, a nonzero of a model that is built. With it,
             without a time limit and with one worker, the same seed gives the same result on any
             machine. MILP engines know no such limit: of them only building the model counts.
         tolerance: stop at this relative distance of value and bound; 0 asks for the optimum.
-        seed: of the solver's randomness.
+        seed: of the solver's randomness, below 2^31.
         workers: threads; 1 is repeatable.
-        progress: told of the joint search's progress, method by method.
+        progress: told of the search's progress, method by method.
+
+    Raises:
+        ValueError: a limit is negative or no number; the message names it.
     """
 
     time_limit: float | None = None
@@ -39,9 +48,25 @@ class SearchOptions:
     workers: int = 1
     progress: Progress | None = None
 
+    def __post_init__(self) -> None:
+        seconds = self.time_limit
+        if seconds is not None and not (isinstance(seconds, Real) and seconds >= 0):
+            raise ValueError(f"time_limit={seconds!r} must be seconds, 0 or more")
+        if seconds == math.inf:
+            object.__setattr__(self, "time_limit", None)
+        if self.work_limit is not None:
+            object.__setattr__(self, "work_limit", number("work_limit", self.work_limit, least=0))
+        object.__setattr__(self, "tolerance", ratio("tolerance", self.tolerance))
+        object.__setattr__(self, "seed", number("seed", self.seed, least=0, most=LARGEST_SEED))
+        object.__setattr__(self, "workers", number("workers", self.workers, least=1))
+
     def wanted(self, value: Fraction, lower_bound: Fraction) -> bool:
         """Whether there is something to search for, and time to do it."""
         return self.time_limit != 0 and value > lower_bound * (1 + self.tolerance)
+
+
+class OutOfBudgetError(Exception):
+    """Raised by :meth:`Budget.spend` where no more may be done; the budget says why."""
 
 
 class Budget:
@@ -118,6 +143,16 @@ class Budget:
         if left <= 0:
             self.limit = Limit.WORK
         return max(0, min(CHUNK, left))
+
+    def spend(self, work: int) -> None:
+        """Charge so much work, or give up: for loops that cannot go on where they stopped.
+
+        Raises:
+            OutOfBudgetError: the limit is reached, or Ctrl-C came.
+        """
+        if not self.chunk():
+            raise OutOfBudgetError
+        self.charge(work)
 
     def interrupt(self) -> None:
         """Ctrl-C: nothing more is to be done, here and in the whole."""

@@ -46,6 +46,14 @@ from eplb_opt.problem.topology import Rule
 RELATIVE_PRECISION = Fraction(1, 2**40)
 """Where the grid of possible makespans is finer than this, the search for a refutation stops here.
 """
+LARGEST_GRID = 2_000
+"""With more possible counts of an expert the grid is :data:`RELATIVE_PRECISION`: their least common
+multiple would have thousands of bits."""
+LARGEST_REFUTATION = 100_000
+"""Experts looked at in one refutation, all pigeonholes together; more pigeonholes are left out."""
+LARGEST_SEARCH = 20 * LARGEST_REFUTATION
+"""Experts looked at in the search for the largest refuted makespan, which then ends: about a
+second. Either is only reached beyond some thousand experts or hundred slots on a rank."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,9 @@ def threshold_counts(
 ) -> tuple[int, ...]:
     """Counts [E] that minimize the largest replica load ``max w_e / c_e``, exactly.
 
-    ``least`` and ``most`` [E] limit the counts; by default 1 and ``layer.most_replicas``. The
-    result is even lexicographically optimal: of all counts within the limits, its vector of
-    ``w_e / c_e``, sorted from the largest on, is the smallest.
+    ``least`` and ``most`` [E] limit the counts; by default 1 and ``layer.most_replicas``, which no
+    count exceeds in any case. The result is even lexicographically optimal: of all counts within
+    the limits, its vector of ``w_e / c_e``, sorted from the largest on, is the smallest.
 
     Greedy: every further replica goes to the expert with the largest ``w_e / c_e`` that may have
     more. Ties go to the expert with fewer replicas, whose load falls furthest, then to the
@@ -92,7 +100,9 @@ def threshold_counts(
     """
     experts = range(layer.num_logical_experts)
     counts = list(least) if least is not None else [1] * len(experts)
-    cap = list(most) if most is not None else [layer.most_replicas] * len(experts)
+    cap = [layer.most_replicas] * len(experts)
+    if most is not None:
+        cap = [min(pair) for pair in zip(cap, most, strict=True)]
     spare = layer.topology.num_physical_experts - sum(counts)
     if spare < 0 or sum(cap) < sum(counts) + spare or any(map(operator.gt, counts, cap)):
         raise ValueError(
@@ -204,7 +214,7 @@ def count_window(layer: Layer, makespan: Fraction) -> Window | str:
         window = Window(least, layer.topology.num_physical_experts - sum(least))
         if window.spare < 0:
             return reason
-        lower = limit - _lightest_sum(layer, window, companions)
+        lower = limit - _lightest_sums(layer, window, companions)[-1]
         if lower >= cap:
             return window
         cap, reason = lower, "heaviest-with-lightest"
@@ -217,7 +227,7 @@ def refute(layer: Layer, makespan: Fraction, counts: Sequence[int] | None = None
 
     With ``counts`` [E], only placements with these counts. Returns the name of the argument that
     proves it, or None if none of them does, which says nothing. O(rounds * E + S * E log E), in
-    integers and fractions only.
+    integers and fractions only; at most :func:`_pigeonholes` of the S values of q are tried.
     """
     if not layer.has_load:
         return None if makespan >= 0 else "mean"
@@ -231,30 +241,40 @@ def refute(layer: Layer, makespan: Fraction, counts: Sequence[int] | None = None
         layer.topology.num_ranks,
         layer.topology.slots_per_rank,
     )
-    for q in range(size):
-        theta = (limit - _lightest_sum(layer, window, size - q - 1)) / (q + 1)
-        if _fewest_heavier(layer, window, theta) > q * ranks:
+    tried = _pigeonholes(layer)
+    companions = _lightest_sums(layer, window, size - 1)
+    for q in range(tried):
+        theta = (limit - companions[size - q - 1]) / (q + 1)
+        if _fewest_heavier(layer, window, theta, q * ranks) > q * ranks:
             return "heaviest-with-lightest" if q == 0 else "pigeonhole"
     return None
 
 
-def _lightest_sum(layer: Layer, window: Window, number: int) -> Fraction:
-    """At least this much is the sum of any ``number`` replicas, for all counts in the window."""
-    if number == 0:
-        return Fraction(0)
+def _pigeonholes(layer: Layer) -> int:
+    """How many values of q a refutation tries: all S, or as many as it has time for."""
+    return min(
+        layer.topology.slots_per_rank, max(1, LARGEST_REFUTATION // layer.num_logical_experts)
+    )
+
+
+def _lightest_sums(layer: Layer, window: Window, number: int) -> list[Fraction]:
+    """At least this much is the sum of any 0, 1, ..., ``number`` replicas, for all counts in the
+    window.
+    """
     most = (c + window.spare for c in window.least)
     lightest = heapq.nsmallest(
         number, ((Fraction(w, c), c) for w, c in zip(layer.loads, most, strict=True))
     )
-    total, left = Fraction(0), number
+    sums = [Fraction(0)]
     for load, copies in lightest:
-        taken = min(copies, left)
-        total, left = total + load * taken, left - taken
-    return total
+        for _ in range(min(copies, number + 1 - len(sums))):
+            sums.append(sums[-1] + load)
+    return sums
 
 
-def _fewest_heavier(layer: Layer, window: Window, theta: Fraction) -> int:
-    """At least this many replicas are heavier than ``theta``, whatever the counts in the window.
+def _fewest_heavier(layer: Layer, window: Window, theta: Fraction, wanted: int) -> int:
+    """At least this many replicas are heavier than ``theta``, whatever the counts in the window;
+    found no further than it takes to see that they are not more than ``wanted``.
 
     An expert whose ``least`` replicas are heavier needs ``ceil(w / theta)`` replicas to have none.
     Which experts to lift with the spare replicas is a knapsack; its fractional relaxation bounds
@@ -265,7 +285,7 @@ def _fewest_heavier(layer: Layer, window: Window, theta: Fraction) -> int:
     top, bottom = theta.numerator, theta.denominator
     heavy = [(w, c) for w, c in zip(layer.loads, window.least, strict=True) if w * bottom > top * c]
     total = sum(c for _, c in heavy)
-    if top == 0 or window.spare == 0:
+    if top == 0 or window.spare == 0 or total <= wanted:
         return total
     price = sorted((Fraction(-(-w * bottom // top) - c, c), c) for w, c in heavy)
     saved, spare = 0, Fraction(window.spare)
@@ -285,19 +305,27 @@ def _raised_by_refutation(layer: Layer, start: Bound, counts: Sequence[int] | No
     Every rank load is a multiple of ``unit / lcm(possible counts)``, so a refuted grid point
     proves the next one.
     """
+    experts = layer.num_logical_experts
+    if layer.topology.num_ranks == 1 or experts > LARGEST_REFUTATION:
+        return start
     source = refute(layer, start.value, counts)
     if source is None:
         return start
-    possible = range(1, layer.num_redundant_experts + 2) if counts is None else counts
-    grid = layer.unit / math.lcm(*possible)
+    possible = range(1, layer.num_redundant_experts + 2) if counts is None else set(counts)
+    listed = len(possible) <= LARGEST_GRID
+    grid = layer.unit / math.lcm(*possible) if listed else start.value * RELATIVE_PRECISION
     low, high = math.floor(start.value / grid), 2 * math.ceil(start.value / grid)
+    trials = iter(range(LARGEST_SEARCH // (experts * _pigeonholes(layer))))
     while (reason := refute(layer, high * grid, counts)) is not None:
         low, high, source = high, 2 * high, reason
     while high - low > 1 and high - low > low * RELATIVE_PRECISION:
+        if next(trials, None) is None:
+            break
         middle = (low + high) // 2
         reason = refute(layer, middle * grid, counts)
         if reason is None:
             high = middle
         else:
             low, source = middle, reason
-    return Bound(max(start.value, (low + 1) * grid), source)
+    proven = (low + 1) * grid if listed else low * grid
+    return Bound(max(start.value, proven), source)
