@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.problem.layer import Layer
+from solvers.model_size import require_table
 
 Integers = NDArray[np.int64]
 
@@ -66,7 +67,12 @@ def scale_for(layer: Layer, counts: Iterable[int], *, largest_sum: int = LARGEST
 
 
 def replica_sizes(layer: Layer, scale: Scale, most: int) -> Integers:
-    """[E, most + 1] int64: ``floor(loads[e] / k)`` in steps of ``scale``; column 0 is unused."""
+    """[E, most + 1] int64: ``floor(loads[e] / k)`` in steps of ``scale``; column 0 is unused.
+
+    Raises:
+        TooLargeError: that are too many.
+    """
+    require_table("a search", len(layer.loads), most + 1)
     ratio = layer.unit / scale.unit
     size = np.zeros((len(layer.loads), most + 1), np.int64)
     for e, load in enumerate(layer.loads):

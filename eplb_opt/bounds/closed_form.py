@@ -109,18 +109,36 @@ def threshold_counts(
             f"num_physical_experts={layer.topology.num_physical_experts} cannot be split into "
             f"counts from {sum(counts)} to {sum(cap)} in total, each within its limits"
         )
-    heap = [
-        (-Fraction(layer.loads[e], counts[e]), counts[e], e) for e in experts if counts[e] < cap[e]
-    ]
+    key = _Order(layer)
+    heap = [(*key.heaviest(e, counts[e]), counts[e], e) for e in experts if counts[e] < cap[e]]
     heapq.heapify(heap)
     for _ in range(spare):
-        _, _, e = heap[0]
+        e = heap[0][-1]
         counts[e] += 1
         if counts[e] < cap[e]:
-            heapq.heapreplace(heap, (-Fraction(layer.loads[e], counts[e]), counts[e], e))
+            heapq.heapreplace(heap, (*key.heaviest(e, counts[e]), counts[e], e))
         else:
             heapq.heappop(heap)
     return tuple(counts)
+
+
+class _Order:
+    """Sorts replica loads w_e / k exactly: by the nearest float, and only where two are the same by
+    the fraction, whose comparison takes ten times as long. Rounding keeps the order.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.loads, self.largest = layer.loads, max(1, max(layer.loads))
+
+    def heaviest(self, expert: int, count: int) -> tuple[float, Fraction]:
+        """A key that is least for the heaviest replica."""
+        load = self.loads[expert]
+        return -(load / (count * self.largest)), -Fraction(load, count)
+
+    def lightest(self, expert: int, count: int) -> tuple[float, Fraction]:
+        """A key that is least for the lightest replica."""
+        load = self.loads[expert]
+        return load / (count * self.largest), Fraction(load, count)
 
 
 def threshold(layer: Layer) -> Fraction:
@@ -261,12 +279,10 @@ def _lightest_sums(layer: Layer, window: Window, number: int) -> list[Fraction]:
     """At least this much is the sum of any 0, 1, ..., ``number`` replicas, for all counts in the
     window.
     """
-    most = (c + window.spare for c in window.least)
-    lightest = heapq.nsmallest(
-        number, ((Fraction(w, c), c) for w, c in zip(layer.loads, most, strict=True))
-    )
+    key, most = _Order(layer), [c + window.spare for c in window.least]
+    replicas = ((*key.lightest(e, count), count) for e, count in enumerate(most))
     sums = [Fraction(0)]
-    for load, copies in lightest:
+    for _, load, copies in heapq.nsmallest(number, replicas):
         for _ in range(min(copies, number + 1 - len(sums))):
             sums.append(sums[-1] + load)
     return sums

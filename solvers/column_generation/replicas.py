@@ -9,12 +9,11 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.model_size import require_table
+
 Ints = NDArray[np.int64]
 GRID = 2**40
 """Replica loads are floored to multiples of T / GRID; the floor loses at most S / GRID of T."""
-
-LARGEST_WINDOW = 2**25
-"""Kinds of replicas (e, k) beyond which an instance is refused; each takes about 50 bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +48,14 @@ def replica_window(
     With ``given`` counts [E] the window holds these alone, or is empty.
 
     Raises:
-        ValueError: the window has too many kinds of replicas.
+        TooLargeError: the window has too many kinds of replicas.
     """
     num, den = makespan.numerator, makespan.denominator
     fewest = [load * den // num + 1 for load in loads]
     if given is not None and all(k <= c for k, c in zip(fewest, given, strict=True)):
         fewest = list(given)
     spare = num_slots - sum(fewest) if given is None or fewest == list(given) else -1
-    if (spare + 1) * len(fewest) > LARGEST_WINDOW:
-        raise ValueError(
-            f"{spare} spare slots for {len(fewest)} experts make {(spare + 1) * len(fewest)} kinds "
-            f"of replicas, more than {LARGEST_WINDOW}: too many for a pattern bound"
-        )
+    require_table("a pattern bound", len(fewest), spare + 1)
     scaled = [load * den * GRID // num for load in loads] if spare >= 0 else []
     first = np.array(fewest[: len(scaled)], dtype=np.int64)
     # floor(floor(x) / k) == floor(x / k), so the division by k may come after the first floor

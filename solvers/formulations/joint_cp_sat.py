@@ -19,6 +19,7 @@ slots and weigh nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import cycle, islice, pairwise
 
@@ -29,11 +30,11 @@ from eplb_opt.problem.layer import Layer
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
-from solvers.engines.model_size import require_size
 from solvers.engines.outcome import improved
 from solvers.formulations.count_window import window_below
 from solvers.local_search.start import first_bracket
-from solvers.options import Budget
+from solvers.model_size import require_size
+from solvers.options import Budget, OutOfBudgetError
 from solvers.scaling import Scale, scale_for
 
 
@@ -47,9 +48,11 @@ def solve_joint(layer: Layer, budget: Budget, initial: tuple[int, ...] | None = 
         return known
     window = window_below(layer, known.incumbent)
     scale = scale_for(layer, range(1, max(window.least) + window.spare + 1))
-    model = _Model(layer, window)
-    budget.charge(model.nonzeros)
-    model.bound(scale, known.bound, known.incumbent)
+    try:
+        model = _Model(layer, window, budget)
+        model.bound(scale, known.bound, known.incumbent)
+    except OutOfBudgetError:
+        return replace(known, limit=budget.limit)
     outcome = cp_sat.run(model.model, budget)
     found = None if outcome.value is None else value(layer, model.slots(outcome.value))
     return improved(known, outcome, found, scale.unit, "cp-sat")
@@ -58,9 +61,9 @@ def solve_joint(layer: Layer, budget: Budget, initial: tuple[int, ...] | None = 
 class _Model:
     """One short method per family of constraints."""
 
-    def __init__(self, layer: Layer, window: Window) -> None:
+    def __init__(self, layer: Layer, window: Window, budget: Budget) -> None:
         self.model = cp_model.CpModel()
-        self.layer = layer
+        self.layer, self.budget = layer, budget
         self.ranks, self.size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
         self.pairs = [
             (e, k)
@@ -69,36 +72,43 @@ class _Model:
             if w and k <= layer.most_replicas
         ]
         cells = len(self.pairs) * len(self.ranks)
-        self.nonzeros = 5 * cells
-        require_size("cp-sat", cells, self.nonzeros)
-        self.y = {(e, k): self.model.new_bool_var(f"y[{e},{k}]") for e, k in self.pairs}
-        self.n = {
-            (e, k, g): self.model.new_int_var(0, self._most(k), f"n[{e},{k},{g}]")
-            for e, k in self.pairs
-            for g in self.ranks
-        }
+        require_size("cp-sat", cells, 5 * cells)
+        self.y = {pair: self.model.new_bool_var("") for pair in self.pairs}
+        self.n = {pair: self._replicas_by_rank(*pair) for pair in self.pairs}
         self._one_count_for_every_expert()
         self._every_replica_is_placed()
         self._equal_experts_are_ordered()
         self.empty = self._every_rank_is_full()
+
+    def _replicas_by_rank(self, _expert: int, count: int) -> list[cp_model.IntVar]:
+        self.budget.spend(len(self.ranks))
+        return [self.model.new_int_var(0, self._most(count), "") for _ in self.ranks]
 
     def _most(self, count: int) -> int:
         """The most replicas of an expert with ``count`` of them on one rank."""
         return 1 if self.layer.spread_replicas else min(self.size, count)
 
     def _one_count_for_every_expert(self) -> None:
-        for e in {e for e, _ in self.pairs}:
-            self.model.add_exactly_one(y for (f, _), y in self.y.items() if f == e)
+        for chosen in self._counts_of().values():
+            self.model.add_exactly_one(y for _, y in chosen)
+
+    def _counts_of(self) -> dict[int, list[tuple[int, cp_model.IntVar]]]:
+        """The choices of each expert, each with its count."""
+        found = dict[int, list[tuple[int, cp_model.IntVar]]]()
+        for (e, k), y in self.y.items():
+            found.setdefault(e, []).append((k, y))
+        return found
 
     def _every_replica_is_placed(self) -> None:
-        for e, k in self.pairs:
-            self.model.add(sum(self.n[e, k, g] for g in self.ranks) == k * self.y[e, k])
-            for g in self.ranks:
-                self.model.add(self.n[e, k, g] <= self._most(k) * self.y[e, k])
+        for (e, k), placed in self.n.items():
+            self.budget.spend(2 * len(placed))
+            self.model.add(cp_model.LinearExpr.sum(placed) == k * self.y[e, k])
+            for n in placed:
+                self.model.add(n <= self._most(k) * self.y[e, k])
 
     def _equal_experts_are_ordered(self) -> None:
         loads = self.layer.loads
-        count = {e: sum(k * y for (f, k), y in self.y.items() if f == e) for e, _ in self.pairs}
+        count = {e: sum(k * y for k, y in chosen) for e, chosen in self._counts_of().items()}
         for e, f in pairwise(sorted(count, key=lambda e: (loads[e], e))):
             if loads[e] == loads[f]:
                 self.model.add(count[e] >= count[f])
@@ -110,7 +120,8 @@ class _Model:
         empty = [self.model.new_int_var(0, most, f"z[{g}]") for g in self.ranks]
         self.model.add(sum(empty) >= zeros)
         for g in self.ranks:
-            placed = sum(self.n[e, k, g] for e, k in self.pairs)
+            self.budget.spend(len(self.n))
+            placed = cp_model.LinearExpr.sum([row[g] for row in self.n.values()])
             self.model.add(placed + empty[g] == self.size)
         return empty
 
@@ -119,9 +130,10 @@ class _Model:
         highest = scale.down(upper)
         makespan = self.model.new_int_var(scale.up(lower) if scale.exact else 0, highest, "T")
         rank_load = [self.model.new_int_var(0, highest, f"t[{g}]") for g in self.ranks]
-        value = {(e, k): scale.replica(self.layer, e, k) for e, k in self.pairs}
+        loads = [scale.replica(self.layer, e, k) for e, k in self.pairs]
         for g in self.ranks:
-            load = sum(v * self.n[e, k, g] for (e, k), v in value.items())
+            self.budget.spend(len(self.n))
+            load = cp_model.LinearExpr.weighted_sum([row[g] for row in self.n.values()], loads)
             self.model.add(load == rank_load[g])
             self.model.add(rank_load[g] <= makespan)
         for g in self.ranks[1:]:
@@ -133,6 +145,6 @@ class _Model:
         zeros = cycle(e for e, w in enumerate(self.layer.loads) if not w)
         slots: list[int] = []
         for g in self.ranks:
-            slots += [e for e, k in self.pairs for _ in range(value(self.n[e, k, g]))]
+            slots += [e for e, k in self.pairs for _ in range(value(self.n[e, k][g]))]
             slots += islice(zeros, value(self.empty[g]))
         return tuple(slots)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
 from eplb_opt.bounds.closed_form import Window
@@ -15,11 +15,11 @@ from eplb_opt.problem.layer import Layer
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import mip
-from solvers.engines.model_size import require_size
 from solvers.engines.outcome import improved
 from solvers.formulations.count_window import window_below
 from solvers.local_search.start import first_bracket
-from solvers.options import Budget
+from solvers.model_size import require_size
+from solvers.options import Budget, OutOfBudgetError
 from solvers.scaling import Scale, scale_for
 
 
@@ -33,7 +33,10 @@ def solve_joint(
     window = window_below(layer, known.incumbent)
     counts = range(1, max(window.least) + window.spare + 1)
     scale = scale_for(layer, counts, largest_sum=mip.LARGEST_SUM)
-    model = _Model.build(layer, window, scale, scale.up(known.incumbent), backend)
+    try:
+        model = _Model.build(layer, window, scale, scale.up(known.incumbent), backend, budget)
+    except OutOfBudgetError:
+        return replace(known, limit=budget.limit)
     outcome = mip.run(model.program, backend, budget)
     slots = None if outcome.value is None else model.slots(outcome.value)
     found = None if slots is None else value(layer, slots)
@@ -51,7 +54,13 @@ class _Model:
 
     @classmethod
     def build(
-        cls, layer: Layer, window: Window, scale: Scale, highest: int, backend: str
+        cls,
+        layer: Layer,
+        window: Window,
+        scale: Scale,
+        highest: int,
+        backend: str,
+        budget: Budget,
     ) -> _Model:
         ranks, size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
         counts = {
@@ -72,12 +81,14 @@ class _Model:
             chosen = [program.variable(0, 1) for _ in choices]
             program.add([(y, 1) for y in chosen], 1, 1)
             for k, y in zip(choices, chosen, strict=True):
+                budget.spend(3 * len(ranks))
                 most = 1 if layer.spread_replicas else min(size, k)
                 n[e, k] = [program.variable(0, most) for _ in ranks]
                 program.add([*((j, 1) for j in n[e, k]), (y, -k)], 0, 0)
                 for j in n[e, k]:
                     program.add([(j, 1), (y, -most)], -math.inf, 0)
         for g in ranks:
+            budget.spend(2 * len(n))
             program.add([(empty[g], 1), *((row[g], 1) for row in n.values())], size, size)
             load = [(row[g], -scale.replica(layer, e, k)) for (e, k), row in n.items()]
             program.add([(program.objective, 1), *load], 0, math.inf)

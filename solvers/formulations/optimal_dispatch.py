@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from ortools.sat.python import cp_model
@@ -31,7 +32,8 @@ from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
 from solvers.engines.outcome import improved
-from solvers.options import Budget
+from solvers.model_size import require_size
+from solvers.options import Budget, OutOfBudgetError
 
 LARGEST_INTEGER = 2**50
 
@@ -55,8 +57,14 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
         )
     starts = [] if initial is None else [_value(layer, initial)]
     known = Bracket.start(bounds.of(layer, SUM, Dispatch.OPTIMAL), starts)
-    model, held = _model(layer, scale, known.bound / layer.unit)
-    budget.charge(3 * len(layer.loads) * layer.topology.num_ranks)
+    if known.closed:
+        return known
+    cells = len(layer.loads) * layer.topology.num_ranks
+    require_size("cp-sat", 2 * cells, 7 * cells)
+    try:
+        model, held = _model(layer, scale, known.bound / layer.unit, budget)
+    except OutOfBudgetError:
+        return replace(known, limit=budget.limit)
     outcome = cp_sat.run(model, budget)
     found = None
     if outcome.value is not None:
@@ -71,7 +79,7 @@ def _value(layer: Layer, slots: Sequence[int]) -> Bracket:
 
 
 def _model(
-    layer: Layer, scale: int, bound: Fraction
+    layer: Layer, scale: int, bound: Fraction, budget: Budget
 ) -> tuple[cp_model.CpModel, list[list[cp_model.IntVar]]]:
     """The model in units of 1 / scale; returns held[r][e] as well."""
     G, S = layer.topology.num_ranks, layer.topology.slots_per_rank
@@ -81,11 +89,13 @@ def _model(
     held = [[model.new_bool_var("") for _ in experts] for _ in range(G)]
     sent = [[model.new_int_var(0, w * scale, "") for w in layer.loads] for _ in range(G)]
     for e, load in enumerate(layer.loads):
+        budget.spend(5 * G)
         model.add_bool_or(row[e] for row in held)
         model.add(sum(row[e] for row in sent) == load * scale)
         for r in range(G):
             model.add(sent[r][e] <= load * scale * held[r][e])
     for r in range(G):
+        budget.spend(2 * len(experts))
         model.add(sum(held[r]) == S if layer.spread_replicas else sum(held[r]) <= S)
         model.add(sum(sent[r]) <= makespan)
     # ranks are alike: let the heaviest expert be on the first one

@@ -16,6 +16,7 @@ With ``spread_replicas`` a class holds the replicas of one expert, and x[i,g] <=
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ortools.sat.python import cp_model
 
@@ -24,11 +25,11 @@ from eplb_opt.problem.layer import Layer
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
-from solvers.engines.model_size import require_size
 from solvers.engines.outcome import improved
 from solvers.formulations.replica_classes import ReplicaClass, dealt_slots, replica_classes
 from solvers.local_search.start import largest_first
-from solvers.options import Budget
+from solvers.model_size import require_size
+from solvers.options import Budget, OutOfBudgetError
 from solvers.scaling import scale_for
 
 
@@ -39,9 +40,11 @@ def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget) -> Bracke
     if known.closed:
         return known
     scale = scale_for(layer, counts)
-    model = _Model(layer, replica_classes(layer, counts, scale))
-    budget.charge(model.nonzeros)
-    model.bound(scale.up(known.bound) if scale.exact else 0, scale.down(known.incumbent))
+    try:
+        model = _Model(layer, replica_classes(layer, counts, scale), budget)
+        model.bound(scale.up(known.bound) if scale.exact else 0, scale.down(known.incumbent))
+    except OutOfBudgetError:
+        return replace(known, limit=budget.limit)
     outcome = cp_sat.run(model.model, budget)
     found = None if outcome.value is None else value(layer, model.slots(outcome.value))
     return improved(known, outcome, found, scale.unit, "cp-sat")
@@ -50,37 +53,39 @@ def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget) -> Bracke
 class _Model:
     """One short method per family of constraints."""
 
-    def __init__(self, layer: Layer, classes: list[ReplicaClass]) -> None:
+    def __init__(self, layer: Layer, classes: list[ReplicaClass], budget: Budget) -> None:
         self.model = cp_model.CpModel()
-        self.classes = classes
+        self.classes, self.budget = classes, budget
         self.ranks = range(layer.topology.num_ranks)
         cells = len(classes) * len(self.ranks)
-        self.nonzeros = 3 * cells
-        require_size("cp-sat", cells, self.nonzeros)
+        require_size("cp-sat", cells, 3 * cells)
         self.size = layer.topology.slots_per_rank
         most = 1 if layer.spread_replicas else self.size
-        self.x = {
-            (i, g): self.model.new_int_var(0, min(most, len(c.experts)), f"x[{i},{g}]")
-            for i, c in enumerate(classes)
-            for g in self.ranks
-        }
+        self.x = [self._by_rank(min(most, len(c.experts))) for c in classes]
         self._every_replica_is_placed()
         self._every_rank_is_full()
 
+    def _by_rank(self, most: int) -> list[cp_model.IntVar]:
+        self.budget.spend(len(self.ranks))
+        return [self.model.new_int_var(0, most, "") for _ in self.ranks]
+
     def _every_replica_is_placed(self) -> None:
-        for i, c in enumerate(self.classes):
-            self.model.add(sum(self.x[i, g] for g in self.ranks) == len(c.experts))
+        for c, placed in zip(self.classes, self.x, strict=True):
+            self.model.add(cp_model.LinearExpr.sum(placed) == len(c.experts))
 
     def _every_rank_is_full(self) -> None:
         for g in self.ranks:
-            self.model.add(sum(self.x[i, g] for i, _ in enumerate(self.classes)) == self.size)
+            self.budget.spend(len(self.x))
+            self.model.add(cp_model.LinearExpr.sum([row[g] for row in self.x]) == self.size)
 
     def bound(self, lowest: int, highest: int) -> None:
         """Minimize the makespan, which is between ``lowest`` and ``highest``."""
         makespan = self.model.new_int_var(lowest, highest, "T")
         rank_load = [self.model.new_int_var(0, highest, f"t[{g}]") for g in self.ranks]
         for g in self.ranks:
-            load = sum(c.load * self.x[i, g] for i, c in enumerate(self.classes))
+            self.budget.spend(len(self.x))
+            held, loads = [row[g] for row in self.x], [c.load for c in self.classes]
+            load = cp_model.LinearExpr.weighted_sum(held, loads)
             self.model.add(load == rank_load[g])
             self.model.add(rank_load[g] <= makespan)
         for g in self.ranks[1:]:
@@ -89,5 +94,5 @@ class _Model:
 
     def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
         """The placement [P] of a solution."""
-        number = [[value(self.x[i, g]) for i, _ in enumerate(self.classes)] for g in self.ranks]
+        number = [[value(row[g]) for row in self.x] for g in self.ranks]
         return dealt_slots(self.classes, number)

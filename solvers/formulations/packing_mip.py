@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from eplb_opt import bounds
 from eplb_opt.problem.layer import Layer
@@ -16,7 +17,7 @@ from solvers.engines import mip
 from solvers.engines.outcome import improved
 from solvers.formulations.replica_classes import ReplicaClass, dealt_slots, replica_classes
 from solvers.local_search.start import largest_first
-from solvers.options import Budget
+from solvers.options import Budget, OutOfBudgetError
 from solvers.scaling import scale_for
 
 
@@ -28,7 +29,10 @@ def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget, *, backen
         return known
     scale = scale_for(layer, counts, largest_sum=mip.LARGEST_SUM)
     classes = replica_classes(layer, counts, scale)
-    program, x = _program(layer, classes, scale.up(known.incumbent))
+    try:
+        program, x = _program(layer, classes, scale.up(known.incumbent), budget)
+    except OutOfBudgetError:
+        return replace(known, limit=budget.limit)
     outcome = mip.run(program, backend, budget)
     slots: tuple[int, ...] = ()
     if outcome.value is not None:
@@ -40,7 +44,7 @@ def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget, *, backen
 
 
 def _program(
-    layer: Layer, classes: Sequence[ReplicaClass], highest: int
+    layer: Layer, classes: Sequence[ReplicaClass], highest: int, budget: Budget
 ) -> tuple[mip.Program, list[list[int]]]:
     """The program, and the indices of x[i][g]."""
     ranks, size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
@@ -49,8 +53,10 @@ def _program(
     program.objective = program.variable(0, highest)
     x = [[program.variable(0, min(most, len(c.experts))) for _ in ranks] for c in classes]
     for i, c in enumerate(classes):
+        budget.spend(len(ranks))
         program.add([(x[i][g], 1) for g in ranks], len(c.experts), len(c.experts))
     for g in ranks:
+        budget.spend(2 * len(classes))
         program.add([(row[g], 1) for row in x], size, size)
         load = [(row[g], c.load) for row, c in zip(x, classes, strict=True) if c.load]
         program.add([(program.objective, 1), *((j, -a) for j, a in load)], 0, math.inf)

@@ -61,6 +61,7 @@ def solve_program(
     """
     model = _Model(layer, old, known, counts)
     while True:
+        budget.charge(model.program.nonzeros)
         outcome = mip.run(model.program, "scipy", budget)
         if outcome.infeasible and known.moves is None:
             return replace(known, infeasible=True, proof="milp")

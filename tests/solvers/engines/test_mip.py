@@ -10,7 +10,7 @@ from eplb_opt import Instance, Layer, Result, Topology
 from eplb_opt.io.synthetic import generate
 from solvers import solve
 from solvers.engines import mip
-from solvers.engines.model_size import require_size
+from solvers.model_size import require_size
 from solvers.options import Budget, SearchOptions
 
 INSTALLED = [name for name in ("scipy", "cbc", "highs", "scip") if mip.installed(name)]
@@ -81,11 +81,7 @@ def test_scipy_s_solution_at_a_limit_is_used() -> None:
 
 
 def test_a_missing_solver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Missing:
-        def available(self) -> bool:
-            return False
-
-    monkeypatch.setattr(mip, "_pulp_solver", lambda *_: Missing())
+    monkeypatch.setattr(mip, "installed", lambda _: False)
     with pytest.raises(ValueError, match=r"backend='highs' is not installed.*eplb-opt\[milp\]"):
         mip.run(program_with_optimum(1), "highs", Budget())
 
