@@ -201,10 +201,11 @@ class _Question:
 
     def reason(self, found: Bracket, budget: Budget) -> Limit | None:
         """What ended the search before value and bound met."""
-        if found.closed or found.limit is not None or found.value is None:
+        if found.closed or found.limit == Limit.INTERRUPT:
             return None if found.closed else found.limit
-        asked = budget.options.tolerance > 0 and budget.satisfied(found.value, found.bound)
-        return Limit.TOLERANCE if asked else None
+        if found.value is not None and budget.satisfied(found.value, found.bound):
+            return Limit.TOLERANCE
+        return found.limit or Limit.PRECISION
 
     def value(self, slots: Sequence[int]) -> Fraction:
         """What a placement costs."""

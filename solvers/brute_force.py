@@ -7,40 +7,55 @@ enumeration, groups by permutation; only values are computed by the same functio
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from itertools import combinations, permutations, product
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch import value
+from solvers.options import Budget, OutOfBudgetError
 
 LARGEST = 12
 """Slots beyond which there are too many placements."""
 
 
-def solve_joint(layer: Layer, _budget: object = None, _initial: object = None) -> Bracket:
-    """The optimal placement of a layer under its rule, by enumeration.
+def solve_joint(
+    layer: Layer, budget: Budget | None = None, _initial: tuple[int, ...] | None = None
+) -> Bracket:
+    """The optimal placement of a layer under its rule, by enumeration; the bound is 0 if a limit
+    ends it.
 
     Raises:
         ValueError: the layer has more than 12 slots.
     """
-    return _best(layer, _placements(layer))
+    return _best(layer, _placements(layer), budget or Budget())
 
 
-def solve_packing(layer: Layer, counts: Sequence[int], _budget: object = None) -> Bracket:
+def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget | None = None) -> Bracket:
     """The optimal packing of given ``counts`` [E] under the global rule, by enumeration."""
-    return _best(layer, _packings(layer, counts))
+    return _best(layer, _packings(layer, counts), budget or Budget())
 
 
-def _best(layer: Layer, placements: Iterator[tuple[int, ...]]) -> Bracket:
+def _best(layer: Layer, placements: Iterator[tuple[int, ...]], budget: Budget) -> Bracket:
     if layer.topology.num_physical_experts > LARGEST:
         size = layer.topology.num_physical_experts
         raise ValueError(
             f"num_physical_experts={size} is too many for brute force (at most {LARGEST})"
         )
-    allowed = (slots for slots in placements if _spread(layer, slots))
-    best = min((value(layer, slots) for slots in allowed), key=lambda found: found.incumbent)
-    return Bracket(best.placement, best.value, best.incumbent, "enumeration")
+    best = Bracket(None, None, Fraction(0), "enumeration")
+    try:
+        for slots in placements:
+            budget.spend(1)
+            if _spread(layer, slots):
+                best = best.with_placement(value(layer, slots))
+    except OutOfBudgetError:
+        return replace(best, limit=budget.limit)
+    except KeyboardInterrupt:
+        budget.interrupt()
+        return replace(best, limit=budget.limit)
+    return best.with_bound(best.incumbent, "enumeration")
 
 
 def _spread(layer: Layer, slots: tuple[int, ...]) -> bool:

@@ -123,7 +123,8 @@ def solve_joint(
         solved[block] = solve_node(layer.node_problem(block), part, starts.get(block))
         return solved[block].bound
 
-    if can_enumerate(topology.num_groups, topology.num_nodes):
+    enumerated = can_enumerate(topology.num_groups, topology.num_nodes)
+    if enumerated:
         proven, _ = lazy_bottleneck(cost, solve_block, topology.num_groups)
         reached = {block: node.incumbent for block, node in solved.items()}
         blocks = bottleneck_partition(reached, topology.num_groups)
@@ -137,7 +138,8 @@ def solve_joint(
     known = known.with_bound(proven, f"groups:{worst.source}", _evidence(solved))
     if initial is not None:
         known = known.with_placement(value(layer, initial))
-    return replace(known, limit=None if known.closed else _limit(solved.values()))
+    reason = _limit(solved.values()) or (None if enumerated else Limit.WORK)
+    return replace(known, limit=None if known.closed else reason)
 
 
 def _placed_blocks(layer: Layer, slots: Sequence[int]) -> dict[Block, tuple[int, ...]]:
@@ -184,5 +186,5 @@ def _joined(layer: Layer, blocks: Sequence[Block], nodes: Sequence[Bracket]) -> 
 def _limit(nodes: Iterable[Bracket]) -> Limit | None:
     """The weightiest reason."""
     reasons = {node.limit for node in nodes}
-    order = (Limit.INTERRUPT, Limit.TIME, Limit.WORK, Limit.TOLERANCE)
+    order = (Limit.INTERRUPT, Limit.TIME, Limit.WORK, Limit.PRECISION)
     return next((limit for limit in order if limit in reasons), None)

@@ -170,6 +170,12 @@ class Budget:
         enough = lower_bound * (1 + self.options.tolerance)
         return value <= (enough if self.target is None else max(enough, self.target))
 
+    def better_than(self, value: int) -> int:
+        """The largest integer makespan that is worth a search, with ``value`` at hand: less by more
+        than the tolerance.
+        """
+        return min(value - 1, math.ceil(value / (1 + self.options.tolerance)) - 1)
+
     def tell(self, value: Fraction, lower_bound: Fraction) -> None:
         """Report progress to the caller."""
         if self.options.progress is not None:

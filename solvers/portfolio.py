@@ -28,6 +28,7 @@ from solvers.dispatch import value
 from solvers.formulations.two_slots import solve_pairs
 from solvers.local_search.improve import improve
 from solvers.local_search.start import first_bracket
+from solvers.model_size import TooLargeError
 from solvers.options import Budget
 from solvers.tree_search.joint import solve_joint as search_joint
 from solvers.tree_search.packing import solve_packing as search_packing
@@ -55,25 +56,24 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
     """
     known = first_bracket(layer, initial)
     for step, share in _plan(layer):
-        if budget.satisfied(known.incumbent, known.bound) or budget.interrupted:
+        if budget.satisfied(known.incumbent, known.bound) or not budget.chunk():
             break
         try:
             known = step(layer, known, budget.part(share))
         except KeyboardInterrupt:  # a step that cannot be stopped half-way
             budget.interrupt()
+        except TooLargeError:
+            known = replace(known, limit=Limit.WORK)
         budget.tell(known.incumbent, known.bound)
     return replace(known, limit=None if known.closed else _reason(known, budget))
 
 
-def _reason(known: Bracket, budget: Budget) -> Limit:
-    """What ended the steps before value and bound met."""
-    if budget.interrupted:
-        return Limit.INTERRUPT
-    if budget.satisfied(known.incumbent, known.bound):
-        return Limit.TOLERANCE
-    if not budget.chunk() and budget.limit is not None:
-        return budget.limit
-    return known.limit or Limit.WORK  # of a step: a share of the time, or its rounds
+def _reason(known: Bracket, budget: Budget) -> Limit | None:
+    """What ended the steps before value and bound met; None if no more was asked."""
+    if not budget.interrupted and budget.satisfied(known.incumbent, known.bound):
+        return None
+    budget.chunk()
+    return budget.limit or known.limit  # of a step: a share of the time, or its rounds
 
 
 def _plan(layer: Layer) -> list[tuple[Step, float]]:
@@ -134,7 +134,10 @@ def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget) -> Bracke
     part = budget.part()
     if part.seconds is None and part.work is None:
         part.seconds = PATTERN_SECONDS
-    found = pattern_bound(layer, part, lower=known.bound, upper=known.value, counts=counts)
+    try:
+        found = pattern_bound(layer, part, lower=known.bound, upper=known.value, counts=counts)
+    except TooLargeError:
+        return known
     if found.bound <= known.bound:
         return known
     known = known.with_bound(found.bound, found.source)

@@ -32,6 +32,8 @@ class Limit(StrEnum):
     """A limit on work, the caller's or the method's own."""
     TOLERANCE = "tolerance"
     """Value and bound are as close as was asked."""
+    PRECISION = "precision"
+    """The search came to its end, but in rounded numbers: the rest is below their resolution."""
     INTERRUPT = "interrupt"
     """Ctrl-C."""
 

@@ -31,11 +31,9 @@ from solvers.bracket import Bracket
 from solvers.column_generation.master import Master, Prices
 from solvers.column_generation.pricing import Pricing, price
 from solvers.column_generation.replicas import GRID, Bins, ReplicaWindow, bins_of, replica_window
-from solvers.options import Budget
+from solvers.options import Budget, OutOfBudgetError
 
 Ints = NDArray[np.int64]
-ENTRIES = 64
-"""Entries of a pricing's tables that are as much work as a node of a tree search."""
 SMOOTHING = 0.8
 """Share of the best prices so far in the mixture that is priced."""
 NEW_PATTERNS = 30
@@ -236,8 +234,10 @@ def _refute(trial: _Trial, guess: _Outcome | None, budget: Budget) -> _Outcome |
     best, prices, share = None, None, SMOOTHING
     while budget.chunk():
         mixed = centre if prices is None else _mixture(centre, prices, share)
-        integer = _evaluate(trial, mixed)
-        budget.charge(len(at) * trial.levels * trial.slots_per_rank**2 // ENTRIES)
+        try:
+            integer = _evaluate(trial, mixed, budget)
+        except OutOfBudgetError:
+            break
         if integer.gain > 0:
             return _Outcome(integer, at, mixed)
         if best is None or integer.gain > best:
@@ -258,11 +258,11 @@ def _mixture(centre: Prices, prices: Prices, share: float) -> Prices:
     return replace(prices, replica=replica, count=share * centre.count + (1 - share) * prices.count)
 
 
-def _evaluate(trial: _Trial, prices: Prices) -> _IntegerPrices:
+def _evaluate(trial: _Trial, prices: Prices, budget: Budget) -> _IntegerPrices:
     """Round the prices to integers and compute the gain exactly; positive refutes the trial."""
     replica = np.rint(prices.replica * trial.levels).astype(np.int64)
     count = min(max(round(prices.count * trial.levels), -LARGEST_PRICE), LARGEST_PRICE)
-    pricing = price(trial.bins.lightest, replica, trial.slots_per_rank, GRID - 1)
+    pricing = price(trial.bins.lightest, replica, trial.slots_per_rank, GRID - 1, budget)
     cost = trial.window.counts * (replica[trial.bins.of] + count)
     demand = int(cost.min(axis=1).sum()) - count * trial.num_slots
     gain = demand - trial.num_ranks * max(pricing.best, 0)

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.options import Budget
+
 Ints = NDArray[np.int64]
 FAR = np.int64(2**61)
+ENTRIES = 64
+"""Entries of a table that are as much work as a node of a tree search."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +42,19 @@ class _Table:
     item: Ints
 
 
-def price(weights: Ints, values: Ints, size: int, capacity: int) -> Pricing:
+def price(
+    weights: Ints, values: Ints, size: int, capacity: int, budget: Budget | None = None
+) -> Pricing:
     """Most valuable patterns of exactly ``size`` items, repeats allowed, of weight at most
     ``capacity``.
 
     Exact for integer weights and values >= 0. O(size^2 * F * max(values)), where F is the number of
-    items that are not dominated by a lighter one of at least the same value.
+    items that are not dominated by a lighter one of at least the same value; charged to ``budget``.
+
+    Raises:
+        OutOfBudgetError: the budget does not suffice.
     """
-    tables = _tables(weights, values, size - 1)
+    tables = _tables(weights, values, size - 1, budget or Budget())
     rest = tables[-1].lightest if tables else np.zeros(1, dtype=np.int64)
     value = np.searchsorted(rest, capacity - weights, side="right") - 1
     items = np.flatnonzero(value >= 0)
@@ -70,7 +79,7 @@ def undominated(weights: Ints, values: Ints) -> Ints:
     return lighter
 
 
-def _tables(weights: Ints, values: Ints, size: int) -> list[_Table]:
+def _tables(weights: Ints, values: Ints, size: int, budget: Budget) -> list[_Table]:
     items = undominated(weights, values)
     top = int(values.max())
     tables: list[_Table] = []
@@ -79,6 +88,7 @@ def _tables(weights: Ints, values: Ints, size: int) -> list[_Table]:
         lightest = np.full(len(previous) + top, FAR)
         item = np.zeros(len(lightest), dtype=np.int64)
         for i in items.tolist():
+            budget.spend(len(previous) // ENTRIES)
             reach = slice(int(values[i]), int(values[i]) + len(previous))
             weight = previous + weights[i]
             better = weight < lightest[reach]

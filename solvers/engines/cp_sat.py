@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 
 from ortools.sat.python import cp_model
 
@@ -34,6 +36,7 @@ def run(
     solver.parameters.num_workers = budget.options.workers
     solver.parameters.random_seed = budget.options.seed
     solver.parameters.catch_sigint_signal = False
+    solver.parameters.relative_gap_limit = _gap_limit(budget.options.tolerance)
     seconds, work = budget.seconds_left(), budget.work_left()
     if seconds is not None:
         solver.parameters.max_time_in_seconds = seconds
@@ -60,6 +63,11 @@ def run(
 
 WORK = 1e6
 """Work in a unit of CP-SAT's deterministic time, about a second."""
+
+
+def _gap_limit(tolerance: Fraction) -> float:
+    """CP-SAT divides by the value, we by the bound; rounded down."""
+    return max(0.0, math.nextafter(float(tolerance / (1 + tolerance)), -math.inf))
 
 
 def _limit(budget: Budget) -> Limit:

@@ -15,7 +15,7 @@ from eplb_opt.bounds.partitions import (
     lazy_bottleneck,
 )
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.result import Result, Stage
+from eplb_opt.problem.result import Limit, Result, Stage
 
 
 def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
@@ -58,7 +58,13 @@ def _solve_by_size(totals: Sequence[Fraction], num_nodes: int) -> Result:
     value = max(sum((totals[k] for k in block), Fraction(0)) for block in blocks)
     nodes = node_of_group(blocks)
     return Result(
-        Stage.GROUPS, "largest-first", bound, value, node_of_group=nodes, bound_source="mean"
+        Stage.GROUPS,
+        "largest-first",
+        bound,
+        value,
+        node_of_group=nodes,
+        bound_source="mean",
+        limit=None if value == bound else Limit.WORK,
     )
 
 

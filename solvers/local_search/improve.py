@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.problem.layer import Layer
+from solvers.compiled import compiled_within
 from solvers.dispatch import value
-from solvers.local_search.iterated import iterate
+from solvers.local_search.iterated import iterate, rehearse
 from solvers.local_search.start import first_packing
 from solvers.options import Budget
 from solvers.scaling import replica_sizes, scale_for
@@ -68,6 +69,9 @@ def improve(
     random = np.array([seed % 2147483646 + 1])
     left = math.inf if rounds is None else rounds
     try:
+        if not compiled_within(budget.seconds_left(), rehearse):
+            left = 0
+            budget.chunk()
         while left > 0:
             kicks = int(min(KICKS, left))
             left -= kicks

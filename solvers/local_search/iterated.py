@@ -162,3 +162,9 @@ def iterate(
             ranks[:], counts[:] = new_ranks, new_counts
             loads, makespan = new_loads, new_loads.max()
     return int(makespan)
+
+
+def rehearse() -> None:
+    """Compile all of it."""
+    ranks, size = np.array([[0, 1], [2, 0]]), np.array([[0, 4, 2], [0, 3, 1], [0, 9, 4]])
+    iterate(ranks, np.array([2, 1, 1]), size, 0, False, True, 3, np.array([1]))

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.problem.layer import Layer
-from solvers.compiled import compiled
+from solvers.compiled import compiled, compiled_within
 from solvers.options import Budget
 from solvers.scaling import scale_for
 
@@ -93,6 +93,9 @@ class MoveSearch:
             self.room.copy(),
             np.full(len(self.room), self.size, np.int64),
         )
+        if not compiled_within(budget.seconds_left(), rehearse):
+            budget.chunk()
+            return PAUSED, None
         while nodes := budget.chunk():
             before = int(tree.state[USED])
             state = advance(tree, self.load, self.homes, self.order, self.settings, nodes)
@@ -246,3 +249,12 @@ def possible(
         if missing > 0:
             here += -(-missing // heaviest)
     return max(away, here) <= moves
+
+
+def rehearse() -> None:
+    """Compile all of it."""
+    one = np.ones(2, np.int64)
+    state, frames, counts = np.zeros(7, np.int64), np.zeros((4, 5), np.int64), np.zeros((2, 2), int)
+    state[EXPERT] = -1
+    tree, order = Tree(state, frames, counts, 9 * one, 2 * one), np.array([[0, 1], [1, 0]])
+    advance(tree, one, one, order, np.array([9, 0, 2, 0]), 100)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.compiled import compiled
+from solvers.local_search import iterated as local_search
 from solvers.tree_search.splitting import (
     EXHAUSTED,
     FOUND,
@@ -148,3 +149,16 @@ def search(
         if not next_vector(vectors.counts, vectors.least, vectors.most):
             return EXHAUSTED, nodes
     return PAUSED, nodes
+
+
+def rehearse() -> None:
+    """Compile this search and what it rests on, and the local search that comes before it."""
+    local_search.rehearse()
+    size, one = np.array([[0, 4, 2], [0, 3, 1], [0, 9, 4]]), np.ones(3, np.int64)
+    vectors = new_vectors(one, 2 * one, 4, 2)
+    if vectors is not None:
+        search(vectors, size, 9, False, 100)
+        begin(vectors, size, 9, False)
+        restart(vectors.tree, vectors.kind, False)
+        advance(vectors.tree, vectors.kind, 9, False, 100)
+        least_threshold(vectors.tree.prefix[0], 2, 2)

@@ -56,7 +56,7 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
         target=bound.value,
     )
     known = Bracket.start(bound, [value(layer, slots)])
-    if not budget.satisfied(known.incumbent, known.bound):
+    if not budget.satisfied(known.incumbent, known.bound) and budget.chunk():
         known = _search_counts(layer, known, budget)
     return replace(known, limit=None if known.closed else budget.limit)
 
@@ -116,7 +116,7 @@ class CountSearch:
         ranks = self.order[vectors.tree.packed(vectors.experts)]
         found = value(self.layer, tuple(int(e) for e in ranks.ravel()))
         self.known = self.known.with_placement(found)
-        self.threshold = int(vectors.tree.partial[:, -2].max()) - 1
+        self.threshold = self.budget.better_than(int(vectors.tree.partial[:, -2].max()))
 
     def window(self) -> Vectors | None:
         """The count vectors whose replicas are all within the threshold; None if there are none."""
@@ -140,7 +140,7 @@ def _search_counts(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
         layer.spread_replicas,
         budget,
         goal=scale.up(known.bound) if scale.exact else 0,
-        threshold=scale.up(known.incumbent) - 1,
+        threshold=budget.better_than(scale.up(known.incumbent)),
         known=known,
     )
     complete = False

@@ -20,11 +20,13 @@ from eplb_opt import bounds
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit
 from solvers.bracket import Bracket
+from solvers.compiled import compiled_within
 from solvers.dispatch import value
 from solvers.local_search.iterated import iterate
 from solvers.local_search.start import first_packing
 from solvers.options import Budget
 from solvers.scaling import replica_sizes, scale_for
+from solvers.tree_search.count_vectors import rehearse
 from solvers.tree_search.repair import repair
 from solvers.tree_search.residues import residue_bound
 from solvers.tree_search.splitting import (
@@ -151,12 +153,16 @@ def pack(
     if slots == 1 or (slots == 2 and not spread_replicas):
         ranks = fold(items.expert, num_ranks)
         return _bracket(items, ranks, items.makespan(ranks))
-    bound = max(lower_bound, counting_bound(items.size, num_ranks))
-    bound = residue_bound(items.size, num_ranks, bound)
     if incumbent is None:
         incumbent = first_packing(items.size, items.expert, num_ranks, spread_replicas)
-    ranks = np.array(incumbent, np.int64)
+    ranks, bound = np.array(incumbent, np.int64), lower_bound
     try:
+        if not (compiled_within(budget.seconds_left(), rehearse) and budget.chunk()):
+            budget.chunk()
+            known = _bracket(items, ranks, bound)
+            return replace(known, limit=None if known.closed else budget.limit)
+        bound = max(bound, counting_bound(items.size, num_ranks))
+        bound = residue_bound(items.size, num_ranks, bound)
         ranks = _local_search(items, ranks, bound, budget, seed)
     except KeyboardInterrupt:
         budget.interrupt()
@@ -207,19 +213,21 @@ def _bracket(items: Items, ranks: Integers, bound: int, limit: Limit | None = No
 
 
 def _tree_search(items: Items, ranks: Integers, bound: int, budget: Budget) -> Bracket:
-    """Descent from the incumbent, then ascent from the bound."""
+    """Descent from the incumbent, then ascent from the bound, as long as there is something of
+    interest between them.
+    """
     value, kind = items.makespan(ranks), items.kind
     tree = new_tree(items.size, len(ranks))
-    while bound < value:
-        state = _search(tree, kind, value - 1, items.spread, budget, DESCENT)
+    while bound <= (below := budget.better_than(value)):
+        state = _search(tree, kind, below, items.spread, budget, DESCENT)
         if state == PAUSED:
             break
         if state == FOUND:
             ranks = tree.packed(items.expert)
             value = items.makespan(ranks)
         else:
-            bound = value
-    while bound < value:
+            bound = below + 1
+    while bound <= budget.better_than(value):
         state = _search(tree, kind, bound, items.spread, budget)
         if state == PAUSED:
             break
@@ -227,7 +235,8 @@ def _tree_search(items: Items, ranks: Integers, bound: int, budget: Budget) -> B
             ranks, value = tree.packed(items.expert), bound
         else:
             bound = min(value, int(tree.counters[NEXT_THRESHOLD]))
-    return _bracket(items, ranks, bound, budget.limit if bound < value else None)
+    limit = budget.limit if bound <= budget.better_than(value) else None
+    return _bracket(items, ranks, bound, limit)
 
 
 def _search(

@@ -174,7 +174,7 @@ def test_every_replica_with_load_is_heavier_than_nothing() -> None:
     layer = Instance([[5, 3, 0]], Topology(6, 3)).layer(0)
     for least, spare in (((2, 1, 1), 2), ((3, 2, 1), 0)):
         window = Window(least, spare)
-        assert _fewest_heavier(layer, window, Fraction(0)) == least[0] + least[1]
+        assert _fewest_heavier(layer, window, Fraction(0), 0) == least[0] + least[1]
         assert _fewest_heavier(layer, window, Fraction(-1)) == 6
 
 
