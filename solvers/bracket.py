@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -60,7 +61,8 @@ class Bracket:
 
     def counts(self, num_experts: int) -> tuple[int, ...]:
         """[E] replicas of each expert in the placement."""
-        return tuple(self.slots.count(e) for e in range(num_experts))
+        found = Counter(self.slots)
+        return tuple(found[e] for e in range(num_experts))
 
     def with_placement(self, found: Bracket) -> Bracket:
         """With the placement of ``found``, if it costs less; not with its bound."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 LARGEST_MODEL = 20_000_000
 """Nonzeros of a model at most: some GB in the solvers' own structures."""
 LARGEST_TABLE = 2**25
-"""Pairs of an expert and a number of replicas that a method may list: each takes 8 to 50 bytes."""
+"""Entries of a table at most: each takes 8 to 50 bytes."""
 
 
 class TooLargeError(ValueError):
@@ -25,14 +25,14 @@ def require_size(backend: str, variables: int, nonzeros: int) -> None:
         )
 
 
-def require_table(method: str, experts: int, counts: int) -> None:
-    """Refuse a table of replica loads with too many entries.
+def require_table(method: str, rows: int, columns: int) -> None:
+    """Refuse a table with too many entries.
 
     Raises:
         TooLargeError: it has more than :data:`LARGEST_TABLE`.
     """
-    if experts * counts > LARGEST_TABLE:
+    if rows * columns > LARGEST_TABLE:
         raise TooLargeError(
-            f"{experts:,} experts with up to {counts:,} replicas are {experts * counts:,} pairs, "
-            f"more than {LARGEST_TABLE:,}: too many for {method}"
+            f"a table of {rows:,} x {columns:,} entries is more than {LARGEST_TABLE:,}, too large "
+            f"for {method}: use backend='auto'"
         )

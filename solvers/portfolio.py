@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from eplb_opt import bounds
 from eplb_opt.problem.evidence import Evidence, Exhaustive, Trusted
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit
@@ -27,7 +28,7 @@ from solvers.column_generation.pattern_bound import pattern_bound
 from solvers.dispatch import value
 from solvers.formulations.two_slots import solve_pairs
 from solvers.local_search.improve import improve
-from solvers.local_search.start import first_bracket
+from solvers.local_search.start import first_bracket, largest_first
 from solvers.model_size import TooLargeError
 from solvers.options import Budget
 from solvers.tree_search.joint import solve_joint as search_joint
@@ -128,7 +129,11 @@ def _taken(layer: Layer, known: Bracket, found: Bracket, solver: str) -> Bracket
 
 def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget) -> Bracket:
     """Best packing for ``counts`` [E] under the global rule, with a proven bound."""
-    known = search_packing(layer, counts, budget.part(PACKING_SEARCH))
+    try:
+        known = search_packing(layer, counts, budget.part(PACKING_SEARCH))
+    except TooLargeError:
+        start = value(layer, largest_first(layer, counts))
+        known = replace(Bracket.start(bounds.of(layer, counts=counts), [start]), limit=Limit.WORK)
     if known.limit in (None, Limit.INTERRUPT):
         return known
     part = budget.part()

@@ -57,8 +57,10 @@ class Scale:
 def scale_for(layer: Layer, counts: Iterable[int], *, largest_sum: int = LARGEST_SUM) -> Scale:
     """The scale for a layer whose experts may have any of ``counts`` replicas.
 
-    All replicas of a placement together weigh at most ``largest_sum`` scaled units.
+    All replicas of a placement together weigh at most ``largest_sum`` scaled units, less where
+    there are so many ranks that their number times the sum exceeds 60 bits.
     """
+    largest_sum = min(largest_sum, 2**60 // layer.topology.num_ranks)
     exact = layer.unit * max(1, math.gcd(*layer.loads)) / math.lcm(*set(counts))
     total = sum(layer.loads) * layer.unit
     if total <= largest_sum * exact:
@@ -73,9 +75,8 @@ def replica_sizes(layer: Layer, scale: Scale, most: int) -> Integers:
         TooLargeError: that are too many.
     """
     require_table("a search", len(layer.loads), most + 1)
-    ratio = layer.unit / scale.unit
     size = np.zeros((len(layer.loads), most + 1), np.int64)
-    for e, load in enumerate(layer.loads):
-        steps = load * ratio.numerator
-        size[e, 1:] = [steps // (k * ratio.denominator) for k in range(1, most + 1)]
+    # floor(floor(x) / k) == floor(x / k)
+    whole = np.array([scale.replica(layer, e, 1) for e in range(len(layer.loads))], np.int64)
+    size[:, 1:] = whole[:, None] // np.arange(1, most + 1)
     return size

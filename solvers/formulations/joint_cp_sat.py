@@ -31,7 +31,7 @@ from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
 from solvers.engines.outcome import improved
-from solvers.formulations.count_window import window_below
+from solvers.formulations.count_window import choices, window_below
 from solvers.local_search.start import first_bracket
 from solvers.model_size import require_size
 from solvers.options import Budget, OutOfBudgetError
@@ -47,9 +47,9 @@ def solve_joint(layer: Layer, budget: Budget, initial: tuple[int, ...] | None = 
     if known.closed:
         return known
     window = window_below(layer, known.incumbent)
-    scale = scale_for(layer, range(1, max(window.least) + window.spare + 1))
     try:
         model = _Model(layer, window, budget)
+        scale = scale_for(layer, range(1, max(window.least) + window.spare + 1))
         model.bound(scale, known.bound, known.incumbent)
     except OutOfBudgetError:
         return replace(known, limit=budget.limit)
@@ -65,14 +65,10 @@ class _Model:
         self.model = cp_model.CpModel()
         self.layer, self.budget = layer, budget
         self.ranks, self.size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
-        self.pairs = [
-            (e, k)
-            for e, w in enumerate(layer.loads)
-            for k in range(window.least[e], window.least[e] + window.spare + 1)
-            if w and k <= layer.most_replicas
-        ]
-        cells = len(self.pairs) * len(self.ranks)
+        counts = choices(layer, window)
+        cells = sum(map(len, counts.values())) * len(self.ranks)
         require_size("cp-sat", cells, 5 * cells)
+        self.pairs = [(e, k) for e, own in counts.items() for k in own]
         self.y = {pair: self.model.new_bool_var("") for pair in self.pairs}
         self.n = {pair: self._replicas_by_rank(*pair) for pair in self.pairs}
         self._one_count_for_every_expert()

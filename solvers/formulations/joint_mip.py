@@ -16,7 +16,7 @@ from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import mip
 from solvers.engines.outcome import improved
-from solvers.formulations.count_window import window_below
+from solvers.formulations.count_window import choices, window_below
 from solvers.local_search.start import first_bracket
 from solvers.model_size import require_size
 from solvers.options import Budget, OutOfBudgetError
@@ -63,11 +63,7 @@ class _Model:
         budget: Budget,
     ) -> _Model:
         ranks, size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
-        counts = {
-            e: [k for k in range(least, least + window.spare + 1) if k <= layer.most_replicas]
-            for e, least in enumerate(window.least)
-            if layer.loads[e]
-        }
+        counts = choices(layer, window)
         cells = sum(map(len, counts.values())) * len(ranks)
         require_size(backend, cells, 5 * cells)
         zeros = layer.loads.count(0)
@@ -77,10 +73,10 @@ class _Model:
         empty = [program.variable(0, most_empty) for _ in ranks]
         program.add([(z, 1) for z in empty], zeros, math.inf)
         n: dict[tuple[int, int], list[int]] = {}
-        for e, choices in counts.items():
-            chosen = [program.variable(0, 1) for _ in choices]
+        for e, own in counts.items():
+            chosen = [program.variable(0, 1) for _ in own]
             program.add([(y, 1) for y in chosen], 1, 1)
-            for k, y in zip(choices, chosen, strict=True):
+            for k, y in zip(own, chosen, strict=True):
                 budget.spend(3 * len(ranks))
                 most = 1 if layer.spread_replicas else min(size, k)
                 n[e, k] = [program.variable(0, most) for _ in ranks]

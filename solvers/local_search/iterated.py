@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.compiled import compiled
-from solvers.local_search.resplit import split_in_two
+from solvers.local_search.resplit import split_in_two, subsets
 
 Integers = NDArray[np.int64]
 
@@ -55,19 +55,28 @@ def resplit(
     return True
 
 
+POLISH = 50_000_000
+"""Subsets looked at in one polish at most, so that a caller can look at the clock."""
+
+
 @compiled
 def polish(
     ranks: Integers, counts: Integers, size: Integers, target: int, spread: bool
 ) -> Integers:
     """Re-split the heaviest rank with the lightest that helps, until none does; rank loads."""
     loads = rank_loads(ranks, counts, size)
+    left = max(1, POLISH // subsets(ranks.shape[1]))
     improved = True
     while improved:
         improved = False
         worst = int(np.argmax(loads))
         if loads[worst] <= target:
             break
+        left -= len(loads) // 64
         for other in np.argsort(loads, kind="mergesort"):
+            left -= 1
+            if left < 0:
+                break
             if other != worst and resplit(ranks, counts, size, loads, worst, other, spread):
                 improved = True
                 break

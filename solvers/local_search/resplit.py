@@ -105,3 +105,9 @@ def split_in_two(items: Integers) -> Integers:
     if len(items) <= 2 * LARGEST_EXACT:
         return best_split(items)
     return best_swap(items)
+
+
+@compiled
+def subsets(S: int) -> int:
+    """About how many subsets or pairs :func:`split_in_two` looks at for ranks of S slots."""
+    return S << S if S <= LARGEST_EXACT else S * S

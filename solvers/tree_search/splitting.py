@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.compiled import compiled
+from solvers.model_size import require_table
 
 Integers = NDArray[np.int64]
 
@@ -55,8 +56,13 @@ class Tree(NamedTuple):
 
 
 def new_tree(items: Integers, num_ranks: int) -> Tree:
-    """A tree for ``items`` [P] in descending order; :func:`restart` puts it to its root."""
+    """A tree for ``items`` [P] in descending order; :func:`restart` puts it to its root.
+
+    Raises:
+        TooLargeError: three arrays of [G + 1, P] would take too much memory.
+    """
     P = len(items)
+    require_table("a tree search", P, num_ranks + 1)
     S = P // num_ranks
     tree = Tree(
         item=np.zeros((num_ranks + 1, P), np.int64),

@@ -88,7 +88,7 @@ def test_an_incumbent_that_meets_the_bound_is_proven_optimal() -> None:
 
 
 def test_too_many_kinds_of_replicas_are_refused() -> None:
-    with pytest.raises(ValueError, match="too many for a pattern bound"):
+    with pytest.raises(ValueError, match="too large for a pattern bound"):
         pattern_bound(make_layer([1] * 5000, 20_000, 100))
 
 
