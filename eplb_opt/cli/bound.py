@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from eplb_opt.cli.output import describe, percent, show, table, write_json
-from eplb_opt.cli.parameters import instance_options, json_option, search_options
+from eplb_opt.cli.parameters import (
+    instance_options,
+    json_option,
+    search_options,
+    time_budget_option,
+)
 
 if TYPE_CHECKING:
     from eplb_opt.problem.instance import Instance
     from eplb_opt.problem.result import Result
 
 
+TIME_BUDGET = 20.0
+"""Seconds for all layers together unless limits are given."""
+
+
 @click.command()
 @instance_options
 @search_options
+@time_budget_option(TIME_BUDGET)
 @json_option
 def command(
     instance: Instance,
     time_limit: float | None,
+    tolerance: Fraction,
+    time_budget: float | None,
     seed: int,
     workers: int,
     json_target: str | None,
 ) -> int:
     """Lower bounds on the fullest rank of every layer that no placement can beat.
 
-    At most --time-limit seconds a layer (default 10; 0 for the closed forms alone) are spent, and
-    less where a placement is found that meets the bound.
+    The search of a layer ends where a placement is within --tolerance of its bound. --time-limit 0
+    gives the closed forms alone.
     """
-    from eplb_opt.cli.solve import complete, solve_layers
-    from eplb_opt.gap import TOLERANCE
+    from eplb_opt.cli.solve import LayerTimes, complete, solve_layers
 
-    limit = 10.0 if time_limit is None else time_limit
-    results = solve_layers(
-        instance, time_limit=limit, seed=seed, workers=workers, tolerance=TOLERANCE
-    )
+    times = LayerTimes.of(time_limit, time_budget, TIME_BUDGET)
+    results = solve_layers(instance, times, seed=seed, workers=workers, tolerance=tolerance)
     if json_target is not None:
         from eplb_opt import documents
 
@@ -53,7 +63,9 @@ def command(
 def _bound_table(instance: Instance, results: list[Result]) -> Any:
     from eplb_opt.problem.objective import mean_load
 
-    found = table("layer", "bound", "over mean", "best known above it", "proved by", "seconds")
+    found = table(
+        "layer", "bound", "over mean", "best known above it", "proved by", "limit", "seconds"
+    )
     for layer, result in zip(instance.layers(), results, strict=False):
         over = float(result.lower_bound / mean_load(layer)) - 1 if layer.has_load else None
         found.add_row(
@@ -62,6 +74,7 @@ def _bound_table(instance: Instance, results: list[Result]) -> Any:
             percent(over),
             percent(result.gap) if layer.has_load else "-",
             result.bound_source,
+            result.limit or "-",
             f"{result.runtime:.2f}",
         )
     return found

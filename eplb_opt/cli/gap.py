@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,6 +44,7 @@ def command(
     policies: tuple[str, ...],
     limits: Limits,
     time_limit: float | None,
+    tolerance: Fraction,
     seed: int,
     workers: int,
     explain: bool,
@@ -70,6 +72,7 @@ def command(
             instance,
             policies,
             time_limit=time_limit,
+            tolerance=tolerance,
             seed=seed,
             workers=workers,
             explain=explain,

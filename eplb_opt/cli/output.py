@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from eplb_opt.gap import Progress
     from eplb_opt.problem.instance import Instance
 
+SPEAK_EVERY = 5.0
+"""Seconds between two lines of progress where stderr is no terminal."""
 FILE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
 
@@ -71,9 +74,10 @@ def describe(instance: Instance) -> str:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A progress function that draws a bar on stderr if that is a terminal."""
+    """A progress function: a bar on stderr if that is a terminal, else a line now and then."""
     if not sys.stderr.isatty():
-        yield lambda _what, _done, _total: None
+        with _spoken() as progress:
+            yield progress
         return
     from rich.console import Console
     from rich.progress import Progress as Bar
@@ -83,3 +87,26 @@ def progress_bar() -> Iterator[Progress]:
         yield lambda what, done, total: bar.update(
             task, description=what, completed=done, total=total
         )
+
+
+@contextmanager
+def _spoken() -> Iterator[Progress]:
+    """What is being done, said every few seconds however long one step takes."""
+    state: list[tuple[str, int, int]] = []
+    ended = threading.Event()
+
+    def speak() -> None:
+        while not ended.wait(SPEAK_EVERY):
+            for what, done, total in state:
+                print(f"eplb-opt: {what}, {done} of {total} done", file=sys.stderr, flush=True)
+
+    def listen(what: str, done: int, total: int) -> None:
+        state[:] = [(what, done, total)]
+
+    speaker = threading.Thread(target=speak, daemon=True)
+    speaker.start()
+    try:
+        yield listen
+    finally:
+        ended.set()
+        speaker.join()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,22 +174,60 @@ def read_one_placement(source: Path, policy: str | None) -> tuple[str, NDArray[n
 
 
 def search_options(function: Command) -> Command:
-    """Adds the limits of exact search."""
+    """Adds the limits of exact search; the command gets the ``tolerance`` that holds."""
     options = [
         click.option("--time-limit", type=float, help="Seconds of exact search for each layer."),
+        click.option(
+            "--tolerance",
+            type=float,
+            metavar="RATIO",
+            help="Search ends at this distance of placement and bound; default 0 up to 24 slots, "
+            "else 0.0001.",
+        ),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--workers", type=int, default=1, show_default=True, help="Search threads."),
     ]
 
     @functools.wraps(function)
-    def command(*, time_limit: float | None, workers: int, **rest: Any) -> Any:
+    def command(
+        *,
+        instance: Instance,
+        time_limit: float | None,
+        tolerance: float | None,
+        workers: int,
+        **rest: Any,
+    ) -> Any:
+        from eplb_opt.gap import usual_tolerance
+
+        if tolerance is not None and not 0 <= tolerance < math.inf:
+            raise InputError(f"--tolerance {tolerance} must be a ratio, 0 or larger")
         if time_limit is not None and not time_limit >= 0:
             raise InputError(f"--time-limit {time_limit} must not be negative")
         if workers < 1:
             raise InputError(f"--workers {workers} must be at least 1")
-        return function(time_limit=time_limit, workers=workers, **rest)
+        return function(
+            instance=instance,
+            time_limit=time_limit,
+            tolerance=usual_tolerance(instance) if tolerance is None else Fraction(tolerance),
+            workers=workers,
+            **rest,
+        )
 
     return _with(options, command)
+
+
+def time_budget_option(seconds: float) -> Callable[[Command], Command]:
+    """Adds ``--time-budget`` for all layers together; by default so many ``seconds``, but none
+    beside ``--time-limit``.
+    """
+    option = click.option(
+        "--time-budget",
+        type=click.FloatRange(min=0),
+        metavar="SECONDS",
+        help=f"Exact search for all layers together, shared by those that are left; default "
+        f"{seconds:g}, none if --time-limit is given.",
+    )
+    return lambda function: _with([option], function)
 
 
 def json_option(function: Command) -> Command:

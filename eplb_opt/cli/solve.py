@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from eplb_opt.cli.parameters import (
     json_option,
     placements_option,
     search_options,
+    time_budget_option,
     writable,
 )
 
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from eplb_opt.gap import Progress
     from eplb_opt.problem.instance import Instance
     from eplb_opt.problem.result import Result
+
+
+TIME_BUDGET = 60.0
+"""Seconds for all layers together unless limits are given."""
 
 
 @click.command()
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
 )
 @click.option("--backend", default="auto", show_default=True, help="Solver, for instance cp-sat.")
 @search_options
+@time_budget_option(TIME_BUDGET)
 @placements_option
 @click.option("--certificate", metavar="FILE", callback=writable, help="Write the evidence.")
 @json_option
@@ -43,18 +51,21 @@ def command(
     stage: str,
     backend: str,
     time_limit: float | None,
+    tolerance: Fraction,
+    time_budget: float | None,
     seed: int,
     workers: int,
     placements: str | None,
     certificate: str | None,
     json_target: str | None,
 ) -> int:
-    """Solve every layer exactly, or as far as --time-limit (default 60 s a layer) allows."""
+    """Solve every layer exactly, or as far as --tolerance, --time-limit and --time-budget ask."""
     results = solve_layers(
         instance,
+        LayerTimes.of(time_limit, time_budget, TIME_BUDGET),
         stage=stage,
         backend=backend,
-        time_limit=60.0 if time_limit is None else time_limit,
+        tolerance=tolerance,
         seed=seed,
         workers=workers,
     )
@@ -73,17 +84,46 @@ def command(
     return 0 if complete(instance, results) else 130
 
 
-def solve_layers(instance: Instance, **options: Any) -> list[Result]:
+@dataclass(frozen=True)
+class LayerTimes:
+    """Seconds for one layer and for all together; None for no limit."""
+
+    layer: float | None
+    total: float | None
+    asked: bool
+
+    @classmethod
+    def of(cls, layer: float | None, total: float | None, usual: float) -> LayerTimes:
+        """As given, else ``usual`` seconds for all together."""
+        asked = layer is not None or total is not None
+        return cls(layer, total if asked else usual, asked)
+
+    def share(self, spent: float, layers_left: int) -> float | None:
+        """Seconds for the next layer."""
+        if self.total is None:
+            return self.layer
+        share = max(0.0, self.total - spent) / layers_left
+        return share if self.layer is None else min(share, self.layer)
+
+
+def solve_layers(instance: Instance, times: LayerTimes, **options: Any) -> list[Result]:
     """Results layer by layer; on Ctrl-C those so far, the last with ``limit="interrupt"``."""
     from solvers import solve
+    from solvers.tree_search.count_vectors import compile_searches
 
+    if not times.asked and options.get("stage") not in ("groups", "counts"):
+        compile_searches()  # once on a machine: no part of what is usual
+    start = time.perf_counter()
     results: list[Result] = []
     with progress_bar() as progress, bad_input():
         for layer in instance.layers():
             tell = partial(_tell, progress, f"layer {layer.index}", len(results), instance)
             tell(None, None)
             try:
-                results.append(solve(layer, progress=tell, **options))
+                seconds = times.share(
+                    time.perf_counter() - start, instance.num_layers - len(results)
+                )
+                results.append(solve(layer, progress=tell, time_limit=seconds, **options))
             except KeyboardInterrupt:
                 break
             if results[-1].limit == "interrupt":

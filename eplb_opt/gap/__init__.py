@@ -4,22 +4,22 @@ from eplb_opt.gap.loss_split import Progress
 from eplb_opt.gap.measure import (
     SMALL_SLOTS,
     SMALL_TIME_LIMIT,
-    TOLERANCE,
     GapReport,
     LayerGap,
     PolicyGap,
     measure_gap,
+    usual_tolerance,
 )
 from eplb_opt.gap.reference import Reference
 
 __all__ = [
     "SMALL_SLOTS",
     "SMALL_TIME_LIMIT",
-    "TOLERANCE",
     "GapReport",
     "LayerGap",
     "PolicyGap",
     "Progress",
     "Reference",
     "measure_gap",
+    "usual_tolerance",
 ]

@@ -27,6 +27,7 @@ from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import relative_gap
 from solvers.bracket import Bracket
 from solvers.dispatch import value
+from solvers.given import ratio
 from solvers.options import SearchOptions
 
 SMALL_SLOTS = 24
@@ -35,8 +36,18 @@ SMALL_TIME_LIMIT = 10.0
 """Seconds for each such layer."""
 EXPLAIN_TIME_LIMIT = 0.2
 """Seconds for each search that explains a gap, for layers that are not small."""
-TOLERANCE = Fraction(1, 10**5)
-"""A search for a reference ends when placement and bound are as close as this, relatively."""
+LARGE_TOLERANCE = Fraction(1, 10**4)
+"""A search ends when placement and bound are as close as this, relatively, for layers that are not
+small."""
+
+
+def usual_tolerance(instance: Instance) -> Fraction:
+    """What the command line asks of a search: a full proof of small layers, else nearly one."""
+    return Fraction(0) if _is_small(instance) else LARGE_TOLERANCE
+
+
+def _is_small(instance: Instance) -> bool:
+    return instance.topology.num_physical_experts <= SMALL_SLOTS
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,7 @@ def measure_gap(
     objective: Objective | str = SUM,
     dispatch: Dispatch | str = Dispatch.EVEN,
     time_limit: float | None = None,
+    tolerance: float | Fraction = 0,
     seed: int = 0,
     workers: int = 1,
     explain: bool = False,
@@ -147,6 +159,8 @@ def measure_gap(
             ``even`` only.
         time_limit: seconds of exact search for each layer where the closed-form bound and the best
             policy do not meet. None: small layers (up to 24 slots) get 10 s, others no search.
+        tolerance: a search ends at this relative distance of placement and bound; 0 for a full
+            proof.
         seed: of the exact search.
         workers: threads of the exact search.
         explain: also split each policy's loss, see :mod:`eplb_opt.gap.attribution`. Each of the
@@ -182,10 +196,12 @@ def measure_gap(
     with own if runner is None else nullcontext(runner) as running:
         measured, interrupted = _run_policies(running, policies, instance, layers, cost, progress)
 
-    limits = SearchOptions(time_limit, tolerance=TOLERANCE, seed=seed, workers=workers)
+    limits = SearchOptions(time_limit, None, ratio("tolerance", tolerance), seed, workers)
     search = replace(limits, time_limit=0.0) if interrupted else _limited(limits, instance, 0.0)
     known = [[m.values[i] for m in measured if m.values] for i in range(len(layers))]
-    references, stopped = find_references(layers, known, cost, search, progress)
+    references, stopped = find_references(
+        layers, known, cost, search, progress, compile_first=time_limit is None
+    )
     gaps = tuple(_policy_gap(policy, references) for policy in measured)
     report = GapReport(
         served, references, gaps, interrupted or stopped, placed_on=instance.source, cost=cost
@@ -200,8 +216,7 @@ def _limited(limits: SearchOptions, instance: Instance, large: float) -> SearchO
     """``limits``, without a time limit as long as such layers take; ``large`` if not small."""
     if limits.time_limit is not None:
         return limits
-    small = instance.topology.num_physical_experts <= SMALL_SLOTS
-    return replace(limits, time_limit=SMALL_TIME_LIMIT if small else large)
+    return replace(limits, time_limit=SMALL_TIME_LIMIT if _is_small(instance) else large)
 
 
 @dataclass(frozen=True)

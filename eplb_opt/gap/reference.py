@@ -14,6 +14,7 @@ from eplb_opt.problem.objective import Cost, mean_load
 from eplb_opt.problem.result import Limit
 from solvers.bracket import Bracket
 from solvers.options import SearchOptions
+from solvers.tree_search.count_vectors import compile_searches
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def find_references(
     cost: Cost,
     search: SearchOptions,
     progress: Progress,
+    *,
+    compile_first: bool = False,
 ) -> tuple[tuple[Reference, ...], bool]:
     """A reference for each layer; also whether Ctrl-C ended it early, with those found until then.
 
@@ -74,12 +77,13 @@ def find_references(
         cost: objective and dispatch.
         search: limits of the search of each layer whose closed-form bound no placement meets.
         progress: called as the work goes on.
+        compile_first: what the searches compile once on a machine is no part of their time.
     """
     found: list[Reference] = []
     try:
         for layer, placements in zip(layers, known, strict=True):
             progress("reference", len(found), len(layers))
-            found.append(_reference(layer, placements, cost, search))
+            found.append(_reference(layer, placements, cost, search, compile_first))
             if found[-1].bracket.limit == Limit.INTERRUPT:
                 search = SearchOptions(time_limit=0)  # bounds alone for the rest
         progress("reference", len(layers), len(layers))
@@ -89,11 +93,17 @@ def find_references(
 
 
 def _reference(
-    layer: Layer, known: Sequence[Bracket], cost: Cost, search: SearchOptions
+    layer: Layer,
+    known: Sequence[Bracket],
+    cost: Cost,
+    search: SearchOptions,
+    compile_first: bool,
 ) -> Reference:
     start, mean = time.perf_counter(), mean_load(layer, cost.objective)
     bracket = Bracket.start(bounds.of(layer, *cost), known if layer.has_load else [])
     searched = layer.has_load and not bracket.closed and search.time_limit != 0
+    if searched and compile_first:
+        compile_searches()
     if searched:
         bracket = _searched(layer, bracket, cost, search)
     return Reference(layer.index, bracket, mean, searched, time.perf_counter() - start)

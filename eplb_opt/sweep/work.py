@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from eplb_opt.documents import describe_instance, versions
-from eplb_opt.gap import GapReport, PolicyGap, measure_gap
+from eplb_opt.gap import GapReport, PolicyGap, measure_gap, usual_tolerance
 from eplb_opt.io import read_loads
 from eplb_opt.io.synthetic import generate
 from eplb_opt.policies.runner import Limits, PolicyRunner
@@ -41,6 +41,7 @@ def run_task(task: Task, spec: Spec) -> list[Row]:
             instance,
             task.policies,
             time_limit=spec.time_limit,
+            tolerance=usual_tolerance(instance),
             seed=spec.seed,
             runner=runner(spec.policy_timeout, int(spec.policy_memory_gb * 2**30)),
         )

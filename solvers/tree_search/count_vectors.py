@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.compiled import compiled
+from solvers.compiled import compiled, compiled_within
 from solvers.local_search import iterated as local_search
 from solvers.tree_search.splitting import (
     EXHAUSTED,
@@ -162,3 +162,8 @@ def rehearse() -> None:
         restart(vectors.tree, vectors.kind, False)
         advance(vectors.tree, vectors.kind, 9, False, 100)
         least_threshold(vectors.tree.prefix[0], 2, 2)
+
+
+def compile_searches() -> None:
+    """Compile now what the searches of ``solve`` would else compile on their time."""
+    compiled_within(None, rehearse)
