@@ -18,8 +18,8 @@ from eplb_opt.serving.replay import ReplayReport
 MOST_HEATMAPS = 2
 
 
-def write_page(source: Source | ReplayReport, target: str | Path) -> None:
-    """Write the report; whole or not at all.
+def write_page(source: Source | ReplayReport, target: str | Path) -> int:
+    """Write the report, whole or not at all; how many bytes it has.
 
     Raises:
         ImportError: matplotlib or jinja2 is missing (extra ``report``).
@@ -28,7 +28,10 @@ def write_page(source: Source | ReplayReport, target: str | Path) -> None:
     """
     from eplb_opt.io.atomic import replace_file
 
-    replace_file(Path(target), page(source).encode())
+    # A file's name may hold what UTF-8 cannot; such a page is better than none.
+    content = page(source).encode(errors="backslashreplace")
+    replace_file(Path(target), content)
+    return len(content)
 
 
 def page(source: Source | ReplayReport) -> str:

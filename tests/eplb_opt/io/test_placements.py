@@ -14,7 +14,6 @@ from eplb_opt.io import (
     write_sglang_placement,
     write_trtllm_placement,
 )
-from eplb_opt.io.atomic import replace_file
 
 PLACEMENT = Placement([[0, 1, 0, 2], [2, 1, 1, 0]], num_logical_experts=3)
 OTHER = Placement([[2, 1, 0, 2], [2, 1, 0, 0]], num_logical_experts=3)
@@ -98,28 +97,6 @@ def test_what_holds_no_placements_is_refused(name, content, message, tmp_path):
 def test_other_suffixes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"suffix '.yaml' is not one of .json, .npz"):
         write_placements(tmp_path / "a.yaml", {"refined": PLACEMENT})
-
-
-def test_an_interrupt_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    path.write_text("old")
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pathlib.Path.replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        replace_file(path, b"new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "target").write_text("old")
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    replace_file(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target").read_text() == "new"
 
 
 def test_sglang_s_placement_is_read_back(tmp_path):
