@@ -45,11 +45,12 @@ def command(
     eplb-opt convert placements.npz init.json --to sglang
     """
     from eplb_opt import io
+    from eplb_opt.problem.loads import sum_over_time
 
     with bad_input(str(source)):
         if kind == "loads":
             loads = io.read_loads(source, format=format, steps=steps).loads
-            io.write_loads(target, loads.sum(axis=0) if summed and loads.ndim == 3 else loads)
+            io.write_loads(target, sum_over_time(loads) if summed and loads.ndim == 3 else loads)
             return 0
         name, placement = _placement(source, policy)
         if kind == "sglang":

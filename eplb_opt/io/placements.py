@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from eplb_opt.io import json_file, npz_file
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.errors import FormatError, decoding
-from eplb_opt.io.recording import numeric
+from eplb_opt.problem.loads import exact_array
 from eplb_opt.problem.placement import Placement
 
 SCHEMA = "eplb-opt/placements/1"
@@ -114,13 +115,13 @@ def write_trtllm_placement(
     replace_file(Path(path), text.encode())
 
 
-def _npz_maps(path: Path) -> dict[str, object]:
+def _npz_maps(path: Path) -> dict[str, Any]:
     with decoding(path, ".npz archive"), zipfile.ZipFile(path) as archive:
         names = npz_file.array_names(archive)
         return {name: npz_file.read_member(path, archive, name) for name in names}
 
 
-def _json_maps(path: Path) -> dict[str, object]:
+def _json_maps(path: Path) -> dict[str, Any]:
     document = json_file.parse(path)
     if isinstance(document, dict) and SGLANG_KEY in document:
         return {"sglang": document[SGLANG_KEY]}
@@ -132,9 +133,9 @@ def _json_maps(path: Path) -> dict[str, object]:
     return maps
 
 
-def _checked_map(path: Path, policy: str, values: object) -> NDArray[np.int64]:
+def _checked_map(path: Path, policy: str, values: Any) -> NDArray[np.int64]:
     try:
-        phy2log = numeric(values, f"phy2log of {policy!r}")
+        phy2log = exact_array(values, f"phy2log of {policy!r}", ("layer", "slot"))
     except ValueError as error:
         raise FormatError(path, str(error)) from None
     if phy2log.dtype != np.int64 or phy2log.ndim != 2 or 0 in phy2log.shape:
