@@ -9,11 +9,12 @@ from typing import Literal
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.loads import Loads, checked_loads, sum_over_time
 from eplb_opt.problem.rationals import exact_integers
+from eplb_opt.problem.shown import Shown, ShowsItself
 from eplb_opt.problem.topology import Rule, Topology
 
 
-@dataclass(frozen=True, eq=False)
-class Instance:
+@dataclass(frozen=True, eq=False, repr=False)
+class Instance(ShowsItself):
     """Recorded or generated loads, the machine that serves them, and the rule for placements.
 
     Attributes:
@@ -67,6 +68,22 @@ class Instance:
                 f"spread_replicas needs slots_per_rank={self.topology.slots_per_rank} different "
                 f"experts to fill a rank, but there are {loads.shape[1] // nodes} for it"
             )
+
+    def _shown(self) -> Shown:
+        """Its sizes; the loads are not."""
+        machine = self.topology
+        sizes = {
+            "steps": len(self.trace) if self.trace is not None else 0,
+            "layers": self.num_layers,
+            "experts": self.num_logical_experts,
+            "slots": machine.num_physical_experts,
+            "ranks": machine.num_ranks,
+            "nodes": machine.num_nodes if machine.num_nodes > 1 else 0,
+            "groups": machine.num_groups if machine.num_groups > 1 else 0,
+        }
+        words = [f"{number} {name}" for name, number in sizes.items() if number]
+        words += [f"{self.rule} rule", *["replicas spread"] * self.spread_replicas]
+        return Shown(f"Instance({self.source}: {', '.join(words)})")
 
     @property
     def num_layers(self) -> int:
