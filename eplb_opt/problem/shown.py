@@ -23,16 +23,16 @@ class Shown:
         for first, *cells in self.rows:
             named = zip(self.columns[1:], cells, strict=True)
             lines.append(", ".join([first, *(f"{name} {cell}" for name, cell in named if cell)]))
-        return (": " if len(lines) == 1 else "\n  ").join([self.heading, *lines])
+        return printable((": " if len(lines) == 1 else "\n  ").join([self.heading, *lines]))
 
     def html(self) -> str:
         """A table, in which every text is escaped."""
         table = ElementTree.Element("table")
-        ElementTree.SubElement(table, "caption").text = self.heading
+        ElementTree.SubElement(table, "caption").text = printable(self.heading)
         for kind, row in [("th", self.columns), *(("td", row) for row in self.rows)]:
             line = ElementTree.SubElement(table, "tr")
             for cell in row:
-                ElementTree.SubElement(line, kind).text = cell
+                ElementTree.SubElement(line, kind).text = printable(cell)
         return ElementTree.tostring(table, encoding="unicode", method="html")
 
 
@@ -48,6 +48,15 @@ class ShowsItself:
 
     def _repr_html_(self) -> str:
         return self._shown().html()
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes in place of what would not be seen: control sequences for a terminal,
+    bytes of a file's name that are no UTF-8.
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def percent(ratio: float | None) -> str:

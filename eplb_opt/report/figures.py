@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from eplb_opt.gap import GapReport
+from eplb_opt.problem.shown import printable
 from eplb_opt.report.summary import Summary, summarize
 
 Source = GapReport | Summary | str | Path
@@ -157,10 +158,10 @@ def _within(gaps: Any, limit: float) -> float:
 
 
 def short(policy: str) -> str:
-    """A policy's name without the folders of a file, and without what cannot be printed."""
+    """A policy's name without the folders of a file."""
     path, colon, function = policy.partition(":")
     name = Path(path).name + colon + function if path.endswith(".py") else policy
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return printable(name)
 
 
 def label(text: str) -> str:

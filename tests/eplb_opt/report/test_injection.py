@@ -110,4 +110,4 @@ def test_what_cannot_be_printed_is_drawn_and_written_all_the_same(tmp_path):
     assert report.write_page(path, tmp_path / "page.html") == len(
         (tmp_path / "page.html").read_bytes()
     )
-    assert "�[31m�$x$�" in (tmp_path / "page.html").read_text()
+    assert r"\x1b[31m\ud800$x$\x00" in (tmp_path / "page.html").read_text()
