@@ -68,6 +68,8 @@ def main() -> None:
 
 
 def _bad_input(message: str) -> int:
-    one_line = " ".join(message.split())
+    from eplb_opt.problem.shown import printable
+
+    one_line = printable(" ".join(message.split()))
     click.echo(f"eplb-opt: error: {one_line}", err=True)
     return 2

@@ -179,7 +179,7 @@ def _fails(report: GapReport, limit: float) -> bool:
 
 
 def _write_placements(target: str, report: GapReport) -> None:
-    from eplb_opt.io import write_placements
+    from eplb_opt.io import PlacedFor, write_placements
 
     found = {p.policy: p.placement for p in report.policies if p.placement is not None}
-    write_placements(target, found)
+    write_placements(target, found, placed_for=PlacedFor.of(report.instance))

@@ -182,11 +182,11 @@ def _write_certificate(target: str, instance: Instance, results: list[Result]) -
 def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:
     import numpy as np
 
-    from eplb_opt.io import write_placements
+    from eplb_opt.io import PlacedFor, write_placements
     from eplb_opt.problem.placement import Placement
 
     rows = [result.placement for result in results]
     if len(rows) < instance.num_layers or None in rows:
         raise InputError(f"--placements {target}: not every layer has a placement, see --stage")
     found = Placement(np.array(rows), instance.num_logical_experts)
-    write_placements(target, {"exact": found})
+    write_placements(target, {"exact": found}, placed_for=PlacedFor.of(instance))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import relative_gap
+from eplb_opt.problem.shown import Shown, ShowsItself, percent
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.given import ratio
@@ -49,6 +51,11 @@ def usual_tolerance(instance: Instance) -> Fraction:
 def _is_small(instance: Instance) -> bool:
     return instance.topology.num_physical_experts <= SMALL_SLOTS
 
+COLUMNS = ("policy", "status", "message", "mean gap", "max gap", "optimal", "seconds")
+"""What is shown of a policy."""
+LONGEST = 80
+"""Letters of a message that are shown."""
+
 
 @dataclass(frozen=True)
 class LayerGap:
@@ -65,8 +72,8 @@ class LayerGap:
     optimal: bool | None
 
 
-@dataclass(frozen=True)
-class PolicyGap:
+@dataclass(frozen=True, repr=False)
+class PolicyGap(ShowsItself):
     """A policy on all layers that have load; without them unless ``status`` is ``ok``.
 
     ``status`` is ``ok``, ``invalid`` (no valid placement), ``error`` or ``timeout``; ``message``
@@ -82,6 +89,17 @@ class PolicyGap:
     placement: Placement | None = field(default=None, repr=False)
     first_call: float | None = None
     import_time: float | None = None
+
+    def _shown(self) -> Shown:
+        """The policy over all layers."""
+        return Shown("PolicyGap", COLUMNS, [self._row()])
+
+    def _row(self) -> tuple[str, ...]:
+        """What is shown of it, by :data:`COLUMNS`."""
+        optimal = f"{self.num_optimal}/{len(self.layers)}" if self.layers else ""
+        seconds = "" if self.runtime is None else f"{self.runtime:.2g}"
+        gaps = (percent(self.gap_mean), percent(self.gap_max))
+        return (self.policy, self.status, self.message[:LONGEST], *gaps, optimal, seconds)
 
     @property
     def gap_mean(self) -> float | None:
@@ -104,8 +122,8 @@ class PolicyGap:
         return sum(layer.optimal is True for layer in self.layers)
 
 
-@dataclass(frozen=True)
-class GapReport:
+@dataclass(frozen=True, repr=False)
+class GapReport(ShowsItself):
     """Reference and policies for one instance; ``interrupted`` if Ctrl-C ended it early.
 
     Attributes:
@@ -128,6 +146,14 @@ class GapReport:
     staleness: tuple[PolicySplit, ...] = ()
     placed_on: str = ""
     cost: Cost = EVEN_SUM
+
+    def _shown(self) -> Shown:
+        """Each policy over all layers."""
+        known = Counter(reference.status for reference in self.reference)
+        bounds = ", ".join(f"{count} {status}" for status, count in known.items())
+        ended = ", interrupted" * self.interrupted
+        heading = f"GapReport({self.instance!r}, references: {bounds}{ended})"
+        return Shown(heading, COLUMNS, [policy._row() for policy in self.policies])
 
 
 def measure_gap(

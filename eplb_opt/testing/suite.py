@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eplb_opt.gap import measure_gap
+from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.synthetic import generate
 from eplb_opt.policies.names import load_policy
 from eplb_opt.policies.runner import Limits, PolicyRunner
@@ -153,7 +154,7 @@ def _reproduces(name: str, instances: list[Instance]) -> None:
 def risen(gaps: dict[str, float], baseline: Path, tolerance: float) -> str:
     """What has become worse than in the file; writes it if there is none."""
     if not baseline.exists():
-        baseline.write_text(json.dumps(gaps, indent=1) + "\n")
+        replace_file(baseline, (json.dumps(gaps, indent=1) + "\n").encode())
         return ""
     try:
         before = json.loads(baseline.read_text())
