@@ -222,7 +222,7 @@ def time_budget_option(seconds: float) -> Callable[[Command], Command]:
     """
     option = click.option(
         "--time-budget",
-        type=click.FloatRange(min=0),
+        type=float,
         metavar="SECONDS",
         help=f"Exact search for all layers together, shared by those that are left; default "
         f"{seconds:g}, none if --time-limit is given.",

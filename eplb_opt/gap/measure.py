@@ -51,6 +51,7 @@ def usual_tolerance(instance: Instance) -> Fraction:
 def _is_small(instance: Instance) -> bool:
     return instance.topology.num_physical_experts <= SMALL_SLOTS
 
+
 COLUMNS = ("policy", "status", "message", "mean gap", "max gap", "optimal", "seconds")
 """What is shown of a policy."""
 LONGEST = 80
