@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eplb_opt.cli.interrupts import keep_results
 from eplb_opt.cli.output import describe, percent, show, table, write_json
 from eplb_opt.cli.parameters import instance_options, json_option, search_options
 
@@ -31,23 +32,24 @@ def command(
     At most --time-limit seconds a layer (default 10; 0 for the closed forms alone) are spent, and
     less where a placement is found that meets the bound.
     """
-    from eplb_opt.cli.solve import complete, solve_layers
+    from eplb_opt.cli.solve import complete, exit_code, solve_layers
     from eplb_opt.gap import TOLERANCE
 
     limit = 10.0 if time_limit is None else time_limit
     results = solve_layers(
         instance, time_limit=limit, seed=seed, workers=workers, tolerance=TOLERANCE
     )
+    keep_results()
     if json_target is not None:
         from eplb_opt import documents
 
         bounds = [replace(r, objective=None, placement=None, counts=None) for r in results]
-        interrupted = not complete(instance, results)
-        write_json(json_target, documents.solve(instance, bounds, interrupted=interrupted))
+        stopped = not complete(instance, results)
+        write_json(json_target, documents.solve(instance, bounds, interrupted=stopped))
     if json_target != "-":
         heading = "lower bounds, tokens on the fullest rank"
         show(describe(instance), heading, _bound_table(instance, results))
-    return 0 if complete(instance, results) else 130
+    return exit_code(instance, results)
 
 
 def _bound_table(instance: Instance, results: list[Result]) -> Any:

@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.files import not_written, writable
+from eplb_opt.cli.interrupts import interrupted, keep_results
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 from eplb_opt.cli.parameters import (
     instance_options,
     json_option,
     placements_option,
     search_options,
-    writable,
 )
 
 if TYPE_CHECKING:
     from eplb_opt.gap import Progress
     from eplb_opt.problem.instance import Instance
     from eplb_opt.problem.result import Result
+
+PLACING = ("joint", "packing")
+"""The stages that end with a placement."""
 
 
 @click.command()
@@ -50,6 +54,12 @@ def command(
     json_target: str | None,
 ) -> int:
     """Solve every layer exactly, or as far as --time-limit (default 60 s a layer) allows."""
+    for option, target in (("--certificate", certificate), ("--placements", placements)):
+        if target is not None and stage not in PLACING:
+            raise InputError(
+                f"{option} {target}: --stage {stage} makes no placement, "
+                f"give --stage {' or '.join(PLACING)}"
+            )
     results = solve_layers(
         instance,
         stage=stage,
@@ -58,6 +68,7 @@ def command(
         seed=seed,
         workers=workers,
     )
+    keep_results()
     if certificate is not None:
         _write_certificate(certificate, instance, results)
     if placements is not None:
@@ -65,12 +76,20 @@ def command(
     if json_target is not None:
         from eplb_opt import documents
 
-        interrupted = not complete(instance, results)
-        write_json(json_target, documents.solve(instance, results, interrupted=interrupted))
+        stopped = not complete(instance, results)
+        write_json(json_target, documents.solve(instance, results, interrupted=stopped))
     if json_target != "-":
         heading = f"tokens on the fullest rank, stage {stage}"
         show(describe(instance), heading, _result_table(instance, results))
-    return 0 if complete(instance, results) else 130
+    return exit_code(instance, results)
+
+
+def exit_code(instance: Instance, results: list[Result]) -> int:
+    """0, or what Ctrl-C makes of it, with a line that says how far the work has come."""
+    if complete(instance, results):
+        return 0
+    done = sum(result.limit != "interrupt" for result in results)
+    return interrupted(f"{done} of {instance.num_layers} layers are done")
 
 
 def solve_layers(instance: Instance, **options: Any) -> list[Result]:
@@ -133,10 +152,8 @@ def _result_table(instance: Instance, results: list[Result]) -> Any:
 def _write_certificate(target: str, instance: Instance, results: list[Result]) -> None:
     from eplb_opt import documents
 
-    if results and results[0].stage not in ("joint", "packing"):
-        raise InputError(f"--certificate {target}: for the stages joint and packing only")
-    interrupted = not complete(instance, results)
-    write_json(target, documents.certificate(instance, results, interrupted=interrupted))
+    stopped = not complete(instance, results)
+    write_json(target, documents.certificate(instance, results, interrupted=stopped))
 
 
 def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:
@@ -145,8 +162,9 @@ def _write_placements(target: str, instance: Instance, results: list[Result]) ->
     from eplb_opt.io import write_placements
     from eplb_opt.problem.placement import Placement
 
-    rows = [result.placement for result in results]
-    if len(rows) < instance.num_layers or None in rows:
-        raise InputError(f"--placements {target}: not every layer has a placement, see --stage")
+    rows = [result.placement for result in results if result.placement is not None]
+    if not rows:
+        not_written("--placements", target, "no layer has a placement")
+        return
     found = Placement(np.array(rows), instance.num_logical_experts)
     write_placements(target, {"exact": found})
