@@ -89,7 +89,8 @@ def exit_code(instance: Instance, results: list[Result]) -> int:
     if complete(instance, results):
         return 0
     done = sum(result.limit != "interrupt" for result in results)
-    return interrupted(f"{done} of {instance.num_layers} layers are done")
+    begun = ", one is begun" * (len(results) > done)
+    return interrupted(f"{done} of {instance.num_layers} layers are done{begun}")
 
 
 def solve_layers(instance: Instance, **options: Any) -> list[Result]:
@@ -152,6 +153,9 @@ def _result_table(instance: Instance, results: list[Result]) -> Any:
 def _write_certificate(target: str, instance: Instance, results: list[Result]) -> None:
     from eplb_opt import documents
 
+    if not results:
+        not_written("--certificate", target, "no layer is done")
+        return
     stopped = not complete(instance, results)
     write_json(target, documents.certificate(instance, results, interrupted=stopped))
 

@@ -73,7 +73,7 @@ def test_stopped_solve_writes_every_output_that_was_asked_for(folder, number, co
     outputs = ["--placements", "p.npz", "--certificate", "c.json", "--json", "o.json"]
     found = Stopped(folder, ["solve", "loads.npy", *MACHINE, *outputs], number, after=8)
     assert found.code == code
-    assert found.errors.endswith("eplb-opt: interrupted: 0 of 3 layers are done\n")
+    assert found.errors.endswith("eplb-opt: interrupted: 0 of 3 layers are done, one is begun\n")
     assert "layer" in found.output
     (layer,) = document(folder / "o.json")["layers"]
     assert layer["limit"] == "interrupt"
@@ -111,7 +111,7 @@ def test_stopped_replay_keeps_the_steps_until_then(folder) -> None:
     found = Stopped(folder, command, signal.SIGTERM, after=60)
     assert found.code == 143
     (policy,) = document(folder / "o.json")["policies"]
-    assert len(policy["steps"]["balancedness"]) >= 4
+    assert len(policy["steps"]["balancedness"]) >= 1
 
 
 def test_stopped_check_writes_junit(folder) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eplb_opt import Instance, Layer, Result, SolveStatus, Topology
+from eplb_opt import Instance, Layer, Result, Topology
 from eplb_opt.gap import measure_gap
 from eplb_opt.problem.result import Limit
 from eplb_opt.testing.attack import attack, hunt
@@ -84,7 +84,7 @@ def test_an_interrupted_exact_search_ends_the_attack(monkeypatch: pytest.MonkeyP
 
     def interrupted(layer: Layer, **_: object) -> Result:
         calls.append(1)
-        return replace(solve(layer), status=SolveStatus.FEASIBLE, limit=Limit.INTERRUPT)
+        return replace(solve(layer), limit=Limit.INTERRUPT)
 
     monkeypatch.setattr("eplb_opt.testing.attack.solve", interrupted)
     found = hunt("deepseek", 5, Topology(8, 4), seconds=60)
