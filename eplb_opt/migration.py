@@ -20,6 +20,7 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.result import Limit
+from eplb_opt.problem.shown import Shown, ShowsItself, percent
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.transfer import copied, received
 from solvers.dispatch import value
@@ -69,8 +70,8 @@ class LayerPlan:
     at_least: int | None = None
 
 
-@dataclass(frozen=True)
-class MigrationPlan:
+@dataclass(frozen=True, repr=False)
+class MigrationPlan(ShowsItself):
     """All layers of an instance.
 
     Attributes:
@@ -84,6 +85,15 @@ class MigrationPlan:
     budgets: tuple[int, ...]
     layers: tuple[LayerPlan, ...]
     interrupted: bool = False
+
+    def _shown(self) -> Shown:
+        """What each budget buys."""
+        columns = ("", "mean above bound", "max above bound", "received")
+        rows = [
+            (f"at most {budget}", percent(mean), percent(most), f"{moves:.1f}")
+            for budget, mean, most, moves in self.summary()
+        ]
+        return Shown(f"MigrationPlan({self.instance!r})", columns, rows)
 
     @property
     def placement(self) -> Placement:

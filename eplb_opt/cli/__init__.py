@@ -77,6 +77,8 @@ def _run() -> int:
 
 
 def _bad_input(message: str) -> int:
-    one_line = " ".join(message.split())
+    from eplb_opt.problem.shown import printable
+
+    one_line = printable(" ".join(message.split()))
     click.echo(f"eplb-opt: error: {one_line}", err=True)
     return 2

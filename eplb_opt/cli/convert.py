@@ -12,7 +12,10 @@ from eplb_opt.cli.files import readable, writable
 from eplb_opt.cli.parameters import Steps, read_one_placement, reading_options
 
 if TYPE_CHECKING:
-    from eplb_opt.problem.placement import Placement
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from eplb_opt.io.placed_for import PlacedFor
 
 
 @click.command()
@@ -46,6 +49,7 @@ def command(
     eplb-opt convert placements.npz init.json --to sglang
     """
     from eplb_opt import io
+    from eplb_opt.problem.loads import sum_over_time
 
     if kind == "loads" and policy is not None:
         raise InputError(f"--policy {policy} chooses a placement, but --to is {kind}")
@@ -54,20 +58,30 @@ def command(
     with bad_input(str(source)):
         if kind == "loads":
             loads = io.read_loads(source, format=format, steps=steps).loads
-            io.write_loads(target, loads.sum(axis=0) if summed and loads.ndim == 3 else loads)
+            io.write_loads(target, sum_over_time(loads) if summed and loads.ndim == 3 else loads)
             return 0
-        name, placement = _placement(source, policy)
-        if kind == "sglang":
-            io.write_sglang_placement(target, placement)
-        elif kind == "trtllm":
-            io.write_trtllm_placement(target, placement)
-        else:
-            io.write_placements(target, {name: placement})
+        name, phy2log = read_one_placement(source, policy)
+        _convert(kind, target, name, phy2log, io.read_placed_for(source))
     return 0
 
 
-def _placement(source: Path, policy: str | None) -> tuple[str, Placement]:
+def _convert(
+    kind: str, target: Path, name: str, phy2log: NDArray[np.int64], placed_for: PlacedFor | None
+) -> None:
+    from eplb_opt import io
     from eplb_opt.problem.placement import Placement
 
-    name, phy2log = read_one_placement(source, policy)
-    return name, Placement(phy2log, int(phy2log.max()) + 1)
+    experts = int(phy2log.max()) + 1 if placed_for is None else placed_for.num_logical_experts
+    layers = tuple(range(len(phy2log))) if placed_for is None else placed_for.layers
+    placement = Placement(phy2log, experts)
+    if kind == "placements":
+        io.write_placements(target, {name: placement}, placed_for=placed_for)
+    elif kind == "trtllm":
+        io.write_trtllm_placement(target, placement, layers=layers)
+    elif layers == tuple(range(len(layers))):
+        io.write_sglang_placement(target, placement)
+    else:
+        raise InputError(
+            f"--to sglang: rows are all layers of the model, but these are of {list(layers)}: "
+            "place them without --layers"
+        )

@@ -211,10 +211,10 @@ def _failures(report: GapReport, limit: float | None) -> list[str]:
 
 
 def _write_placements(target: str, report: GapReport) -> None:
-    from eplb_opt.io import write_placements
+    from eplb_opt.io import PlacedFor, write_placements
 
     found = {p.policy: p.placement for p in report.policies if p.placement is not None}
     if found:
-        write_placements(target, found)
+        write_placements(target, found, placed_for=PlacedFor.of(report.instance))
     else:
         not_written("--placements", target, "no policy has a placement")

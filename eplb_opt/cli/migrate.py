@@ -99,9 +99,11 @@ def command(
     )
     keep_results()
     if placements is not None and plan.layers:
-        from eplb_opt.io import write_placements
+        from eplb_opt.io import PlacedFor, write_placements
 
-        write_placements(placements, {"migrated": plan.placement})
+        write_placements(
+            placements, {"migrated": plan.placement}, placed_for=PlacedFor.of(instance)
+        )
     elif placements is not None:
         not_written("--placements", placements, "no layer is done")
     if json_target is not None:
@@ -134,13 +136,18 @@ def _initial(instance: Instance) -> NDArray[np.int64]:
 
 def _read_old(old: str, policy: str | None, instance: Instance) -> NDArray[np.int64]:
     """The placement in the file, its rows those of the instance, checked."""
+    from eplb_opt.io import read_placed_for
     from eplb_opt.problem.placement import Placement
     from eplb_opt.problem.validity import find_violations
 
+    path, numbers = Path(old), list(instance.numbers)
     with bad_input(old):
-        _, rows = read_one_placement(Path(old), policy)
-        numbers = list(instance.numbers)
-        if max(numbers) < len(rows):
+        _, rows = read_one_placement(path, policy)
+        placed_for = read_placed_for(path)
+        if placed_for is not None:
+            placed_for.require(path, instance)
+            rows = placed_for.rows(path, rows, numbers)
+        elif max(numbers) < len(rows):
             rows = rows[numbers]
         elif len(rows) != len(numbers):
             raise InputError(

@@ -42,10 +42,17 @@ def table(*columns: str) -> Table:
 
 
 def show(*parts: Any) -> None:
-    """Print tables and lines on stdout."""
+    """Print tables and lines on stdout; names and messages cannot steer the terminal."""
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+    from eplb_opt.problem.shown import printable
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
+    console = Plain(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
     for part in parts:
         console.print(part, markup=False, soft_wrap=isinstance(part, str))
 

@@ -26,8 +26,8 @@ def command(source: Path, output: Path) -> int:
 
     with bad_input():
         try:
-            write_page(source, output)
+            size = write_page(source, output)
         except ImportError as error:
             raise InputError(str(error)) from error
-    click.echo(f"{output}: {output.stat().st_size / 1000:.0f} kB", err=True)
+    click.echo(f"{output}: {size / 1000:.0f} kB", err=True)
     return 0

@@ -163,12 +163,13 @@ def _write_certificate(target: str, instance: Instance, results: list[Result]) -
 def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:
     import numpy as np
 
-    from eplb_opt.io import write_placements
+    from eplb_opt.io import PlacedFor, write_placements
     from eplb_opt.problem.placement import Placement
 
-    rows = [result.placement for result in results if result.placement is not None]
+    rows = {i: result.placement for i, result in enumerate(results) if result.placement is not None}
     if not rows:
         not_written("--placements", target, "no layer has a placement")
         return
-    found = Placement(np.array(rows), instance.num_logical_experts)
-    write_placements(target, {"exact": found})
+    found = Placement(np.array(list(rows.values())), instance.num_logical_experts)
+    placed = instance.select(list(rows))
+    write_placements(target, {"exact": found}, placed_for=PlacedFor.of(placed))

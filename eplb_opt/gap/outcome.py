@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 from statistics import fmean
@@ -11,6 +12,12 @@ from eplb_opt.gap.reference import Reference
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import EVEN_SUM, Cost
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.shown import Shown, ShowsItself, percent
+
+COLUMNS = ("policy", "status", "message", "mean gap", "max gap", "optimal", "seconds")
+"""What is shown of a policy."""
+LONGEST = 80
+"""Letters of a message that are shown."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,8 @@ class LayerGap:
     optimal: bool | None
 
 
-@dataclass(frozen=True)
-class PolicyGap:
+@dataclass(frozen=True, repr=False)
+class PolicyGap(ShowsItself):
     """A policy on all layers that have load; without them unless ``status`` is ``ok``.
 
     ``status`` is ``ok``, ``invalid`` (no valid placement), ``error`` or ``timeout``; ``message``
@@ -45,6 +52,17 @@ class PolicyGap:
     placement: Placement | None = field(default=None, repr=False)
     first_call: float | None = None
     import_time: float | None = None
+
+    def _shown(self) -> Shown:
+        """The policy over all layers."""
+        return Shown("PolicyGap", COLUMNS, [self._row()])
+
+    def _row(self) -> tuple[str, ...]:
+        """What is shown of it, by :data:`COLUMNS`."""
+        optimal = f"{self.num_optimal}/{len(self.layers)}" if self.layers else ""
+        seconds = "" if self.runtime is None else f"{self.runtime:.2g}"
+        gaps = (percent(self.gap_mean), percent(self.gap_max))
+        return (self.policy, self.status, self.message[:LONGEST], *gaps, optimal, seconds)
 
     @property
     def gap_mean(self) -> float | None:
@@ -67,8 +85,8 @@ class PolicyGap:
         return sum(layer.optimal is True for layer in self.layers)
 
 
-@dataclass(frozen=True)
-class GapReport:
+@dataclass(frozen=True, repr=False)
+class GapReport(ShowsItself):
     """Reference and policies for one instance; ``interrupted`` if Ctrl-C ended it early.
 
     Attributes:
@@ -91,3 +109,11 @@ class GapReport:
     staleness: tuple[PolicySplit, ...] = ()
     placed_on: str = ""
     cost: Cost = EVEN_SUM
+
+    def _shown(self) -> Shown:
+        """Each policy over all layers."""
+        known = Counter(reference.status for reference in self.reference)
+        bounds = ", ".join(f"{count} {status}" for status, count in known.items())
+        ended = ", interrupted" * self.interrupted
+        heading = f"GapReport({self.instance!r}, references: {bounds}{ended})"
+        return Shown(heading, COLUMNS, [policy._row() for policy in self.policies])

@@ -35,8 +35,9 @@ from eplb_opt.gap.loss_split import (
     point,
 )
 from eplb_opt.gap.optima import NO_SEARCH, Optima
-from eplb_opt.problem.instance import Instance, Loads
+from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.loads import Loads
 from eplb_opt.problem.objective import mean_load
 from solvers.dispatch import value
 from solvers.options import SearchOptions

@@ -2,7 +2,9 @@
 
 from eplb_opt.io.errors import FormatError
 from eplb_opt.io.loads import FORMATS, RecordedLoads, detect_format, read_loads, write_loads
+from eplb_opt.io.placed_for import PlacedFor
 from eplb_opt.io.placements import (
+    read_placed_for,
     read_placements,
     write_placements,
     write_sglang_placement,
@@ -12,9 +14,11 @@ from eplb_opt.io.placements import (
 __all__ = [
     "FORMATS",
     "FormatError",
+    "PlacedFor",
     "RecordedLoads",
     "detect_format",
     "read_loads",
+    "read_placed_for",
     "read_placements",
     "write_loads",
     "write_placements",

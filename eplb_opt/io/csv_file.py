@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.io.errors import FormatError, decoding
-from eplb_opt.io.recording import RawLoads
+from eplb_opt.io.recording import RawLoads, decimal
+
+_NUMBER = re.compile(r"[+-]?(?=\.?\d)\d*(?P<fraction>\.\d*)?(?P<exponent>[eE][+-]?\d+)?", re.ASCII)
+"""As JSON writes numbers, but for a sign, leading zeros, and a point at either end."""
 
 
 def read(path: Path) -> RawLoads:
     """The matrix; integers if every entry is written as one. Empty lines are skipped."""
     with decoding(path, "CSV file in UTF-8"):
         lines = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
-        rows: list[list[int | float]] = []
+        rows: list[list[int | float | Decimal]] = []
         for line in lines:
             if not line:
                 continue
@@ -39,11 +44,11 @@ def encode(loads: NDArray[np.generic]) -> bytes:
     return "".join(",".join(map(repr, row)) + "\n" for row in loads.tolist()).encode()
 
 
-def _number(path: Path, text: str, line: int, column: int) -> int | float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    hint = "; a header line is not expected" if line == 1 else ""
-    raise FormatError(path, f"line {line}, column {column}: {text[:40]!r} is not a number{hint}")
+def _number(path: Path, text: str, line: int, column: int) -> int | float | Decimal:
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        hint = "; a header line is not expected" if line == 1 else ""
+        raise FormatError(
+            path, f"line {line}, column {column}: {text[:40]!r} is not a number{hint}"
+        )
+    return decimal(match[0]) if match["fraction"] or match["exponent"] else int(match[0])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.io.errors import FormatError, decoding
-from eplb_opt.io.recording import RawLoads
+from eplb_opt.io.recording import RawLoads, decimal
 
 
 def read(path: Path) -> RawLoads:
@@ -28,9 +28,9 @@ def read(path: Path) -> RawLoads:
 
 
 def parse(path: Path) -> Any:
-    """The document, whatever it is."""
+    """The document, whatever it is; decimals that no float is near are ``Decimal``."""
     with decoding(path, "JSON document in UTF-8"):
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(path.read_bytes().decode("utf-8-sig"), parse_float=decimal)
 
 
 def encode(loads: NDArray[np.generic]) -> bytes:

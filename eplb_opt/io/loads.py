@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from eplb_opt.io import csv_file, json_file, npy_file, npz_file
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.errors import FormatError, decoding
-from eplb_opt.io.recording import RawLoads, numeric
+from eplb_opt.io.recording import RawLoads
 from eplb_opt.io.safetensors_file import META
-from eplb_opt.problem.instance import Loads
+from eplb_opt.problem.loads import Loads, exact_array
 
 FORMATS = {
     "json": "eplb_opt.io.json_file",
@@ -63,7 +64,8 @@ def read_loads(
 ) -> RecordedLoads:
     """Read recorded loads.
 
-    Signs, NaN and sums over time are the business of :class:`eplb_opt.Instance`.
+    Numbers that neither int64 nor float64 holds exactly are refused. Signs, NaN and sums over time
+    are the business of :class:`eplb_opt.Instance`.
 
     Args:
         path: a file, or a directory (TensorRT-LLM's statistic, SGLang's per-pass files).
@@ -102,13 +104,17 @@ def write_loads(path: str | Path, loads: ArrayLike) -> None:
     ([L, E] only). The file appears whole or not at all.
 
     Raises:
-        ValueError: an unknown suffix, loads that are not numbers, or a trace as ``.csv``.
+        ValueError: an unknown suffix, loads that are not finite numbers or cannot be held exactly,
+            or a trace as ``.csv``.
         OSError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in _ENCODERS:
         raise ValueError(f"{path}: suffix {path.suffix!r} is not one of {', '.join(_ENCODERS)}")
-    replace_file(path, _ENCODERS[path.suffix](numeric(loads, "loads")))
+    exact = exact_array(loads)
+    if not np.isfinite(exact).all():
+        raise ValueError(f"{path}: loads with NaN or infinity are not written")
+    replace_file(path, _ENCODERS[path.suffix](exact))
 
 
 def detect_format(path: Path) -> str:
@@ -163,7 +169,7 @@ def _format_of_zip(path: Path) -> str | None:
 def _checked(path: Path, raw: RawLoads) -> Loads:
     name = raw.field or "the array"
     try:
-        loads = numeric(raw.values, name)
+        loads = exact_array(raw.values, name)
     except ValueError as error:
         raise FormatError(path, str(error)) from None
     if loads.ndim not in (2, 3) or 0 in loads.shape:

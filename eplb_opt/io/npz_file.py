@@ -47,10 +47,11 @@ def encode(loads: NDArray[np.generic]) -> bytes:
     return encode_arrays({"loads": loads})
 
 
-def encode_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def encode_arrays(arrays: Mapping[str, NDArray[Any]], comment: bytes = b"") -> bytes:
     """A compressed ``.npz`` file; unlike ``np.savez`` it takes any name, ``file`` too."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = comment
         for name, array in arrays.items():
             archive.writestr(
                 zipfile.ZipInfo(f"{name}.npy"), npy_file.encode(array), zipfile.ZIP_DEFLATED

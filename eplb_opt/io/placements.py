@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +14,25 @@ from numpy.typing import NDArray
 from eplb_opt.io import json_file, npz_file
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.errors import FormatError, decoding
-from eplb_opt.io.recording import numeric
+from eplb_opt.io.placed_for import PlacedFor
+from eplb_opt.problem.loads import exact_array
 from eplb_opt.problem.placement import Placement
 
 SCHEMA = "eplb-opt/placements/1"
 SGLANG_KEY = "physical_to_logical_map"
+LONGEST_COMMENT = zipfile.ZIP_MAX_COMMENT
+"""Bytes; of a few thousand layers, placed one by one, a ``.npz`` does not tell the numbers."""
 
 
-def write_placements(path: str | Path, placements: Mapping[str, Placement]) -> None:
+def write_placements(
+    path: str | Path, placements: Mapping[str, Placement], *, placed_for: PlacedFor | None = None
+) -> None:
     """Write ``phy2log`` [L, P] of each policy; the file appears whole or not at all.
 
     ``.npz`` holds an int64 array per policy; ``.json`` holds
-    ``{"schema": "eplb-opt/placements/1", "phy2log": {policy: [[...]]}}``.
+    ``{"schema": "eplb-opt/placements/1", "phy2log": {policy: [[...]]}}``. With
+    ``placed_for`` (``PlacedFor.of(instance)``) machine, rule and layers are written too, under
+    ``"instance"``; in ``.npz`` in the comment of the archive, where readers of arrays do not look.
 
     Raises:
         ValueError: another suffix.
@@ -39,11 +47,15 @@ def write_placements(path: str | Path, placements: Mapping[str, Placement]) -> N
     """
     path = Path(path)
     maps = {policy: placement.phy2log for policy, placement in placements.items()}
+    about: dict[str, Any] = {"schema": SCHEMA}
+    if placed_for is not None:
+        about["instance"] = placed_for.document()
     if path.suffix == ".npz":
-        content = npz_file.encode_arrays(maps)
+        comment = json.dumps(about).encode()
+        content = npz_file.encode_arrays(maps, comment if len(comment) <= LONGEST_COMMENT else b"")
     elif path.suffix == ".json":
         lists = {policy: phy2log.tolist() for policy, phy2log in maps.items()}
-        content = json.dumps({"schema": SCHEMA, "phy2log": lists}).encode()
+        content = json.dumps(about | {"phy2log": lists}).encode()
     else:
         raise ValueError(f"{path}: suffix {path.suffix!r} is not one of .json, .npz")
     replace_file(path, content)
@@ -61,10 +73,28 @@ def read_placements(path: str | Path) -> dict[str, NDArray[np.int64]]:
         OSError: the file is missing or cannot be read.
     """
     path = Path(path)
-    with path.open("rb") as stream:
-        is_zip = stream.read(2) == b"PK"
-    maps = _npz_maps(path) if is_zip else _json_maps(path)
+    maps = _npz_maps(path) if _is_zip(path) else _json_maps(path)
     return {policy: _checked_map(path, policy, phy2log) for policy, phy2log in maps.items()}
+
+
+def read_placed_for(path: str | Path) -> PlacedFor | None:
+    """Machine, rule and layers of the placements in a file; None if it does not say.
+
+    Raises:
+        FormatError: it says something else.
+        OSError: the file is missing or cannot be read.
+    """
+    path = Path(path)
+    try:
+        if _is_zip(path):
+            with decoding(path, ".npz archive"), zipfile.ZipFile(path) as archive:
+                about = json.loads(archive.comment)
+        else:
+            about = json_file.parse(path)
+    except FormatError:
+        return None
+    document = about.get("instance") if isinstance(about, dict) else None
+    return None if document is None else PlacedFor.parsed(path, document)
 
 
 def write_sglang_placement(path: str | Path, placement: Placement) -> None:
@@ -114,13 +144,18 @@ def write_trtllm_placement(
     replace_file(Path(path), text.encode())
 
 
-def _npz_maps(path: Path) -> dict[str, object]:
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) == b"PK"
+
+
+def _npz_maps(path: Path) -> dict[str, Any]:
     with decoding(path, ".npz archive"), zipfile.ZipFile(path) as archive:
         names = npz_file.array_names(archive)
         return {name: npz_file.read_member(path, archive, name) for name in names}
 
 
-def _json_maps(path: Path) -> dict[str, object]:
+def _json_maps(path: Path) -> dict[str, Any]:
     document = json_file.parse(path)
     if isinstance(document, dict) and SGLANG_KEY in document:
         return {"sglang": document[SGLANG_KEY]}
@@ -132,9 +167,9 @@ def _json_maps(path: Path) -> dict[str, object]:
     return maps
 
 
-def _checked_map(path: Path, policy: str, values: object) -> NDArray[np.int64]:
+def _checked_map(path: Path, policy: str, values: Any) -> NDArray[np.int64]:
     try:
-        phy2log = numeric(values, f"phy2log of {policy!r}")
+        phy2log = exact_array(values, f"phy2log of {policy!r}", ("layer", "slot"))
     except ValueError as error:
         raise FormatError(path, str(error)) from None
     if phy2log.dtype != np.int64 or phy2log.ndim != 2 or 0 in phy2log.shape:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.problem.instance import Loads
+FLOAT_INTEGERS = 2**53
+"""All integers below are floats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,28 +28,15 @@ class RawLoads:
     layers: tuple[int, ...] | None = None
 
 
-def numeric(values: object, name: str) -> Loads:
-    """``values`` as int64 or float64 of the same shape; integers stay integers.
+def decimal(text: str) -> float | Decimal:
+    """The float nearest to a decimal literal, which is what 0.1 means.
 
-    Raises:
-        ValueError: ragged, not numbers, or integers beyond 64 bits.
+    Where no such float is meant (1e400, or all digits of 9007199254740993.0), the decimal itself,
+    which :func:`eplb_opt.problem.loads.exact_array` refuses by its place.
     """
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name} is ragged: every row needs the same number of entries") from None
-    if array.dtype.kind == "f":
-        return array.astype(np.float64)
-    if array.dtype.kind not in "iu" or (
-        array.dtype == np.uint64 and array.size and array.max() >= 2**63
-    ):
-        raise ValueError(
-            f"{name} must hold floats or integers below 2^63, not {array.dtype}{_example(array)}"
-        )
-    return array.astype(np.int64)
-
-
-def _example(array: NDArray[Any]) -> str:
-    return (
-        f" such as {str(array.flat[0])[:40]!r}" if array.size and array.dtype.kind in "OUSb" else ""
-    )
+    value = float(text)
+    if abs(value) < FLOAT_INTEGERS:
+        return value
+    exact = Decimal(text)
+    written_out = "e" not in text.lower()
+    return exact if math.isinf(value) or (written_out and exact != Decimal(value)) else value

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from eplb_opt.io import json_file
 from eplb_opt.io.errors import FormatError, decoding
 from eplb_opt.io.recording import RawLoads
+from eplb_opt.problem.rationals import Integers, widened
 
 META = "meta_info.json"
 _KEY = re.compile(r"(\d{1,18})_(\d{1,18})", re.ASCII)
@@ -25,9 +26,9 @@ def read(path: Path) -> RawLoads:
     files = sorted(path.glob("rank*.safetensors")) if path.is_dir() else [path]
     if not files:
         raise FormatError(path, "has no rank*.safetensors")
-    total = _rank_counts(files[0])
+    total = _rank_counts(files[0], len(files))
     for file in files[1:]:
-        counts = _rank_counts(file)
+        counts = _rank_counts(file, len(files))
         if different := sorted(counts.keys() ^ total.keys()):
             raise FormatError(
                 file, f"this rank and {files[0].name} do not both have key {_name(different[0])}"
@@ -48,8 +49,8 @@ def _name(key: tuple[int, int]) -> str:
     return f"'{key[0]}_{key[1]}'"
 
 
-def _rank_counts(path: Path) -> dict[tuple[int, int], NDArray[np.int64]]:
-    """Counts [E] of one rank by (iteration, layer)."""
+def _rank_counts(path: Path, ranks: int) -> dict[tuple[int, int], Integers]:
+    """Counts [E] of one rank by (iteration, layer), of a type that a sum over the ranks fits."""
     from safetensors.numpy import load
 
     with decoding(path, ".safetensors file"):
@@ -65,13 +66,13 @@ def _rank_counts(path: Path) -> dict[tuple[int, int], NDArray[np.int64]]:
             raise FormatError(
                 path, f"{key!r} is {count.dtype} {count.shape}, expected integers [experts]"
             )
-        counts[int(match[1]), int(match[2])] = count.astype(np.int64)
+        counts[int(match[1]), int(match[2])] = widened(count, ranks)
     if not counts:
         raise FormatError(path, "holds no tensors: no iteration was recorded")
     return counts
 
 
-def _grid(path: Path, counts: dict[tuple[int, int], NDArray[np.int64]]) -> RawLoads:
+def _grid(path: Path, counts: dict[tuple[int, int], Integers]) -> RawLoads:
     """[T, L, E] over the iterations and layers that occur; every pair of them must be there."""
     iterations = sorted({iteration for iteration, _ in counts})
     layers = sorted({layer for _, layer in counts})
@@ -80,7 +81,11 @@ def _grid(path: Path, counts: dict[tuple[int, int], NDArray[np.int64]]) -> RawLo
         raise FormatError(
             path, f"key {_name(missing)} is missing: an iteration lacks one of the layers"
         )
-    values = [[counts[i, j] for j in layers] for i in iterations]
+    first = counts[iterations[0], layers[0]].size
+    for key, count in counts.items():
+        if count.size != first:
+            raise FormatError(path, f"{_name(key)} has {count.size} experts, others {first}")
+    values = np.array([[counts[i, j] for j in layers] for i in iterations])
     return RawLoads(values, "{iteration}_{layer}", tuple(layers))
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.io.errors import FormatError, decoding
-from eplb_opt.io.recording import RawLoads, numeric
+from eplb_opt.io.recording import RawLoads
+from eplb_opt.problem.loads import exact_array
+from eplb_opt.problem.rationals import widened
 
 _Counts = dict[int, dict[tuple[int, str], NDArray[Any]]]
 
@@ -58,7 +60,7 @@ def _array(path: Path, value: Any, name: str) -> NDArray[Any]:
             dense = value.detach().to_dense()
             return dense.to(torch.float64).numpy() if dense.is_floating_point() else dense.numpy()
     try:
-        return numeric(value, name)
+        return exact_array(value, name)
     except ValueError as error:
         raise FormatError(path, f"{error}; expected a tensor") from None
 
@@ -81,8 +83,9 @@ def _read_passes(source: Path, files: dict[Path, Any]) -> RawLoads:
     if phy2log is None or not counts:
         raise FormatError(source, "records is empty: no forward pass was recorded")
     _require_all_ranks(source, counts)
-    physical = np.stack([sum(counts[i].values(), np.int64(0)) for i in sorted(counts)])
-    logical = np.zeros((*physical.shape[:2], int(phy2log.max()) + 1), dtype=np.int64)
+    physical = np.stack([_total(counts[i]) for i in sorted(counts)])
+    physical = widened(physical, physical.shape[2])
+    logical = np.zeros((*physical.shape[:2], int(phy2log.max()) + 1), dtype=physical.dtype)
     steps, layers = np.ogrid[: physical.shape[0], : physical.shape[1]]
     np.add.at(logical, (steps[:, :, None], layers[:, :, None], phy2log[None]), physical)
     return RawLoads(logical, "records[].global_physical_count")
@@ -135,7 +138,12 @@ def _collect(path: Path, records: Any, phy2log: NDArray[Any], counts: _Counts) -
         key = (rank, str(record.get("gatherer_key", "")))
         if key in of_rank:
             raise FormatError(path, f"{name}: rank {rank} has recorded forward pass {step} before")
-        of_rank[key] = count.astype(np.int64)
+        of_rank[key] = count
+
+
+def _total(of_rank: dict[tuple[int, str], NDArray[Any]]) -> NDArray[Any]:
+    total: NDArray[Any] = sum(widened(count, len(of_rank)) for count in of_rank.values())  # type: ignore[assignment]
+    return total
 
 
 def _require_all_ranks(path: Path, counts: _Counts) -> None:

@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.loads import Loads, checked_loads, sum_over_time
 from eplb_opt.problem.rationals import exact_integers
+from eplb_opt.problem.shown import Shown, ShowsItself
 from eplb_opt.problem.topology import Rule, Topology
 
-Loads = NDArray[np.int64] | NDArray[np.float64]
 
-
-@dataclass(frozen=True, eq=False)
-class Instance:
+@dataclass(frozen=True, eq=False, repr=False)
+class Instance(ShowsItself):
     """Recorded or generated loads, the machine that serves them, and the rule for placements.
 
     Attributes:
@@ -34,8 +31,9 @@ class Instance:
         numbers: what each row is called in reports: 0..L-1, or the layers kept by :meth:`select`.
 
     Raises:
-        ValueError: loads are not numbers, negative, NaN or infinite, of a wrong shape, or do not
-            fit the topology and rule. The message names the value and, for a bad load, its place.
+        ValueError: loads are not numbers, cannot be held exactly, are negative, NaN or infinite, of
+            a wrong shape, or do not fit the topology and rule. The message names the value and, for
+            a bad load, its place.
 
     Example:
         >>> instance = Instance([[3, 1, 2]], Topology(num_physical_experts=4, num_ranks=2))
@@ -52,10 +50,10 @@ class Instance:
     numbers: tuple[int, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        loads = _checked_loads(self.loads)
+        loads = checked_loads(self.loads)
         if loads.ndim == 3:
             object.__setattr__(self, "trace", loads)
-            loads = _sum_over_time(loads)
+            loads = sum_over_time(loads)
         object.__setattr__(self, "loads", loads)
         object.__setattr__(self, "numbers", tuple(range(len(loads))))
         object.__setattr__(self, "rule", _resolved_rule(self.rule, self.topology, loads.shape[1]))
@@ -70,6 +68,22 @@ class Instance:
                 f"spread_replicas needs slots_per_rank={self.topology.slots_per_rank} different "
                 f"experts to fill a rank, but there are {loads.shape[1] // nodes} for it"
             )
+
+    def _shown(self) -> Shown:
+        """Its sizes; the loads are not."""
+        machine = self.topology
+        sizes = {
+            "steps": len(self.trace) if self.trace is not None else 0,
+            "layers": self.num_layers,
+            "experts": self.num_logical_experts,
+            "slots": machine.num_physical_experts,
+            "ranks": machine.num_ranks,
+            "nodes": machine.num_nodes if machine.num_nodes > 1 else 0,
+            "groups": machine.num_groups if machine.num_groups > 1 else 0,
+        }
+        words = [f"{number} {name}" for name, number in sizes.items() if number]
+        words += [f"{self.rule} rule", *["replicas spread"] * self.spread_replicas]
+        return Shown(f"Instance({self.source}: {', '.join(words)})")
 
     @property
     def num_layers(self) -> int:
@@ -121,46 +135,6 @@ class Instance:
         chosen = replace(self, loads=loads)
         object.__setattr__(chosen, "numbers", tuple(self.numbers[row] for row in rows))
         return chosen
-
-
-def _checked_loads(given: ArrayLike) -> Loads:
-    try:
-        loads = np.asarray(given)
-    except ValueError as error:
-        raise ValueError(f"loads are ragged, layers differ in length ({error})") from None
-    if loads.dtype.kind not in "iuf":
-        raise ValueError(f"loads must be integers or floats, not {loads.dtype}")
-    if loads.ndim not in (2, 3) or 0 in loads.shape:
-        raise ValueError(
-            f"loads of shape {loads.shape} are neither [layers, experts] "
-            "nor [steps, layers, experts]"
-        )
-    for name, bad in (("not finite", ~np.isfinite(loads)), ("negative", loads < 0)):
-        if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
-            axes = ("step", "layer", "expert")[-loads.ndim :]
-            place = ", ".join(f"{axis} {i}" for axis, i in zip(axes, where, strict=True))
-            raise ValueError(f"the load of {place} is {loads[where]}: {name}")
-    if loads.dtype.kind == "f":
-        return _frozen(loads.astype(np.float64))
-    if int(loads.max()) >= 2**63:
-        raise ValueError(f"loads up to {int(loads.max())} exceed 64-bit signed integers")
-    return _frozen(loads.astype(np.int64))
-
-
-def _sum_over_time(trace: Loads) -> Loads:
-    if trace.dtype.kind == "i" and int(trace.max()) * trace.shape[0] >= 2**63:
-        raise ValueError("the sum of the trace over time exceeds 64-bit signed integers")
-    with np.errstate(over="ignore"):
-        total = trace.sum(axis=0)
-    if not np.isfinite(total).all():
-        raise ValueError("the sum of the trace over time is not finite")
-    return _frozen(total)
-
-
-def _frozen(array: Loads) -> Loads:
-    array.setflags(write=False)
-    return array
 
 
 def _resolved_rule(rule: str, topology: Topology, num_experts: int) -> Rule:

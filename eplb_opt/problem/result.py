@@ -9,6 +9,7 @@ from fractions import Fraction
 from eplb_opt.problem.evidence import Evidence
 from eplb_opt.problem.objective import Dispatch
 from eplb_opt.problem.rationals import relative_gap
+from eplb_opt.problem.shown import Shown, ShowsItself, percent, tokens
 
 
 class Stage(StrEnum):
@@ -49,8 +50,8 @@ class SolveStatus(StrEnum):
     """No incumbent and no proof; the lower bound is still valid."""
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(ShowsItself):
     """Outcome of one solve of one layer. All values are exact, in tokens.
 
     Attributes:
@@ -89,6 +90,19 @@ class Result:
                 f"{self.backend} claims the lower bound {self.lower_bound}, "
                 f"which is above the incumbent {self.objective}"
             )
+
+    def _shown(self) -> Shown:
+        """What is known of the layer; placement and certificate are not."""
+        columns = ("", "objective", "lower bound", "proved by", "gap", "limit", "seconds")
+        values = (tokens(self.objective), tokens(self.lower_bound), self.bound_source)
+        row = (
+            f"{self.status}",
+            *values,
+            percent(self.gap),
+            self.limit or "",
+            f"{self.runtime:.2f}",
+        )
+        return Shown(f"Result({self.stage} by {self.backend})", columns, [row])
 
     @property
     def status(self) -> SolveStatus:

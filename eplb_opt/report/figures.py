@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from eplb_opt.gap import GapReport
+from eplb_opt.problem.shown import printable
 from eplb_opt.report.summary import Summary, summarize
 
 Source = GapReport | Summary | str | Path
@@ -31,7 +32,7 @@ def plot_gap(source: Source, ax: Any = None) -> Any:
     ax = new_axes(ax, height=0.9 + 0.36 * max(1, len(shown)))
     boxes = [
         {name: max(FLOOR, 100 * p.gaps.quantile(q)) for name, q in QUANTILES.items()}
-        | {"label": short(p.policy), "fliers": [max(FLOOR, 100 * p.gaps.largest)]}
+        | {"label": label(p.policy), "fliers": [max(FLOOR, 100 * p.gaps.largest)]}
         for p in shown
     ]
     style = {"facecolor": "#CFE3F1", "edgecolor": COLOURS[0]}
@@ -53,7 +54,7 @@ def plot_pareto(source: Source, ax: Any = None) -> Any:
     policies = summarize(source).policies.values()
     most = max((len(p.runtimes) for p in policies), default=0)
     points = sorted(
-        (p.runtime * 1000, max(FLOOR, 100 * p.gaps.mean), short(p.policy))
+        (p.runtime * 1000, max(FLOOR, 100 * p.gaps.mean), label(p.policy))
         for p in policies
         if p.runtime is not None and p.gaps.mean is not None and len(p.runtimes) >= NEARLY * most
     )
@@ -77,7 +78,7 @@ def plot_rank_loads(source: Source, ax: Any = None) -> Any:
     summary = summarize(source)
     ax = new_axes(ax)
     series = [("experts in order", summary.before)]
-    series += [(short(p.policy), p.rank_loads) for p in summary.policies.values()]
+    series += [(label(p.policy), p.rank_loads) for p in summary.policies.values()]
     for i, (name, loads) in enumerate((n, x) for n, x in series if x is not None):
         profile = -np.sort(-loads / loads.mean(1, keepdims=True), axis=1)
         style = ("--", "-", "-.", ":")[i % 4]
@@ -106,7 +107,7 @@ def plot_heatmap(source: Source, policy: str | None = None, ax: Any = None) -> A
     image = ax.imshow(ratio, aspect="auto", cmap="cividis", vmin=min(0.9, ratio.min()), vmax=top,
                       interpolation="nearest")  # fmt: skip
     ax.set(xlabel="rank", ylabel="layer with load")
-    ax.set_title(f"{short(policy) if policy else 'experts in order'}", fontsize=9)
+    ax.set_title(f"{label(policy) if policy else 'experts in order'}", fontsize=9)
     ax.figure.colorbar(image, ax=ax, label="load over the mean", extend="max")
     return ax
 
@@ -115,13 +116,13 @@ def plot_attribution(source: Source, ax: Any = None) -> Any:
     """Where the loss over the mean rank load comes from, mean over layers, in percent of it."""
     summary = summarize(source)
     ax = new_axes(ax, height=1.2 + 0.4 * max(1, len(summary.attribution)))
-    names = [short(entry["policy"]) for entry in summary.attribution]
+    names = [label(entry["policy"]) for entry in summary.attribution]
     left = np.zeros(len(names))
     terms = list(summary.attribution[0]["mean"]["terms"]) if names else []
     for i, term in enumerate(terms):
         shown = [100 * entry["mean"]["terms"][term]["shown"] for entry in summary.attribution]
-        ax.barh(names, shown, left=left, label=term, color=COLOURS[i % 7], hatch=HATCHES[i % 5],
-                edgecolor="white")  # fmt: skip
+        ax.barh(names, shown, left=left, label=label(term), color=COLOURS[i % 7],
+                hatch=HATCHES[i % 5], edgecolor="white")  # fmt: skip
         left += np.array(shown)
     ax.invert_yaxis()
     ax.set(xlabel="loss, % of the mean rank load")
@@ -134,7 +135,7 @@ def plot_certified(source: Source, ax: Any = None) -> Any:
     summary = summarize(source)
     shown = [p for p in summary.policies.values() if p.gaps.size]
     ax = new_axes(ax, height=1.0 + 0.32 * max(1, len(shown)))
-    names = [short(p.policy) for p in shown]
+    names = [label(p.policy) for p in shown]
     optimal = np.array([100 * p.optimal / p.gaps.size for p in shown])
     near = np.array([100 * _within(p.gaps, 1e-3) for p in shown])
     near = np.maximum(near, optimal)
@@ -159,7 +160,13 @@ def _within(gaps: Any, limit: float) -> float:
 def short(policy: str) -> str:
     """A policy's name without the folders of a file."""
     path, colon, function = policy.partition(":")
-    return Path(path).name + colon + function if path.endswith(".py") else policy
+    name = Path(path).name + colon + function if path.endswith(".py") else policy
+    return printable(name)
+
+
+def label(text: str) -> str:
+    """A name as matplotlib takes it: a dollar is no mathematics."""
+    return short(text).replace("$", r"\$")
 
 
 def new_axes(ax: Any, height: float = 3.2) -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from eplb_opt.serving.replay import ReplayReport
 MOST_HEATMAPS = 2
 
 
-def write_page(source: Source | ReplayReport, target: str | Path) -> None:
-    """Write the report; whole or not at all.
+def write_page(source: Source | ReplayReport, target: str | Path) -> int:
+    """Write the report, whole or not at all; how many bytes it has.
 
     Raises:
         ImportError: matplotlib or jinja2 is missing (extra ``report``).
@@ -28,67 +27,75 @@ def write_page(source: Source | ReplayReport, target: str | Path) -> None:
     """
     from eplb_opt.io.atomic import replace_file
 
-    replace_file(Path(target), page(source).encode())
+    # A file's name may hold what UTF-8 cannot; such a page is better than none.
+    content = page(source).encode(errors="backslashreplace")
+    replace_file(Path(target), content)
+    return len(content)
 
 
 def page(source: Source | ReplayReport) -> str:
-    """The HTML of a report."""
-    environment = _environment()
+    """The HTML of a report. Text is escaped by the templates alone, here it is as it is."""
     document = replay_document(source)
     if document is not None:
-        words = {"sections": over_time(document)} | describe(document)
-        return str(environment.get_template("replay.html.j2").render(words))
+        return _render("replay.html.j2", over_time(document), describe(document))
     summary = summarize(source)  # type: ignore[arg-type]
-    words = {"summary": summary, "sections": sections(summary), "ranked": ranked(summary)}
-    return str(environment.get_template("page.html.j2").render(words))
+    words = {"summary": summary, "ranked": ranked(summary)}
+    return _render("page.html.j2", sections(summary), words)
 
 
-def _environment() -> Any:
+def _render(template: str, parts: Sequence[Section], words: dict[str, Any]) -> str:
     try:
         import jinja2
-        import matplotlib as mpl
+
+        from eplb_opt.report.svg import draw
     except ImportError:
         raise ImportError(
             "reports need the extra 'report': pip install 'eplb-opt[report]'"
         ) from None
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "eplb-opt", "font.size": 9})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("eplb_opt.report", "."), autoescape=True, trim_blocks=True
     )
     environment.filters |= {"percent": percent, "short": short}
-    return environment
+    drawn = [(part, draw(part.plot, f"figure-{i}")) for i, part in enumerate(parts)]
+    return environment.get_template(template).render(words, sections=drawn)
 
 
-def over_time(document: dict[str, Any]) -> list[dict[str, str]]:
-    """The sections about a replay."""
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: ``plot`` draws its figure, or is None where there are no data for it."""
+
+    heading: str
+    text: str
+    plot: Callable[[], Any] | None
+    missing: str = "No data."
+
+
+def over_time(document: dict[str, Any]) -> list[Section]:
+    """What a page about a replay shows, in order."""
     found = [
-        _section(
+        Section(
             "Balance over time",
             "Mean rank load over fullest rank, all layers of a step together. Grey lines: "
             "rearrangements.",
-            replays.plot_balancedness,
-            document,
+            partial(replays.plot_balancedness, document),
         ),
-        _section(
+        Section(
             "What is moved",
             "Experts received from other ranks until each step, all layers.",
-            replays.plot_received,
-            document,
+            partial(replays.plot_received, document),
         ),
-        _section(
+        Section(
             "Loss against moving",
             "Each policy on the whole trace. What is left and below is better on both.",
-            replays.plot_tradeoff,
-            document,
+            partial(replays.plot_tradeoff, document),
         ),
     ]
     return found + [
-        _section(
+        Section(
             f"Placement by placement: {short(entry['policy'])}",
             "Loss of the steps that each placement served, what the placement before would have "
             "lost on them, and where the best constant placement lies that knows them.",
-            partial(replays.plot_intervals, policy=entry["policy"]),
-            document,
+            partial(replays.plot_intervals, document, entry["policy"]),
         )
         for entry in document["policies"]
     ]
@@ -106,82 +113,52 @@ def percent(ratio: float | None) -> str:
     return "–" if ratio is None else f"{100 * ratio:.4f}" if ratio < 0.1 else f"{100 * ratio:.2f}"
 
 
-def sections(summary: Summary) -> list[dict[str, str]]:
-    """Heading, explanation and figure of each section that has data; else a line that says so."""
+def sections(summary: Summary) -> list[Section]:
+    """What the page shows, in order."""
     some = any(p.gaps.size for p in summary.policies.values())
     loads = [p.policy for p in summary.policies.values() if p.rank_loads is not None]
     found = [
-        _section(
+        Section(
             "Gap by policy",
             "Gap of each layer to its proven lower bound. Box: middle half of the layers; line: "
             "median; whiskers: 5 and 95 %; cross: the worst layer.",
-            figures.plot_gap if some else None,
-            summary,
+            partial(figures.plot_gap, summary) if some else None,
         ),
-        _section(
+        Section(
             "Gap against time",
             "Filled points: no other policy is both faster and better. Time is the median of calls "
             "for all layers of an instance, the median over instances. Left out: what was not run "
             "on all instances.",
-            figures.plot_pareto if some else None,
-            summary,
+            partial(figures.plot_pareto, summary) if some else None,
         ),
-        _section(
+        Section(
             "What is proven",
             "Where a placement reaches its lower bound it is optimal. The rest is within its gap, "
             "whose bound may be too low.",
-            figures.plot_certified if some else None,
-            summary,
+            partial(figures.plot_certified, summary) if some else None,
         ),
-        _section(
+        Section(
             "Where the loss comes from",
             "The loss over the mean rank load, split exactly: what no placement avoids "
             "(granularity), the price of the rule, and the policy's own mistakes in groups, "
             "counts and packing.",
-            figures.plot_attribution if summary.attribution else None,
-            summary,
-            "No data: it comes with <code>eplb-opt gap --explain --json</code>.",
+            partial(figures.plot_attribution, summary) if summary.attribution else None,
+            "No data: it comes with `eplb-opt gap --explain --json`.",
         ),
-        _section(
+        Section(
             "Rank loads, before and after",
             "Load of each rank over the mean, heaviest first, mean over layers.",
-            figures.plot_rank_loads if loads else None,
-            summary,
-            "No data: it comes with <code>eplb-opt gap --json</code>, not with a sweep.",
+            partial(figures.plot_rank_loads, summary) if loads else None,
+            "No data: it comes with `eplb-opt gap --json`, not with a sweep.",
         ),
     ]
     maps = [None, *loads[-(MOST_HEATMAPS - 1) :]] if loads and summary.before is not None else []
     found += [
-        _section(
+        Section(
             f"Layers and ranks: {short(policy) if policy else 'experts in order'}",
             "A bright cell is a rank that others wait for.",
-            partial(figures.plot_heatmap, policy=policy),
-            summary,
+            partial(figures.plot_heatmap, summary, policy),
         )
         for policy in maps
     ]
     return found
-
-
-def _section(
-    heading: str,
-    text: str,
-    plot: Callable[..., Any] | None,
-    source: Any,
-    missing: str = "No data.",
-) -> dict[str, str]:
-    if plot is None:
-        return {"heading": heading, "text": "", "figure": "", "missing": missing}
-    figure = svg(plot(source).figure, heading)
-    return {"heading": heading, "text": text, "figure": figure, "missing": ""}
-
-
-def svg(figure: Any, title: str) -> str:
-    """A figure as an element of a page, with names that no other figure on it has."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    prefix = re.sub(r"\W+", "-", title.lower())
-    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
-    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
 
 from eplb_opt import documents
-from eplb_opt.report.figures import COLOURS, new_axes, short
+from eplb_opt.report.figures import COLOURS, label, new_axes
 from eplb_opt.report.summary import ReportError
 from eplb_opt.serving.replay import ReplayReport
 
@@ -57,7 +58,7 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     instance, settings = document["instance"], document["settings"]
     machine = f"{instance['num_physical_experts']} slots on {instance['num_ranks']} ranks"
     mode = "asynchronous" if settings["use_async"] else "synchronous"
-    names = " ".join(f"--policy '{p['policy']}'" for p in document["policies"])
+    names = " ".join(f"--policy {quote(p['policy'])}" for p in document["policies"])
     flags = " --async" if settings["use_async"] else ""
     flags += "" if settings["attribute_late"] else " --attribute early"
     flags += "".join(f" --scale {s}:{ranks}" for s, ranks in document["ranks_from"].items())
@@ -77,7 +78,8 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
             if i["message"]
         ],
         "reproduce": [
-            f"eplb-opt replay {instance['source']} --physical {instance['num_physical_experts']} "
+            f"eplb-opt replay {quote(instance['source'])} "
+            f"--physical {instance['num_physical_experts']} "
             f"--gpus {instance['num_ranks']} --nodes {instance['num_nodes']} "
             f"--groups {instance['num_groups']} --rule {instance['rule']} "
             f"--interval {settings['step_interval']} --window {settings['window_size']}"
@@ -94,7 +96,7 @@ def plot_balancedness(source: ReplaySource, ax: Any = None) -> Any:
     for i, policy in enumerate(document["policies"]):
         values = np.array(policy["steps"]["balancedness"])
         values = np.where(values > 0, values, np.nan)  # dummy passes
-        ax.plot(values, STYLES[i % 4], color=COLOURS[i % 7], label=short(policy["policy"]), lw=1.2)
+        ax.plot(values, STYLES[i % 4], color=COLOURS[i % 7], label=label(policy["policy"]), lw=1.2)
     for interval in document["policies"][0]["intervals"][1:] if document["policies"] else []:
         ax.axvline(interval["start"] - 0.5, color="#BBBBBB", lw=0.6, zorder=0)
     ax.set(xlabel="step", ylabel="mean load over fullest rank")
@@ -108,7 +110,7 @@ def plot_received(source: ReplaySource, ax: Any = None) -> Any:
     ax = new_axes(ax)
     for i, policy in enumerate(document["policies"]):
         total = np.cumsum(policy["steps"]["bytes"]) / 1e9
-        ax.plot(total, STYLES[i % 4], color=COLOURS[i % 7], label=short(policy["policy"]))
+        ax.plot(total, STYLES[i % 4], color=COLOURS[i % 7], label=label(policy["policy"]))
     ax.set(xlabel="step", ylabel="GB received")
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
@@ -121,7 +123,7 @@ def plot_tradeoff(source: ReplaySource, ax: Any = None) -> Any:
     document = _document(source)
     ax = new_axes(ax)
     points = sorted(
-        (policy["bytes"] / 1e9, 100 * policy["loss"], short(policy["policy"]))
+        (policy["bytes"] / 1e9, 100 * policy["loss"], label(policy["policy"]))
         for policy in document["policies"]
         if policy["loss"] is not None
     )

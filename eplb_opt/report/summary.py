@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from statistics import median
 from typing import Any
 
@@ -191,9 +192,9 @@ def of_gap(document: dict[str, Any]) -> Summary:
     if document.get("rank_loads_in_order"):
         found.before = np.array(document["rank_loads_in_order"], dtype=np.float64)
     found.attribution = document.get("attribution", [])
-    names = " ".join(f"--policy '{row['policy']}'" for row in document["policies"])
+    names = " ".join(f"--policy {quote(row['policy'])}" for row in document["policies"])
     found.reproduce = [
-        f"eplb-opt gap {instance['source']} --physical {instance['num_physical_experts']} "
+        f"eplb-opt gap {quote(instance['source'])} --physical {instance['num_physical_experts']} "
         f"--gpus {instance['num_ranks']} --nodes {instance['num_nodes']} "
         f"--groups {instance['num_groups']} --rule {instance['rule']} {names}",
         *_versions(document),
@@ -218,7 +219,7 @@ def of_sweep(path: Path, warn: Callable[[str], None] = lambda _text: None) -> Su
             found.references.update(row.get("reference") or {})
         versions.update(dict.fromkeys(_versions(row)))
     found.instances = len(seen)
-    found.reproduce = [f"eplb-opt sweep SPEC.yaml -o {path.name}", *versions]
+    found.reproduce = [f"eplb-opt sweep SPEC.yaml -o {quote(path.name)}", *versions]
     return found
 
 

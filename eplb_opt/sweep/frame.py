@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eplb_opt.io.atomic import replace_file
 from eplb_opt.sweep.store import rows
 
 if TYPE_CHECKING:
@@ -47,17 +48,14 @@ def export(source: Path, target: Path) -> int:
 
     Raises:
         ValueError: another suffix.
+        OSError: the file can't be written.
     """
     if target.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{target}: the suffix must be .csv or .parquet")
     frame = load(source, layers=target.suffix == ".parquet")
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        if target.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if target.suffix == ".csv":
+        content = frame.to_csv(index=False).encode()
+    else:
+        content = frame.to_parquet(None, index=False)
+    replace_file(target, content)
     return len(frame)

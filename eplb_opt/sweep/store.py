@@ -53,6 +53,8 @@ class Store:
         self._warn = warn
 
     def __enter__(self) -> Store:
+        if self.path.exists() and not self.path.is_file():
+            raise StoreError(f"{self.path}: a sweep reads back what is done: give a regular file")
         self._file: IO[bytes] = self.path.open("ab+")
         try:
             _lock(self._file, self.path)
@@ -72,9 +74,16 @@ class Store:
         self._file.close()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row, in one write that has reached the operating system when this returns."""
-        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        """Add a row, in one write that has reached the operating system when this returns.
+
+        Raises:
+            OSError: the disk is full, for instance; the message names the file.
+        """
+        try:
+            self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.done.add(row["unit"])
 
     def _repair(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from eplb_opt.policies.names import AnyPolicy, named_policies
 from eplb_opt.policies.runner import Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.shown import Shown, ShowsItself, percent
 from eplb_opt.serving.replay.judge import Interval, Judge
 from eplb_opt.serving.replay.simulate import Scenario, Trail, simulate
 from eplb_opt.serving.state_machine import Settings
@@ -63,8 +64,8 @@ class Replayed:
         return sum(value * steps for value, steps in known) / total if total else None
 
 
-@dataclass(frozen=True)
-class ReplayReport:
+@dataclass(frozen=True, repr=False)
+class ReplayReport(ShowsItself):
     """All policies on one scenario.
 
     Attributes:
@@ -84,6 +85,17 @@ class ReplayReport:
     expert_bytes: int = EXPERT_BYTES
     tokens_per_byte: float | None = None
     interrupted: bool = False
+
+    def _shown(self) -> Shown:
+        """Each policy over the trace."""
+        rows = [
+            (p.policy, str(p.trail.steps), percent(p.loss), str(p.received), str(len(p.failures)))
+            for p in self.policies
+        ]
+        columns = ("policy", "steps", "loss", "received", "failures")
+        return Shown(
+            f"ReplayReport({self.source}{', interrupted' * self.interrupted})", columns, rows
+        )
 
     def loss_with_moving(self, replayed: Replayed) -> float | None:
         """The loss if moving counts as tokens; None without ``tokens_per_byte``."""

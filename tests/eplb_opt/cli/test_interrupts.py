@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eplb_opt.io import read_placements
+from eplb_opt.io import read_placed_for, read_placements
 from tests.eplb_opt.cli.test_cli import heed_interrupts
 
 PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
@@ -78,6 +78,9 @@ def test_stopped_solve_writes_every_output_that_was_asked_for(folder, number, co
     (layer,) = document(folder / "o.json")["layers"]
     assert layer["limit"] == "interrupt"
     assert read_placements(folder / "p.npz")["exact"].tolist() == [layer["phy2log"]]
+    placed_for = read_placed_for(folder / "p.npz")
+    assert placed_for is not None
+    assert placed_for.layers == (0,)
     document(folder / "c.json")
     assert subprocess.run([*PROGRAM, "verify", "c.json"], cwd=folder, check=False).returncode == 0
 

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from eplb_opt import Instance, Placement, Topology, bounds
 from eplb_opt.certificate import nothing_moves_less
 from eplb_opt.cli import main
-from eplb_opt.io import read_placements, write_placements, write_sglang_placement
+from eplb_opt.io import (
+    PlacedFor,
+    read_placed_for,
+    read_placements,
+    write_placements,
+    write_sglang_placement,
+)
 from eplb_opt.problem.transfer import copied, received
 from eplb_opt.problem.validity import find_violations
 from solvers.dispatch import value
@@ -164,3 +171,50 @@ def test_bad_input_is_one_line(case: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert errors.startswith("eplb-opt: error: ")
     assert errors.count("\n") == 1
     assert message in errors
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".json"])
+def test_a_placement_of_another_machine_is_refused_by_what_differs(
+    suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gap = ["gap", "loads.npy", *MACHINE, "--nodes", "2", "--groups", "2", "--layers", "0,2"]
+    assert run(monkeypatch, *gap, "--placements", f"placed{suffix}")[0] == 0
+    migrate = ["migrate", f"placed{suffix}", "loads.npy", "--redundant", "4"]
+    same = [*migrate, "--gpus", "4", "--nodes", "2", "--groups", "2"]
+    assert run(monkeypatch, *same, "--layers", "2", "-o", f"new{suffix}")[0] == 0
+    code, _, errors = run(monkeypatch, *same, "--layers", "1")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"placed{suffix}: has no placement of layer 1, but of [0, 2]: see --layers" in errors
+    code, _, errors = run(monkeypatch, *migrate, "--gpus", "8")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"placed{suffix}: was placed for num_ranks=4, not 8; num_nodes=2, not 1; " in errors
+    assert "num_groups=2, not 1; rule=hierarchical, not global: give the machine" in errors
+    chained = [*same, "--layers", "2"]
+    chained[1] = f"new{suffix}"
+    assert run(monkeypatch, *chained)[0] == 0
+    chained[1] = "old.npz"
+    assert "group 0 has replicas on nodes" in run(monkeypatch, *chained)[2]
+
+
+def layers_of(path: str) -> list[int]:
+    return list(yaml.safe_load(Path(path).read_text())["initial_global_assignments"])
+
+
+def test_conversion_keeps_machine_and_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    gap = ["gap", "loads.npy", *MACHINE, "--layers", "1,2", "--placements", "p.npz"]
+    assert run(monkeypatch, *gap)[0] == 0
+    for target in ("p.json", "back.npz"):
+        assert run(monkeypatch, "convert", "p.npz", target, "--to", "placements")[0] == 0
+        assert read_placed_for(target) == PlacedFor.of(instance().select([1, 2]))
+    assert run(monkeypatch, "convert", "p.json", "p.yaml", "--to", "trtllm")[0] == 0
+    assert layers_of("p.yaml") == [1, 2]
+    code, _, errors = run(monkeypatch, "convert", "p.npz", "s.json", "--to", "sglang")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "--to sglang: rows are all layers of the model, but these are of [1, 2]" in errors
+    assert not Path("s.json").exists()
+    assert run(monkeypatch, "convert", "old.npz", "o.yaml", "--to", "trtllm")[0] == 0
+    assert list(yaml.safe_load(Path("o.yaml").read_text())["initial_global_assignments"]) == [
+        0,
+        1,
+        2,
+    ]

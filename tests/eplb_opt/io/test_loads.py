@@ -188,8 +188,10 @@ def test_writing_refuses_other_suffixes_and_keeps_the_old_file(tmp_path):
     with pytest.raises(ValueError, match=r"suffix '.txt' is not one of .json"):
         write_loads(tmp_path / "a.txt", MATRIX)
     write_loads(tmp_path / "a.csv", MATRIX)
-    with pytest.raises(ValueError, match="must hold floats or integers"):
+    with pytest.raises(ValueError, match="layer 0, expert 0 is 'x', which is neither"):
         write_loads(tmp_path / "a.csv", [["x"]])
+    with pytest.raises(ValueError, match="NaN or infinity are not written"):
+        write_loads(tmp_path / "a.csv", [[float("nan")]])
     np.testing.assert_array_equal(read_loads(tmp_path / "a.csv").loads, MATRIX)
 
 
@@ -228,10 +230,33 @@ BAD_FILES = {
     "json-deep": (lambda p: p.write_text("[" * 100_000), "not a readable JSON"),
     "json-latin1": (lambda p: p.write_bytes(b'["\xe9"]'), "not a readable JSON document in UTF-8"),
     "json-ragged": (as_json([[1, 2], [3]]), "ragged"),
-    "json-text": (as_json({"logical_count": [["a"]]}), "logical_count must hold floats.*'a'"),
-    "json-null": (as_json([[1, None]]), "must hold floats or integers"),
-    "json-huge": (as_json([[2**64]]), "must hold floats or integers below 2.63"),
-    "json-uint64": (as_json([[2**63]]), "below 2.63"),
+    "json-text": (as_json({"logical_count": [["a"]]}), "logical_count: layer 0, expert 0 is 'a'"),
+    "json-null": (as_json([[1, None]]), "layer 0, expert 1 is None, which is neither an integer"),
+    "json-true": (as_json([[1, True]]), "layer 0, expert 1 is True, which is neither an integer"),
+    "json-huge": (
+        as_json([[1, 2**64]]),
+        "expert 1 is 18446744073709551616, which is bey",
+    ),
+    "json-uint64": (as_json([[2**63]]), "is 9223372036854775808, which is beyond 64 bits: divide"),
+    "json-mixed": (
+        as_json([[0.5, 2**53 + 1]]),
+        "expert 1 is 9007199254740993, which is no float64",
+    ),
+    "json-large": (as_json([[2**63, 2**53 + 1, 2, 3]]), "expert 0 is 9223372036854775808, which"),
+    "json-1e400": (
+        lambda p: p.write_text("[[1, 1e400]]"),
+        r"expert 1 is 1E\+400, which is neither",
+    ),
+    "json-digits": (lambda p: p.write_text("[[9007199254740993.0]]"), "9007199254740993.0, which"),
+    "npy-longdouble": (
+        lambda p: np.save(p.open("wb"), np.array([[1, 2**53 + 1]], dtype=np.longdouble)),
+        "layer 0, expert 1 is 9007199254740993.0, which is no float64",
+    ),
+    "npy-uint64": (
+        lambda p: np.save(p.open("wb"), np.array([[1, 2**63]], dtype=np.uint64)),
+        "layer 0, expert 1 is 9223372036854775808, which is beyond 64 bits",
+    ),
+    "npy-bool": (lambda p: np.save(p.open("wb"), np.array([[True]])), "floats, not bool"),
     "json-keys": (as_json({"loads": [[1]]}), r"has the keys \['loads'\], expected logical_count"),
     "json-placement": (as_json({"physical_to_logical_map": [[0]]}), "is a placement, not loads"),
     "json-history": (as_json({"load_history": [{}]}), r"load_history\[0\] has no logical_expert"),
@@ -255,6 +280,11 @@ BAD_FILES = {
     "csv-header": (lambda p: p.write_text("a,b\n1,2"), "line 1, column 1: 'a' .* header"),
     "csv-word": (lambda p: p.write_text("1,2\n3,x"), "line 2, column 2: 'x' is not a number$"),
     "csv-ragged": (lambda p: p.write_text("1,2\n3\n"), "line 2 has 1 columns, the first has 2"),
+    "csv-mixed": (lambda p: p.write_text("1\n.5\n9007199254740993"), "layer 2, expert 0 is 9007"),
+    "csv-1e400": (lambda p: p.write_text("1,1e400"), r"layer 0, expert 1 is 1E\+400, which is ne"),
+    "csv-1_000": (lambda p: p.write_text("1,1_000"), "line 1, column 2: '1_000' is not a number"),
+    "csv-true": (lambda p: p.write_text("1,2\nTrue,2"), "line 2, column 1: 'True' is not a numbe"),
+    "csv-nan": (lambda p: p.write_text("1,2\nnan,2"), "line 2, column 1: 'nan' is not a number"),
     "csv-latin1": (lambda p: p.write_bytes(b"1,\xe9"), "not a readable CSV file in UTF-8"),
     "pt-numpy": (
         lambda p: torch.save({"logical_count": MATRIX}, p),
@@ -274,6 +304,14 @@ BAD_FILES = {
     "safetensors-grid": (
         lambda p: save_file(dict.fromkeys(("0_0", "0_1", "1_0"), MATRIX[0]), p),
         "key '1_1' is missing",
+    ),
+    "safetensors-ragged": (
+        lambda p: save_file({"0_0": MATRIX[0], "0_1": MATRIX[0, :2]}, p),
+        "'0_1' has 2 experts, others 3",
+    ),
+    "safetensors-uint64": (
+        lambda p: save_file({"0_0": np.array([2**63], dtype=np.uint64)}, p),
+        "step 0, layer 0, expert 0 is 9223372036854775808, which is beyond 64 bits",
     ),
     "safetensors-cut": (
         truncated(lambda p: save_file({"0_0": MATRIX[0]}, p)),
@@ -349,6 +387,42 @@ def test_inconsistent_tensorrt_llm_directories(tmp_path):
         (tmp_path / f"rank{rank}.safetensors").unlink()
     with pytest.raises(FormatError, match="has no rank"):
         read_loads(tmp_path)
+
+
+def test_sums_over_ranks_that_exceed_64_bits_are_refused_by_their_place(tmp_path):
+    trtllm(tmp_path, ranks=4)
+    for rank in range(4):
+        tensors = {f"{i}_{j}": np.array([1, 1, 2**62 * (j == 4)]) for i in (9, 10) for j in (3, 4)}
+        save_file(tensors, tmp_path / f"rank{rank}.safetensors")
+    with pytest.raises(FormatError, match="step 0, layer 1, expert 2 is 18446744073709551616, "):
+        read_loads(tmp_path)
+
+
+def test_sums_over_ranks_and_replicas_that_fit_64_bits_are_exact(tmp_path):
+    large = 2**63 - 5
+    for rank, count in enumerate([[large, 1, 0], [1, 0, 2]]):
+        content = per_pass(rank, [[[0, 0, 0]]], [[0, 1, 0]])
+        content["records"][0]["global_physical_count"] = torch.tensor([count])
+        torch.save(content, tmp_path / f"{rank}.pt")
+    assert read_loads(tmp_path).loads.tolist() == [[[large + 3, 1]]]
+    content["records"][0]["global_physical_count"] = torch.tensor([[3, 0, 2]])
+    torch.save(content, tmp_path / "1.pt")
+    with pytest.raises(FormatError, match="step 0, layer 0, expert 0 is 9223372036854775808, "):
+        read_loads(tmp_path)
+
+
+FLOATS = st.floats(0, allow_infinity=False)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+@given(loads=st.lists(st.one_of(FLOATS, st.integers(0, 2**53)), min_size=1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_decimal_means_its_nearest_float(loads, suffix, tmp_path):
+    """So what Python writes of a float is read back, whether it has an exponent or not."""
+    path = tmp_path / f"a{suffix}"
+    text = ",".join(map(repr, loads))
+    path.write_text(f"[[{text}]]" if suffix == ".json" else text)
+    assert read_loads(path).loads.tolist() == [loads]
 
 
 FORMAT_OF = {name: fmt for name, (fmt, _, _) in WRITERS.items()} | {

@@ -1,20 +1,22 @@
 """Placements written, read back, and in the form that serving engines take."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 
-from eplb_opt import Placement
+from eplb_opt import Instance, Placement, Rule, Topology
 from eplb_opt.io import (
     FormatError,
+    PlacedFor,
+    read_placed_for,
     read_placements,
     write_placements,
     write_sglang_placement,
     write_trtllm_placement,
 )
-from eplb_opt.io.atomic import replace_file
 
 PLACEMENT = Placement([[0, 1, 0, 2], [2, 1, 1, 0]], num_logical_experts=3)
 OTHER = Placement([[2, 1, 0, 2], [2, 1, 0, 0]], num_logical_experts=3)
@@ -100,31 +102,59 @@ def test_other_suffixes_are_refused(tmp_path):
         write_placements(tmp_path / "a.yaml", {"refined": PLACEMENT})
 
 
-def test_an_interrupt_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    path.write_text("old")
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pathlib.Path.replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        replace_file(path, b"new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "target").write_text("old")
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    replace_file(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target").read_text() == "new"
-
-
 def test_sglang_s_placement_is_read_back(tmp_path):
     placement = Placement([[0, 1, 2, 0], [2, 1, 0, 1]], 3)
     write_sglang_placement(tmp_path / "p.json", placement)
     maps = read_placements(tmp_path / "p.json")
     assert list(maps) == ["sglang"]
     assert maps["sglang"].tolist() == placement.phy2log.tolist()
+
+
+INSTANCE = Instance([[3, 1, 2], [0, 5, 4], [1, 1, 1]], Topology(4, 2)).select([2, 0])
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_machine_and_layers_stand_beside_the_placements(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    write_placements(path, {"refined": PLACEMENT}, placed_for=PlacedFor.of(INSTANCE))
+    placed_for = read_placed_for(path)
+    assert placed_for == PlacedFor(3, Topology(4, 2), Rule.GLOBAL, (2, 0))
+    assert list(read_placements(path)) == ["refined"]
+    placed_for.require(path, INSTANCE)
+    placed_for.require(
+        path, Instance(INSTANCE.loads, Topology(4, 2, 2, 3))
+    )  # no rule looks at them
+    with pytest.raises(FormatError, match=r"for num_ranks=2, not 1: give the machine that it is"):
+        placed_for.require(path, Instance(INSTANCE.loads, Topology(4, 1)))
+    rows = placed_for.rows(path, PLACEMENT.phy2log, [0])
+    np.testing.assert_array_equal(rows, PLACEMENT.phy2log[1:])
+    np.testing.assert_array_equal(placed_for.rows(path, rows, [0]), rows)
+    with pytest.raises(FormatError, match=r"no placement of layer 1, but of \[2, 0\]"):
+        placed_for.rows(path, PLACEMENT.phy2log, [0, 2, 1])
+
+
+def test_numpy_sees_placements_and_nothing_else_in_an_npz(tmp_path):
+    path = tmp_path / "a.npz"
+    write_placements(path, {"refined": PLACEMENT}, placed_for=PlacedFor.of(INSTANCE))
+    with np.load(path) as archive:
+        assert archive.files == ["refined"]
+    np.savez(path, refined=PLACEMENT.phy2log)
+    assert read_placed_for(path) is None
+
+
+def test_files_that_do_not_name_a_machine_are_read_as_before(tmp_path):
+    write_placements(tmp_path / "a.json", {"refined": PLACEMENT})
+    write_sglang_placement(tmp_path / "b.json", PLACEMENT)
+    many = replace(PlacedFor.of(INSTANCE), layers=tuple(range(10**5)))
+    write_placements(tmp_path / "c.npz", {"refined": PLACEMENT}, placed_for=many)  # too long for it
+    for name in ("a.json", "b.json", "c.npz"):
+        assert read_placed_for(tmp_path / name) is None
+        assert len(read_placements(tmp_path / name)) == 1
+
+
+@pytest.mark.parametrize("damage", ["{}", "3", '{"num_ranks": 2}'])
+def test_a_damaged_machine_is_refused(damage, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"schema": "eplb-opt/placements/1", "phy2log": {{}}, "instance": {damage}}}')
+    with pytest.raises(FormatError, match="instance is damaged"):
+        read_placed_for(path)

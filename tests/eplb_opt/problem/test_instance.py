@@ -40,12 +40,12 @@ def test_topology_sizes() -> None:
         ([1, 2], r"shape \(2,\)"),
         ([[]], r"shape \(1, 0\)"),
         ([[1, 2], [1]], "ragged"),
-        ([["a", "b"]], "must be integers or floats"),
-        ([[True, False]], "must be integers or floats, not bool"),
-        ([[1j, 2]], "must be integers or floats"),
-        (np.array([[2**63, 1]], dtype=np.uint64), "exceed 64-bit"),
-        (np.full((3, 1, 2), 2**62), "sum of the trace over time exceeds"),
-        (np.full((3, 1, 2), 1e308), "sum of the trace over time is not finite"),
+        ([["a", "b"]], "layer 0, expert 0 is 'a', which is neither an integer nor a float64"),
+        ([[1, True]], "layer 0, expert 1 is True, which is neither"),
+        (np.array([[True, False]]), "must hold integers or floats, not bool"),
+        ([[1j, 2]], "layer 0, expert 0 is 1j, which is neither"),
+        (np.full((3, 1, 2), 2**62), "sum over time: layer 0, expert 0 is 13835058055282163712, wh"),
+        (np.full((3, 1, 2), 1e308), "the sum over time of layer 0, expert 0 is not finite"),
     ],
 )
 def test_bad_loads_are_named(loads: object, message: str) -> None:

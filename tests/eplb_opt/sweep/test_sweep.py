@@ -151,6 +151,18 @@ def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:
         pass
 
 
+def test_results_are_kept_in_a_regular_file_and_a_table_goes_anywhere(
+    complete: Path, tmp_path: Path
+) -> None:
+    for target in (tmp_path, Path(os.devnull)):
+        with pytest.raises(StoreError, match="give a regular file"), Store(target):
+            pass
+    os.mkfifo(tmp_path / "pipe.csv")
+    with subprocess.Popen(["cat", tmp_path / "pipe.csv"], stdout=subprocess.PIPE) as reader:
+        count = export(complete, tmp_path / "pipe.csv")
+        assert len(reader.communicate(timeout=60)[0].splitlines()) == 1 + count
+
+
 def test_interrupted_it_keeps_what_is_done(tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     slow = SMALL.replace("seeds: [0, 1, 2, 3]", f"seeds: {list(range(200))}")
