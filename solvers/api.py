@@ -185,7 +185,11 @@ class _Question:
         )
 
     def reason(self, found: Bracket, budget: Budget) -> Limit | None:
-        """What ended the search before value and bound met."""
+        """What ended the search before value and bound met; Ctrl-C also where it came as they did,
+        for the caller must not go on.
+        """
+        if budget.interrupted:
+            return Limit.INTERRUPT
         if found.closed or found.limit is not None or found.value is None:
             return None if found.closed else found.limit
         asked = budget.options.tolerance > 0 and budget.satisfied(found.value, found.bound)

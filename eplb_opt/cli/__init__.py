@@ -8,7 +8,7 @@ import sys
 import click
 
 from eplb_opt.cli.errors import InputError
-from eplb_opt.cli.interrupts import cut_short, heeded_signals
+from eplb_opt.cli.interrupts import cut_short, heed_signals, keep_results
 
 COMMANDS = (
     "demo",
@@ -58,8 +58,10 @@ def main() -> None:
     Exit code 0 done, 1 a check failed or a policy has no result, 2 bad input, 130 after Ctrl-C, 143
     after SIGTERM.
     """
-    with heeded_signals():
-        sys.exit(_run())
+    heed_signals()
+    code = _run()
+    keep_results()  # nothing is left to be stopped
+    sys.exit(code)
 
 
 def _run() -> int:

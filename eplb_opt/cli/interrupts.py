@@ -7,13 +7,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 import click
-
-Handler = Callable[[int, FrameType | None], None]
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after SIGINT and after SIGTERM."""
@@ -42,27 +38,19 @@ class _Signals:
 _signals = _Signals()
 
 
-@contextmanager
-def heeded_signals() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise ``KeyboardInterrupt``, or what a solver does in its place.
+def heed_signals() -> None:
+    """From here to the end of the process SIGINT and SIGTERM raise ``KeyboardInterrupt``, or do
+    what a solver does in its place.
 
     A process that ignores SIGINT, as those do that a shell starts in the background, goes on to.
     """
     _signals.first, _signals.terminated, _signals.writing = None, False, False
     if threading.current_thread() is not threading.main_thread():
-        yield
         return
-    handlers: dict[int, Handler] = {signal.SIGTERM: _on_terminate}
+    signal.signal(signal.SIGTERM, _on_terminate)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        handlers[signal.SIGINT] = _on_interrupt
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    hook, sys.unraisablehook = sys.unraisablehook, _on_unraisable
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, _on_interrupt)
+    sys.unraisablehook = _on_unraisable
 
 
 def _on_interrupt(_number: int, frame: FrameType | None) -> None:

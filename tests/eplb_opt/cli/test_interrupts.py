@@ -173,3 +173,14 @@ def test_outputs_are_whole_at_random_moments(folder, command) -> None:
             assert found.code == code
         if (folder / "o.json").exists():
             assert json.loads((folder / "o.json").read_text())["interrupted"] == bool(found.code)
+
+
+def test_an_interrupt_of_a_search_that_just_ended_is_told(monkeypatch) -> None:
+    """It was proven as Ctrl-C came, the result said nothing of that, and attacks ran on."""
+    from eplb_opt import Instance, Topology
+    from solvers import solve
+    from solvers.options import Budget
+
+    monkeypatch.setattr(Budget, "interrupted", True)
+    result = solve(Instance([[4, 3, 2, 1]], Topology(4, 2)).layer(0), stage="packing")
+    assert (result.status, result.limit) == ("optimal", "interrupt")
