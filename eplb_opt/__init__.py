@@ -1,7 +1,7 @@
 """Proven optimality gaps for expert-parallel load balancing of Mixture-of-Experts models.
 
-This package exports the problem and what can be said about a placement, and, imported when first
-used, what people run: ``measure_gap``, ``solve`` and ``replay``. Solving is in ``solvers``, the
+This package exports, imported when first used, the problem, what can be said about a placement, and
+what people run: ``measure_gap``, ``solve`` and ``replay``. Solving is in ``solvers``, the
 production heuristics are in ``heuristics``.
 
 >>> import eplb_opt
@@ -12,17 +12,17 @@ production heuristics are in ``heuristics``.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from eplb_opt.problem.instance import Instance
-from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.placement import Placement
-from eplb_opt.problem.result import Result, SolveStatus
-from eplb_opt.problem.topology import Rule, Topology
-from eplb_opt.problem.validity import Violation, find_violations
 
 if TYPE_CHECKING:
     from eplb_opt.gap import measure_gap
+    from eplb_opt.problem.instance import Instance
+    from eplb_opt.problem.layer import Layer
+    from eplb_opt.problem.placement import Placement
+    from eplb_opt.problem.result import Result, SolveStatus
+    from eplb_opt.problem.topology import Rule, Topology
+    from eplb_opt.problem.validity import Violation, find_violations
     from eplb_opt.serving.replay import replay
     from solvers import solve
 
@@ -42,18 +42,26 @@ __all__ = [
 ]
 
 
+_HOME = {
+    "Instance": "eplb_opt.problem.instance",
+    "Layer": "eplb_opt.problem.layer",
+    "Placement": "eplb_opt.problem.placement",
+    "Result": "eplb_opt.problem.result",
+    "Rule": "eplb_opt.problem.topology",
+    "SolveStatus": "eplb_opt.problem.result",
+    "Topology": "eplb_opt.problem.topology",
+    "Violation": "eplb_opt.problem.validity",
+    "find_violations": "eplb_opt.problem.validity",
+    "measure_gap": "eplb_opt.gap",
+    "replay": "eplb_opt.serving.replay",
+    "solve": "solvers",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """What people run, imported when it is first used: solvers take a second to load (PEP 562)."""
-    if name == "measure_gap":
-        from eplb_opt.gap import measure_gap
-
-        return measure_gap
-    if name == "replay":
-        from eplb_opt.serving.replay import replay
-
-        return replay
-    if name == "solve":
-        from solvers import solve
-
-        return solve
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Every name is imported when it is first used (PEP 562): solvers take a second to load, and
+    the command line heeds signals before anything does.
+    """
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -19,7 +19,7 @@ import numpy as np
 from eplb_opt.certificate.document import SCHEMA as CERTIFICATE
 from eplb_opt.certificate.document import signed
 from eplb_opt.gap.loss_split import Interval, PolicySplit, Split
-from eplb_opt.gap.measure import GapReport, PolicyGap
+from eplb_opt.gap.outcome import GapReport, PolicyGap
 from eplb_opt.gap.reference import Reference
 from eplb_opt.migration import LayerPlan, MigrationPlan, Move
 from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
@@ -120,13 +120,13 @@ def _rank_loads(placement: Placement | None, report: GapReport) -> list[list[flo
     if placement is None or report.cost.dispatch != Dispatch.EVEN:
         return None
     loads = placement.rank_loads(report.instance.loads, report.instance.topology.num_ranks)
-    pairs = zip(report.reference, loads, strict=False)  # fewer references if interrupted
-    return [_digits(row) for reference, row in pairs if reference.status != "no-load"]
+    return [_digits(row) for row in loads[[r.status != "no-load" for r in report.reference]]]
 
 
 def _policy_split(found: PolicySplit) -> Document:
-    layers = [{"layer": layer.layer, **_split(layer.split)} for layer in found.layers]
-    return {"policy": found.policy, "mean": _split(found.mean), "layers": layers}
+    rows = [{"layer": layer.layer, **_split(layer.split)} for layer in found.layers]
+    mean = _split(found.mean)
+    return {"policy": found.policy, "num_layers": len(rows), "mean": mean, "layers": rows}
 
 
 def _split(split: Split) -> Document:

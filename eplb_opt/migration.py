@@ -78,7 +78,7 @@ class MigrationPlan(ShowsItself):
         instance: the loads now.
         budgets: received experts of a layer, for which ``front`` has a placement each.
         layers: in order.
-        interrupted: Ctrl-C ended the search for proofs early.
+        interrupted: Ctrl-C ended the search for proofs early, or came before there was any layer.
     """
 
     instance: Instance
@@ -148,28 +148,32 @@ def plan_migration(
     """
     if instance.spread_replicas:
         raise ValueError("spread_replicas: a migration does not keep replicas apart")
-    plan = _front(instance, before, budget, within)
-    return plan if search is None else _proven(plan, before, budget, within, search)
+    shown = tuple(sorted({step for step in (*STEPS, budget) if step <= budget}))
+    plan = MigrationPlan(instance, shown, (), interrupted=True)
+    try:
+        plan = _front(plan, before, budget, within)
+        return plan if search is None else _proven(plan, before, budget, within, search)
+    except KeyboardInterrupt:
+        return replace(plan, interrupted=True)
 
 
 def _front(
-    instance: Instance, before: NDArray[np.int64], budget: int, within: Fraction | None
+    plan: MigrationPlan, before: NDArray[np.int64], budget: int, within: Fraction | None
 ) -> MigrationPlan:
     import torch
 
     from heuristics.migration import migrate
 
-    shown = tuple(sorted({step for step in (*STEPS, budget) if step <= budget}))
-    topology = instance.topology
+    instance, topology = plan.instance, plan.instance.topology
     found = migrate(
         torch.tensor(instance.loads, dtype=torch.float64),
         torch.tensor(before),
         topology.num_ranks,
-        range(budget + 1) if within is not None else shown,
+        range(budget + 1) if within is not None else plan.budgets,
         num_nodes=topology.num_nodes if instance.rule == Rule.HIERARCHICAL else 1,
         every_budget=within is None,
     )
-    kept = [found.budgets.index(b) for b in shown]
+    kept = [found.budgets.index(b) for b in plan.budgets]
     layers = []
     for layer, old, maps in zip(instance.layers(), before, found.phy2log.numpy(), strict=True):
         bound = bounds.of(layer).value
@@ -177,7 +181,7 @@ def _front(
         front = tuple(moves[j] for j in kept)
         now = _move(layer, bound, old, old)
         layers.append(LayerPlan(layer.index, bound, now, front, _chosen(moves, bound, within)))
-    return MigrationPlan(instance, shown, tuple(layers))
+    return MigrationPlan(instance, plan.budgets, tuple(layers))
 
 
 def _move(layer: Layer, bound: Fraction, old: NDArray[np.int64], new: NDArray[np.int64]) -> Move:

@@ -236,7 +236,7 @@ def _keeping(name: str) -> NamedPolicy:
     if budget == RELABEL:
         idea = f"{KEEPING}, written so that experts stay where they are"
         return replace(TABLE[KEEPING], idea=idea, change=refined)
-    if not budget.isdecimal():
+    if not (budget.isascii() and budget.isdecimal()):
         raise ValueError(
             f"{name!r} is neither {KEEPING}:{RELABEL} nor {KEEPING}:N with N experts to receive"
         )

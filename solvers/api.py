@@ -200,7 +200,11 @@ class _Question:
         )
 
     def reason(self, found: Bracket, budget: Budget) -> Limit | None:
-        """What ended the search before value and bound met."""
+        """What ended the search before value and bound met; Ctrl-C also where it came as they did,
+        for the caller must not go on.
+        """
+        if budget.interrupted:
+            return Limit.INTERRUPT
         if found.closed or found.limit == Limit.INTERRUPT:
             return None if found.closed else found.limit
         if found.value is not None and budget.satisfied(found.value, found.bound):

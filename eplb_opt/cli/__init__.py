@@ -8,6 +8,7 @@ import sys
 import click
 
 from eplb_opt.cli.errors import InputError
+from eplb_opt.cli.interrupts import cut_short, heed_signals, keep_results
 
 COMMANDS = (
     "demo",
@@ -52,19 +53,29 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; exit code 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    """Run the command line.
+
+    Exit code 0 done, 1 a check failed or a policy has no result, 2 bad input, 130 after Ctrl-C, 143
+    after SIGTERM.
+    """
+    heed_signals()
+    code = _run()
+    keep_results()  # nothing is left to be stopped
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
-        code = cli.main(standalone_mode=False)
+        return cli.main(standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        code = 2
+        return 2
     except click.ClickException as error:
-        code = _bad_input(error.format_message())
+        return _bad_input(error.format_message())
     except (InputError, OSError) as error:
-        code = _bad_input(str(error))
+        return _bad_input(str(error))
     except (click.Abort, KeyboardInterrupt):
-        code = 130
-    sys.exit(code)
+        return cut_short()
 
 
 def _bad_input(message: str) -> int:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.files import not_written, policy_files, writable
+from eplb_opt.cli.interrupts import interrupted, keep_results
 from eplb_opt.cli.output import progress_bar, write_json
-from eplb_opt.cli.parameters import TopologyOptions, topology_options
+from eplb_opt.cli.parameters import SEED, Finite, TopologyOptions, topology_options
+from eplb_opt.cli.policy_options import policies_loaded
+
+if TYPE_CHECKING:
+    from eplb_opt.problem.instance import Instance
+    from eplb_opt.testing.attack import Attack, Worst
 
 
 @click.command()
-@click.argument("policy", metavar="NAME|FILE.py[:FUNCTION]")
+@click.argument("policy", metavar="NAME|FILE.py[:FUNCTION]", callback=policy_files)
 @click.option("--experts", type=click.IntRange(min=1), required=True, help="Logical experts.")
 @click.option(
     "--least",
@@ -21,10 +29,21 @@ from eplb_opt.cli.parameters import TopologyOptions, topology_options
     show_default=True,
     help="No expert gets fewer tokens; 0 finds worse, if stranger, loads.",
 )
-@click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a pytest file.")
-@click.option("--certificate", metavar="FILE", help="Write the evidence for the optimum.")
+@click.option("--seconds", type=Finite(min=1), default=60.0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    callback=writable,
+    help="Write a pytest file.",
+)
+@click.option(
+    "--certificate",
+    metavar="FILE",
+    callback=writable,
+    help="Write the evidence for the optimum.",
+)
 @topology_options
 def command(
     policy: str,
@@ -43,17 +62,13 @@ def command(
     """
     import numpy as np
 
-    from eplb_opt.policies.names import PolicyError, known_policy
-    from eplb_opt.problem.rationals import exact_text
-    from eplb_opt.testing.attack import as_test, attack
+    from eplb_opt.testing.attack import hunt
 
-    try:
-        known_policy(policy)
-    except PolicyError as error:
-        raise InputError(str(error)) from error
+    if topology.spread_replicas:
+        raise InputError("--spread-replicas: attack does not keep replicas apart, leave it out")
     shape = topology.instance(np.ones((1, experts), dtype=np.int64), "attack")
-    with progress_bar() as progress, bad_input():
-        worst = attack(
+    with policies_loaded([policy]) as runner, progress_bar() as progress, bad_input():
+        found = hunt(
             policy,
             experts,
             shape.topology,
@@ -61,26 +76,59 @@ def command(
             seed=seed,
             rule=str(shape.rule),
             least=least,
-            progress=lambda share, found: progress(
-                f"worst {float(found.ratio):.4f}" if found else "", int(1000 * share), 1000
+            runner=runner,
+            progress=lambda share, worst: progress(
+                f"worst {float(worst.ratio):.4f}" if worst else "", int(1000 * share), 1000
             ),
         )
+        keep_results()
+    _show(found, policy)
+    _write(found, policy, shape, output, certificate)
+    if found.interrupted:
+        return interrupted("the worst loads so far are above" if found.worst else "nothing found")
+    return 1 if found.failed else 0
+
+
+def _show(found: Attack, policy: str) -> None:
+    from eplb_opt.problem.rationals import exact_text
+
+    if found.failed:
+        click.echo(
+            f"eplb-opt: {policy} failed on {found.failed} of {found.batches} batches: "
+            f"{found.message}",
+            err=True,
+        )
+    worst = found.worst
     if worst is None:
-        click.echo("nothing found: the policy was optimal, or failed, on all loads tried")
-        return 0
+        click.echo("nothing found: no loads on which the policy is proven to be off the optimum")
+        return
     click.echo(f"loads    {' '.join(map(str, worst.loads))}")
     click.echo(f"makespan {exact_text(worst.makespan)} of {policy}")
     optimum = worst.result.objective or worst.result.lower_bound
     click.echo(f"optimum  {exact_text(optimum)}, proven ({worst.result.bound_source})")
     click.echo(f"ratio    {float(worst.ratio):.4f} = {exact_text(worst.ratio)}")
-    if output is not None:
+
+
+def _write(
+    found: Attack, policy: str, shape: Instance, output: Path | None, certificate: str | None
+) -> None:
+    for option, target in (("-o", output), ("--certificate", certificate)):
+        if target is not None and found.worst is None:
+            not_written(option, target, "nothing found")
+    if output is not None and found.worst is not None:
         from eplb_opt.io.atomic import replace_file
+        from eplb_opt.testing.attack import as_test
 
-        replace_file(output, as_test(worst, policy, shape.topology).encode())
-    if certificate is not None:
-        from eplb_opt import documents
-        from eplb_opt.problem.instance import Instance
+        replace_file(output, as_test(found.worst, policy, shape.topology).encode())
+    if certificate is not None and found.worst is not None:
+        _write_certificate(certificate, found.worst, shape, interrupted=found.interrupted)
 
-        found = Instance(np.array([worst.loads]), shape.topology, shape.rule)
-        write_json(certificate, documents.certificate(found, [worst.result], interrupted=False))
-    return 0
+
+def _write_certificate(target: str, worst: Worst, shape: Instance, *, interrupted: bool) -> None:
+    import numpy as np
+
+    from eplb_opt import documents
+    from eplb_opt.problem.instance import Instance
+
+    loads = Instance(np.array([worst.loads]), shape.topology, shape.rule)
+    write_json(target, documents.certificate(loads, [worst.result], interrupted=interrupted))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eplb_opt.cli.errors import InputError
+from eplb_opt.cli.interrupts import interrupted, keep_results
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table
-from eplb_opt.cli.parameters import instance_options, policies_option, policy_limits
+from eplb_opt.cli.parameters import instance_options
+from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eplb_opt.gap import GapReport
     from eplb_opt.policies.runner import Limits, PolicyRunner
     from eplb_opt.problem.instance import Instance
 
@@ -26,47 +31,79 @@ if TYPE_CHECKING:
 def command(instance: Instance, policies: tuple[str, ...], repeat: int, limits: Limits) -> int:
     """Time policies on LOADS, in turns so that all see the same machine; medians and ratios."""
     from eplb_opt.gap import measure_gap
-    from eplb_opt.policies.names import PolicyError
-    from eplb_opt.policies.runner import PolicyRunner
     from heuristics import POLICIES
 
     if repeat < 1:
         raise InputError(f"--repeat {repeat} must be at least 1")
     names = policies or tuple(POLICIES)
-    with PolicyRunner(limits) as runner:
+    with policies_loaded(names, limits) as runner:
         report = measure_gap(instance, names, time_limit=0.0, runner=runner)
-        runnable = [p.policy for p in report.policies if p.status == "ok"]
-        try:
-            seconds = _seconds(runner, instance, runnable, repeat)
-        except PolicyError as error:
-            raise InputError(str(error)) from error
-    base = next(iter(seconds.values()), 0.0)
-    columns = ("median ms", "ratio", "mean gap", "max gap")
-    found = table("policy", *columns)
+        timing = _Timing([p.policy for p in report.policies if p.status == "ok"])
+        if not report.interrupted:
+            timing.run(runner, instance, repeat)
+        keep_results()
+    heading = f"median of {timing.rounds} runs, all layers at once"
+    show(describe(instance), heading, _bench_table(report, timing))
+    if report.interrupted or timing.interrupted:
+        return interrupted(f"{timing.rounds} of {repeat} runs are done")
+    return 1 if any(p.status != "ok" for p in report.policies) or timing.failed else 0
+
+
+def _bench_table(report: GapReport, timing: _Timing) -> Any:
+    found = table("policy", "median ms", "ratio", "mean gap", "max gap")
+    seconds = timing.medians()
+    base = next(iter(seconds.values()), None)
     for policy in report.policies:
-        if policy.status != "ok":
-            found.add_row(f"{policy.policy}\n  {policy.status}: {policy.message}")
+        failure = timing.failed.get(policy.policy, "")
+        if policy.status != "ok" or failure:
+            status, message = ("error", failure) if failure else (policy.status, policy.message)
+            found.add_row(f"{policy.policy}\n  {status}: {message}")
             continue
-        time = seconds[policy.policy]
+        time = seconds.get(policy.policy)
         found.add_row(
             policy.policy,
-            f"{1000 * time:.2f}",
-            f"{time / base:.2f}",
+            "-" if time is None else f"{1000 * time:.2f}",
+            "-" if time is None or base is None else f"{time / base:.2f}",
             percent(policy.gap_mean),
             percent(policy.gap_max),
         )
-    show(describe(instance), f"median of {repeat} runs, all layers at once", found)
-    return 0
+    return found
 
 
-def _seconds(
-    runner: PolicyRunner, instance: Instance, policies: list[str], repeat: int
-) -> dict[str, float]:
-    """Median seconds of each policy; rounds over all policies, so that drift hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in policies}
-    with progress_bar() as progress:
-        for i in range(repeat):
-            progress("timing", i, repeat)
-            for name in policies:
-                times[name].append(runner.run(name, instance).runtime)
-    return {name: median(values) for name, values in times.items()}
+class _Timing:
+    """Runs in rounds over all policies, so that drift hits all alike.
+
+    Attributes:
+        rounds: complete ones.
+        failed: messages of policies that failed on the way; they are run no more.
+        interrupted: Ctrl-C ended it.
+    """
+
+    def __init__(self, policies: Sequence[str]) -> None:
+        self.times: dict[str, list[float]] = {name: [] for name in policies}
+        self.failed: dict[str, str] = {}
+        self.rounds, self.interrupted = 0, False
+
+    def run(self, runner: PolicyRunner, instance: Instance, repeat: int) -> None:
+        """Run every policy ``repeat`` times."""
+        try:
+            with progress_bar() as progress:
+                while self.rounds < repeat:
+                    progress("timing", self.rounds, repeat)
+                    self._round(runner, instance)
+                    self.rounds += 1
+        except KeyboardInterrupt:
+            self.interrupted = True
+
+    def _round(self, runner: PolicyRunner, instance: Instance) -> None:
+        from eplb_opt.policies.names import PolicyError
+
+        for name in [name for name in self.times if name not in self.failed]:
+            try:
+                self.times[name].append(runner.run(name, instance).runtime)
+            except PolicyError as error:
+                self.failed[name] = str(error)
+
+    def medians(self) -> dict[str, float]:
+        """Seconds of the policies that ran."""
+        return {name: median(values) for name, values in self.times.items() if values}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eplb_opt.cli.interrupts import keep_results
 from eplb_opt.cli.output import describe, percent, show, table, write_json
 from eplb_opt.cli.parameters import (
     instance_options,
@@ -44,20 +45,21 @@ def command(
     The search of a layer ends where a placement is within --tolerance of its bound. --time-limit 0
     gives the closed forms alone.
     """
-    from eplb_opt.cli.solve import LayerTimes, complete, solve_layers
+    from eplb_opt.cli.solve import LayerTimes, complete, exit_code, solve_layers
 
     times = LayerTimes.of(time_limit, time_budget, TIME_BUDGET)
     results = solve_layers(instance, times, seed=seed, workers=workers, tolerance=tolerance)
+    keep_results()
     if json_target is not None:
         from eplb_opt import documents
 
         bounds = [replace(r, objective=None, placement=None, counts=None) for r in results]
-        interrupted = not complete(instance, results)
-        write_json(json_target, documents.solve(instance, bounds, interrupted=interrupted))
+        stopped = not complete(instance, results)
+        write_json(json_target, documents.solve(instance, bounds, interrupted=stopped))
     if json_target != "-":
         heading = "lower bounds, tokens on the fullest rank"
         show(describe(instance), heading, _bound_table(instance, results))
-    return 0 if complete(instance, results) else 130
+    return exit_code(instance, results)
 
 
 def _bound_table(instance: Instance, results: list[Result]) -> Any:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eplb_opt.cli.errors import InputError
-from eplb_opt.cli.parameters import policy_limits
+from eplb_opt.cli.files import policy_files, writable
+from eplb_opt.cli.interrupts import interrupted, keep_results
+from eplb_opt.cli.parameters import Finite
+from eplb_opt.cli.policy_options import policies_loaded, policy_limits
 
 if TYPE_CHECKING:
     from eplb_opt.policies.runner import Limits
@@ -16,15 +18,26 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("policy", metavar="NAME|FILE.py[:FUNCTION]")
-@click.option("--never-worse-than", metavar="POLICY", help="It must lose to this one in no layer.")
-@click.option("--gap-below", type=float, help="Largest gap to the proven bound, a ratio.")
+@click.argument("policy", metavar="NAME|FILE.py[:FUNCTION]", callback=policy_files)
+@click.option(
+    "--never-worse-than",
+    metavar="POLICY",
+    callback=policy_files,
+    help="It must lose to this one in no layer.",
+)
+@click.option("--gap-below", type=Finite(min=0), help="Largest gap to the proven bound, a ratio.")
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path, dir_okay=False),
+    callback=writable,
     help="File of gaps that must not rise; written if it is missing.",
 )
-@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML.")
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=writable,
+    help="Write JUnit XML.",
+)
 @policy_limits
 def command(
     policy: str,
@@ -38,31 +51,39 @@ def command(
 
     Exit code 1 if a check fails.
     """
-    from eplb_opt.policies.names import PolicyError, known_policy
+    from eplb_opt.testing.contracts import Finding
     from eplb_opt.testing.suite import run_suite
 
-    try:
-        for name in (policy, never_worse_than or policy):
-            known_policy(name)
-    except PolicyError as error:
-        raise InputError(str(error)) from error
-    findings = []
-    suite = run_suite(
-        policy,
-        limits=limits,
-        never_worse_than=never_worse_than,
-        gap_below=gap_below,
-        baseline=baseline,
-    )
-    for finding in suite:
-        findings.append(finding)
-        mark = "FAILED" if finding.message else "ok    "
-        click.echo(f"{mark} {finding.check}" + f": {finding.message}" * bool(finding.message))
+    findings: list[Finding] = []
+    stopped = False
+    with policies_loaded([policy, never_worse_than or policy], limits) as runner:
+        suite = run_suite(
+            policy,
+            runner=runner,
+            never_worse_than=never_worse_than,
+            gap_below=gap_below,
+            baseline=baseline,
+        )
+        try:
+            for finding in suite:
+                findings.append(finding)
+                _tell(finding)
+        except KeyboardInterrupt:
+            stopped = True
+        keep_results()
     failed = sum(bool(finding.message) for finding in findings)
     click.echo(f"{len(findings)} checks, {failed} failed")
     if junit is not None:
-        write_junit(junit, policy, findings)
+        left_out = [Finding("all other checks", "interrupted")] if stopped else []
+        write_junit(junit, policy, findings + left_out)
+    if stopped:
+        return interrupted(f"{len(findings)} checks are done, others are not")
     return 1 if failed else 0
+
+
+def _tell(finding: Finding) -> None:
+    mark = "FAILED" if finding.message else "ok    "
+    click.echo(f"{mark} {finding.check}" + f": {finding.message}" * bool(finding.message))
 
 
 def write_junit(target: Path, policy: str, findings: list[Finding]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.files import readable, writable
 from eplb_opt.cli.parameters import Steps, read_one_placement, reading_options
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path), callback=readable)
+@click.argument("target", type=click.Path(path_type=Path), callback=writable)
 @click.option(
     "--to",
     "kind",
@@ -50,6 +51,10 @@ def command(
     from eplb_opt import io
     from eplb_opt.problem.loads import sum_over_time
 
+    if kind == "loads" and policy is not None:
+        raise InputError(f"--policy {policy} chooses a placement, but --to is {kind}")
+    if kind != "loads" and (summed or format is not None or steps is not None):
+        raise InputError(f"--sum, --format and --steps are about loads, but --to is {kind}")
     with bad_input(str(source)):
         if kind == "loads":
             loads = io.read_loads(source, format=format, steps=steps).loads

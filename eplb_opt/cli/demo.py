@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import click
 
+from eplb_opt.cli.interrupts import interrupted
 from eplb_opt.cli.output import describe, progress_bar, show
+from eplb_opt.cli.parameters import SEED
 
 PUBLISHED = [[600, 560, 120, 120, 20, 10, 10, 10]]
 """The field's small example: 8 experts, 16 slots, 8 ranks."""
 
 
 @click.command()
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the generated loads.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the generated loads.")
 def command(seed: int) -> int:
     """Measure the field's baseline: a small example with proven optimum, then full scale."""
     import numpy as np
@@ -25,6 +27,8 @@ def command(seed: int) -> int:
 
     small = Instance(np.array(PUBLISHED), Topology(16, 8), source="published example")
     report = measure_gap(small)
+    if report.interrupted:
+        return interrupted("nothing is done")
     (reference,), (layer,) = report.reference, report.policies[0].layers
     show(
         describe(small),
@@ -40,5 +44,7 @@ def command(seed: int) -> int:
         with progress_bar() as progress:
             report = measure_gap(instance, progress=progress)
         show(describe(instance), reference_line(report), policy_table(report))
+        if report.interrupted:
+            return interrupted("what is above is done")
     show("Your own loads: eplb-opt gap LOADS --redundant 32 --gpus 32 (see eplb-opt gap --help)")
     return 0

@@ -7,14 +7,16 @@ from pathlib import Path
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.files import readable, writable
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("results", type=click.Path(path_type=Path, dir_okay=False), callback=readable)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
+    callback=writable,
     required=True,
     help="Table: .csv, or .parquet with the lists of layers.",
 )

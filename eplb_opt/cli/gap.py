@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import bad_input
+from eplb_opt.cli.files import not_written, readable
+from eplb_opt.cli.interrupts import interrupted, keep_results
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 from eplb_opt.cli.parameters import (
+    Finite,
     instance_options,
     json_option,
     placements_option,
-    policies_option,
-    policy_limits,
     search_options,
 )
+from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
 
 if TYPE_CHECKING:
     from eplb_opt.gap import GapReport, PolicyGap
@@ -34,9 +36,12 @@ if TYPE_CHECKING:
 @click.option(
     "--serve-on",
     metavar="OTHER|next",
+    callback=readable,
     help="Place on LOADS, measure on this file, or on the next step of a trace.",
 )
-@click.option("--fail-above", type=float, help="Exit 1 if a layer's gap exceeds this ratio.")
+@click.option(
+    "--fail-above", type=Finite(min=0), help="Exit 1 if a layer's gap exceeds this ratio."
+)
 @placements_option
 @json_option
 def command(
@@ -67,7 +72,7 @@ def command(
     served = None
     if serve_on is not None:
         instance, served = _placed_and_served(instance, serve_on)
-    with progress_bar() as progress:
+    with policies_loaded(policies, limits) as runner, progress_bar() as progress:
         report = measure_gap(
             instance,
             policies,
@@ -77,10 +82,10 @@ def command(
             workers=workers,
             explain=explain,
             serve_on=served,
-            policy_timeout=limits.timeout,
-            policy_memory=limits.memory,
+            runner=runner,
             progress=progress,
         )
+        keep_results()
     if placements is not None:
         _write_placements(placements, report)
     if json_target is not None:
@@ -91,8 +96,11 @@ def command(
         show(describe(report.instance), reference_line(report), policy_table(report))
         show(*_split_tables(report))
     if report.interrupted:
-        return 130
-    return 1 if fail_above is not None and _fails(report, fail_above) else 0
+        return interrupted(_progress(report))
+    failed = _failures(report, fail_above)
+    for line in failed:
+        click.echo(f"eplb-opt: {line}", err=True)
+    return 1 if failed else 0
 
 
 def _placed_and_served(instance: Instance, other: str) -> tuple[Instance, Instance]:
@@ -120,10 +128,12 @@ def _split_tables(report: GapReport) -> list[Any]:
 
     parts: list[Any] = []
     if report.attribution:
-        parts += [ATTRIBUTION, how_to_read(report.attribution), split_table(report.attribution)]
+        how = how_to_read(report.attribution, _loaded(report))
+        parts += [ATTRIBUTION, how, split_table(report.attribution)]
     if report.staleness:
         sources = STALENESS.format(served=report.instance.source, seen=report.placed_on)
-        parts += [sources, how_to_read(report.staleness), split_table(report.staleness)]
+        how = how_to_read(report.staleness, _loaded(report))
+        parts += [sources, how, split_table(report.staleness)]
     return parts
 
 
@@ -174,12 +184,40 @@ def _figures(policy: PolicyGap) -> list[str]:
     ]
 
 
-def _fails(report: GapReport, limit: float) -> bool:
-    return any(policy.status != "ok" or (policy.gap_max or 0) > limit for policy in report.policies)
+def _progress(report: GapReport) -> str:
+    """How far the work came until it was stopped."""
+    placed = sum(policy.status == "ok" for policy in report.policies)
+    done = f"{placed} of {len(report.policies)} policies are measured"
+    for name, splits in (("--explain", report.attribution), ("--serve-on", report.staleness)):
+        if splits:
+            done += f", {name} has {len(splits[0].layers)} of {_loaded(report)} layers"
+    return done
+
+
+def _loaded(report: GapReport) -> int:
+    return sum(reference.status != "no-load" for reference in report.reference)
+
+
+def _failures(report: GapReport, limit: float | None) -> list[str]:
+    """A line for each policy that has no result, or whose largest gap is above the limit."""
+    lines = []
+    for policy in report.policies:
+        worst = max(policy.layers, key=lambda layer: layer.gap, default=None)
+        if policy.status != "ok":
+            lines.append(f"{policy.policy}: {policy.status}: {policy.message}")
+        elif limit is not None and worst is not None and worst.gap > limit:
+            lines.append(
+                f"{policy.policy}: layer {worst.layer}: the gap is {percent(worst.gap)}, "
+                f"above --fail-above {limit:g} ({percent(limit)})"
+            )
+    return lines
 
 
 def _write_placements(target: str, report: GapReport) -> None:
     from eplb_opt.io import PlacedFor, write_placements
 
     found = {p.policy: p.placement for p in report.policies if p.placement is not None}
-    write_placements(target, found, placed_for=PlacedFor.of(report.instance))
+    if found:
+        write_placements(target, found, placed_for=PlacedFor.of(report.instance))
+    else:
+        not_written("--placements", target, "no policy has a placement")

@@ -7,20 +7,29 @@ from pathlib import Path
 import click
 
 from eplb_opt.cli.errors import bad_input
+from eplb_opt.cli.files import writable
+from eplb_opt.cli.parameters import SEED, Finite
 
 
 @click.command()
 @click.argument("family", metavar="FAMILY")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    callback=writable,
+    required=True,
+    help="File.",
+)
 @click.option("--layers", "num_layers", type=int, default=58, show_default=True)
 @click.option("--experts", "num_experts", type=int, default=256, show_default=True)
 @click.option("--groups", "num_groups", type=int, default=8, show_default=True)
 @click.option("--tokens", type=int, default=1 << 20, show_default=True, help="Per layer and step.")
-@click.option("--shape", type=float, help="lognormal sigma, gamma k, zipf exponent.")
+@click.option("--shape", type=Finite(), help="lognormal sigma, gamma k, zipf exponent.")
 @click.option("--steps", type=int, help="Make a trace of so many steps, with drift.")
-@click.option("--phi", type=float, help="Drift: correlation of one step with the next.")
-@click.option("--sd", type=float, help="Drift: standard deviation of the log-load.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--phi", type=Finite(), help="Drift: correlation of one step with the next.")
+@click.option("--sd", type=Finite(), help="Drift: standard deviation of the log-load.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
 def command(
     family: str,
     output: Path,

@@ -42,10 +42,11 @@ def split_table(splits: Sequence[PolicySplit]) -> Any:
     return result
 
 
-def how_to_read(splits: Sequence[PolicySplit]) -> str:
-    """The line that says what a number in such a table is."""
-    layers = len(splits[0].layers)
-    return HOW_TO_READ.format(layers=f"{layers} layer{'s' * (layers > 1)} with load")
+def how_to_read(splits: Sequence[PolicySplit], loaded: int) -> str:
+    """The line that says what a number in such a table is; ``loaded`` layers have load."""
+    done = len(splits[0].layers)
+    some = f"only {done} of the " if done < loaded else ""
+    return HOW_TO_READ.format(layers=f"{some}{loaded} layer{'s' * (loaded > 1)} with load")
 
 
 def points(value: Fraction) -> str:

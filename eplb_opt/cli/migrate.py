@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.files import not_written, readable, writable
+from eplb_opt.cli.interrupts import interrupted, keep_results
 from eplb_opt.cli.output import describe, percent, show, table, write_json
 from eplb_opt.cli.parameters import (
+    Finite,
     instance_options,
     json_option,
     read_one_placement,
-    writable,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ INITIAL = "initial"
 
 
 @click.command()
-@click.argument("old", metavar="OLD|initial")
+@click.argument("old", metavar="OLD|initial", callback=readable)
 @instance_options
 @click.option(
     "--budget",
@@ -40,12 +42,12 @@ INITIAL = "initial"
 )
 @click.option(
     "--within",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     help="Receive no more than this ratio above the lower bound needs, for instance 0.01.",
 )
 @click.option(
     "--prove",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     metavar="SECONDS",
     help="Search each layer so long for fewer receives, or for the proof that it needs as many.",
 )
@@ -85,6 +87,8 @@ def command(
 
     if instance.spread_replicas:
         raise InputError("--spread-replicas: migrate does not keep replicas apart, leave it out")
+    if old == INITIAL and policy is not None:
+        raise InputError(f"--policy {policy} chooses from a file of placements, OLD is {INITIAL}")
     before = _initial(instance) if old == INITIAL else _read_old(old, policy, instance)
     plan = plan_migration(
         instance,
@@ -93,12 +97,15 @@ def command(
         within=None if within is None else Fraction(within),
         search=None if prove is None else SearchOptions(prove),
     )
-    if placements is not None:
+    keep_results()
+    if placements is not None and plan.layers:
         from eplb_opt.io import PlacedFor, write_placements
 
         write_placements(
             placements, {"migrated": plan.placement}, placed_for=PlacedFor.of(instance)
         )
+    elif placements is not None:
+        not_written("--placements", placements, "no layer is done")
     if json_target is not None:
         from eplb_opt import documents
 
@@ -106,7 +113,11 @@ def command(
     if json_target != "-":
         show(describe(instance), _layer_table(plan))
         show("fullest rank over the lower bound by received experts", _front_table(plan))
-    return 130 if plan.interrupted else 0
+    if plan.interrupted:
+        proven = sum(layer.at_least is not None for layer in plan.layers)
+        proofs = f", {proven} with a proof" if prove is not None else ""
+        return interrupted(f"{len(plan.layers)} of {instance.num_layers} layers are done{proofs}")
+    return 0
 
 
 def _initial(instance: Instance) -> NDArray[np.int64]:

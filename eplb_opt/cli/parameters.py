@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.files import readable, writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,27 @@ if TYPE_CHECKING:
 
 Steps = tuple[int | None, int | None]
 Command = Callable[..., Any]
+
+
+SEED = click.IntRange(0, 2**31 - 1)
+"""What all solvers take."""
+
+
+class Finite(click.FloatRange):
+    """A number in a range; neither NaN, which a range lets pass, nor infinite."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number.
+
+        Raises:
+            click.BadParameter: it is none, or not in the range.
+        """
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 def parse_steps(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Steps | None:
@@ -38,6 +60,10 @@ def parse_steps(_ctx: click.Context, _param: click.Parameter, value: str | None)
     return ends
 
 
+MOST_LAYERS = 1_000_000
+"""No model has so many; a list of them fits in memory."""
+
+
 def parse_layers(
     _ctx: click.Context, _param: click.Parameter, value: str | None
 ) -> list[int] | None:
@@ -47,9 +73,12 @@ def parse_layers(
     layers: list[int] = []
     for part in value.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        ends = (first, last if dash else first)
+        if not all(end.isascii() and end.isdecimal() for end in ends):
             raise click.BadParameter(f"{value!r} is not of the form 0-9,12")
-        layers += range(int(first), int(last if dash else first) + 1)
+        if int(ends[1]) - int(ends[0]) >= MOST_LAYERS:
+            raise click.BadParameter(f"{value!r} names more than {MOST_LAYERS} layers")
+        layers += range(int(ends[0]), int(ends[1]) + 1)
     if not layers:
         raise click.BadParameter(f"{value!r} names no layer")
     return list(dict.fromkeys(layers))
@@ -117,7 +146,7 @@ def topology_options(function: Command) -> Command:
 def instance_options(function: Command) -> Command:
     """Adds LOADS and the options of the machine; the command gets ``instance: Instance``."""
     options = [
-        click.argument("loads", type=click.Path(path_type=Path)),
+        click.argument("loads", type=click.Path(path_type=Path), callback=readable),
         click.option("--layers", callback=parse_layers, help="Only these layers, as 0-9,12."),
     ]
 
@@ -184,7 +213,7 @@ def search_options(function: Command) -> Command:
             help="Search ends at this distance of placement and bound; default 0 up to 24 slots, "
             "else 0.0001.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--seed", type=SEED, default=0, show_default=True),
         click.option("--workers", type=int, default=1, show_default=True, help="Search threads."),
     ]
 
@@ -253,78 +282,7 @@ def placements_option(function: Command) -> Command:
     return _with([option], function)
 
 
-def writable(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuse a target that cannot be written before hours of work go into it."""
-    if value is None or value == "-":
-        return value
-    path = Path(value)
-    if not path.absolute().parent.is_dir():
-        raise click.BadParameter(f"{value}: there is no folder {path.parent}")
-    if param.name == "placements" and path.suffix not in (".npz", ".json"):
-        raise click.BadParameter(f"{value}: suffix {path.suffix!r} is not one of .npz, .json")
-    return value
-
-
 def _with(options: Sequence[Command], function: Command) -> Command:
     for option in reversed(options):
         function = option(function)
     return function
-
-
-def policies_option(
-    help: str, default: tuple[str, ...] = ("deepseek",)
-) -> Callable[[Command], Command]:
-    """Adds ``--policy``, which may be given several times, as ``policies``."""
-    option = click.option(
-        "--policy",
-        "policies",
-        multiple=True,
-        default=default,
-        show_default=bool(default),
-        metavar="NAME|FILE.py[:FUNCTION]",
-        help=help,
-    )
-    return lambda function: _with([option], function)
-
-
-UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
-
-
-def parse_memory(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
-    """``4GB``, ``500MB``: bytes, in powers of 1024."""
-    number, unit = value.strip().upper()[:-2], value.strip().upper()[-2:]
-    try:
-        size = int(float(number) * UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise click.BadParameter(f"{value!r} is not a size such as 4GB or 500MB")
-    return size
-
-
-def policy_limits(function: Command) -> Command:
-    """Adds the limits of user programs; the command gets ``limits: isolation.Limits``."""
-
-    @click.option(
-        "--policy-timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        default=60.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="For each call of a policy in a file, and for its import.",
-    )
-    @click.option(
-        "--policy-memory",
-        default="4GB",
-        show_default=True,
-        callback=parse_memory,
-        metavar="SIZE",
-        help="What a policy in a file may allocate.",
-    )
-    @functools.wraps(function)
-    def wrapper(*args: Any, policy_timeout: float, policy_memory: int, **kwargs: Any) -> Any:
-        from eplb_opt.policies.runner import Limits
-
-        return function(*args, limits=Limits(policy_timeout, policy_memory), **kwargs)
-
-    return wrapper

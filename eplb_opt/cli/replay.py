@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.files import readable
+from eplb_opt.cli.interrupts import interrupted, keep_results
 from eplb_opt.cli.output import percent, progress_bar, show, table, write_json
-from eplb_opt.cli.parameters import (
-    instance_options,
-    json_option,
-    policies_option,
-    policy_limits,
-)
+from eplb_opt.cli.parameters import Finite, instance_options, json_option
+from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
 
 if TYPE_CHECKING:
     from eplb_opt.policies.runner import Limits
@@ -34,7 +32,7 @@ def parse_events(
     events = {}
     for value in values:
         step, _, ranks = value.partition(":")
-        if not (step.isdecimal() and ranks.isdecimal()):
+        if not (value.isascii() and step.isdecimal() and ranks.isdecimal()):
             raise click.BadParameter(f"{value!r} is not of the form STEP:GPUS, for instance 100:24")
         events[int(step)] = int(ranks)
     return events
@@ -62,9 +60,7 @@ def parse_events(
 @click.option(
     "--layer-steps",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="With --async: steps until all ranks have a layer.",
+    help="With --async: steps until all ranks have a layer; default: 1.",
 )
 @click.option(
     "--attribute",
@@ -86,6 +82,7 @@ def parse_events(
     "--also",
     multiple=True,
     metavar="TRACE",
+    callback=readable,
     help="Another model of the same shape on the same ranks, such as a drafter.",
 )
 @click.option(
@@ -97,7 +94,7 @@ def parse_events(
 )
 @click.option(
     "--cost",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     metavar="TOKENS",
     help="What a received byte costs, in tokens on the fullest rank: puts both on one axis.",
 )
@@ -109,7 +106,7 @@ def command(
     interval: int,
     window: int | None,
     use_async: bool,
-    layer_steps: int,
+    layer_steps: int | None,
     attribute: str,
     ranks_from: dict[int, int],
     also: tuple[str, ...],
@@ -124,16 +121,12 @@ def command(
     enter a window, every --interval steps the policy is asked and experts move. A step without any
     token is a dummy pass. Recordings, or 'eplb-opt generate --steps'.
     """
-    from eplb_opt.policies.names import PolicyError, known_policy
     from eplb_opt.serving.replay import replay
     from eplb_opt.serving.state_machine import Settings
 
-    try:
-        for policy in policies:
-            known_policy(policy)
-    except PolicyError as error:
-        raise InputError(str(error)) from error
-    with bad_input():
+    if layer_steps is not None and not use_async:
+        raise InputError(f"--layer-steps {layer_steps} needs --async: else layers move at once")
+    with policies_loaded(policies, limits) as runner, bad_input():
         models = [instance, *(_another(instance, path) for path in also)]
         settings = Settings(window or interval, interval, use_async, attribute == "late")
         with progress_bar() as progress:
@@ -141,20 +134,25 @@ def command(
                 models,
                 policies,
                 settings,
-                layer_steps=layer_steps,
+                layer_steps=layer_steps or 1,
                 ranks_from=ranks_from,
                 expert_bytes=expert_bytes,
                 tokens_per_byte=cost,
-                limits=limits,
+                runner=runner,
                 progress=progress,
             )
+            keep_results()
     if json_target is not None:
         from eplb_opt import documents
 
         write_json(json_target, documents.replay(report))
     if json_target != "-":
         show(describe_replay(report), policy_table(report), READING, *failures(report))
-    return 130 if report.interrupted else 0
+    if report.interrupted:
+        steps = len(report.scenario.trace)
+        whole = sum(r.trail.steps == steps and bool(r.intervals) for r in report.policies)
+        return interrupted(f"{whole} of {len(policies)} policies are replayed")
+    return 1 if any(replayed.failures for replayed in report.policies) else 0
 
 
 def _another(instance: Instance, path: str) -> Instance:

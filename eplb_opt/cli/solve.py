@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.files import not_written, writable
+from eplb_opt.cli.interrupts import interrupted, keep_results
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 from eplb_opt.cli.parameters import (
     instance_options,
@@ -18,13 +20,15 @@ from eplb_opt.cli.parameters import (
     placements_option,
     search_options,
     time_budget_option,
-    writable,
 )
 
 if TYPE_CHECKING:
     from eplb_opt.gap import Progress
     from eplb_opt.problem.instance import Instance
     from eplb_opt.problem.result import Result
+
+PLACING = ("joint", "packing")
+"""The stages that end with a placement."""
 
 
 TIME_BUDGET = 60.0
@@ -60,6 +64,12 @@ def command(
     json_target: str | None,
 ) -> int:
     """Solve every layer exactly, or as far as --tolerance, --time-limit and --time-budget ask."""
+    for option, target in (("--certificate", certificate), ("--placements", placements)):
+        if target is not None and stage not in PLACING:
+            raise InputError(
+                f"{option} {target}: --stage {stage} makes no placement, "
+                f"give --stage {' or '.join(PLACING)}"
+            )
     results = solve_layers(
         instance,
         LayerTimes.of(time_limit, time_budget, TIME_BUDGET),
@@ -69,6 +79,7 @@ def command(
         seed=seed,
         workers=workers,
     )
+    keep_results()
     if certificate is not None:
         _write_certificate(certificate, instance, results)
     if placements is not None:
@@ -76,12 +87,21 @@ def command(
     if json_target is not None:
         from eplb_opt import documents
 
-        interrupted = not complete(instance, results)
-        write_json(json_target, documents.solve(instance, results, interrupted=interrupted))
+        stopped = not complete(instance, results)
+        write_json(json_target, documents.solve(instance, results, interrupted=stopped))
     if json_target != "-":
         heading = f"tokens on the fullest rank, stage {stage}"
         show(describe(instance), heading, _result_table(instance, results))
-    return 0 if complete(instance, results) else 130
+    return exit_code(instance, results)
+
+
+def exit_code(instance: Instance, results: list[Result]) -> int:
+    """0, or what Ctrl-C makes of it, with a line that says how far the work has come."""
+    if complete(instance, results):
+        return 0
+    done = sum(result.limit != "interrupt" for result in results)
+    begun = ", one is begun" * (len(results) > done)
+    return interrupted(f"{done} of {instance.num_layers} layers are done{begun}")
 
 
 @dataclass(frozen=True)
@@ -175,10 +195,11 @@ def _result_table(instance: Instance, results: list[Result]) -> Any:
 def _write_certificate(target: str, instance: Instance, results: list[Result]) -> None:
     from eplb_opt import documents
 
-    if results and results[0].stage not in ("joint", "packing"):
-        raise InputError(f"--certificate {target}: for the stages joint and packing only")
-    interrupted = not complete(instance, results)
-    write_json(target, documents.certificate(instance, results, interrupted=interrupted))
+    if not results:
+        not_written("--certificate", target, "no layer is done")
+        return
+    stopped = not complete(instance, results)
+    write_json(target, documents.certificate(instance, results, interrupted=stopped))
 
 
 def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:
@@ -187,8 +208,10 @@ def _write_placements(target: str, instance: Instance, results: list[Result]) ->
     from eplb_opt.io import PlacedFor, write_placements
     from eplb_opt.problem.placement import Placement
 
-    rows = [result.placement for result in results]
-    if len(rows) < instance.num_layers or None in rows:
-        raise InputError(f"--placements {target}: not every layer has a placement, see --stage")
-    found = Placement(np.array(rows), instance.num_logical_experts)
-    write_placements(target, {"exact": found}, placed_for=PlacedFor.of(instance))
+    rows = {i: result.placement for i, result in enumerate(results) if result.placement is not None}
+    if not rows:
+        not_written("--placements", target, "no layer has a placement")
+        return
+    found = Placement(np.array(list(rows.values())), instance.num_logical_experts)
+    placed = instance.select(list(rows))
+    write_placements(target, {"exact": found}, placed_for=PlacedFor.of(placed))

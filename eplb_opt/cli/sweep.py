@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
+from eplb_opt.cli.files import readable, writable
+from eplb_opt.cli.interrupts import interrupted, keep_results
 from eplb_opt.cli.output import percent, show, table
+from eplb_opt.cli.policy_options import policies_loaded
 
 if TYPE_CHECKING:
     from eplb_opt.sweep import Spec
@@ -24,8 +27,14 @@ FIRST = 10
 
 
 @click.command()
-@click.argument("spec", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File of JSON lines.")
+@click.argument("spec", type=click.Path(path_type=Path, dir_okay=False), callback=readable)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    callback=writable,
+    help="File of JSON lines.",
+)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--dask", metavar="tcp://HOST:PORT", help="Scheduler of a dask cluster to run on.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and check that its files exist.")
@@ -37,6 +46,8 @@ def command(spec: Path, output: Path | None, workers: int, dask: str | None, dry
     """
     from eplb_opt.sweep import SpecError, Store, read_spec, run_sweep
 
+    if dask is not None and workers > 1:
+        raise InputError(f"--workers {workers} are local ones, --dask {dask} has its own: give one")
     try:
         found = read_spec(spec)
     except SpecError as error:
@@ -48,16 +59,33 @@ def command(spec: Path, output: Path | None, workers: int, dask: str | None, dry
         return 0
     if output is None:
         raise InputError("give the file of results: -o results.jsonl")
+    if dask is None:
+        _load_policies(found)
     with bad_input(), Store(output, warn=lambda text: click.echo(text, err=True)) as store:
         before = len(store.done)
-        interrupted = False
+        failed, stopped = 0, False
         try:
             with _progress() as progress:
-                run_sweep(found, store, workers=workers, dask=dask, progress=progress)
+                failed = run_sweep(found, store, workers=workers, dask=dask, progress=progress)
         except KeyboardInterrupt:
-            interrupted = True
-        _summarize(output, len(store.done) - before, before)
-    return 130 if interrupted else 0
+            stopped = True
+        keep_results()
+        new = len(store.done) - before
+        _summarize(output, new, before)
+    if stopped:
+        return interrupted(f"{new} new units are in {output}, a rerun does the others")
+    return 1 if failed else 0
+
+
+def _load_policies(spec: Spec) -> None:
+    """Refuse users' files that cannot be imported or have no such function; names are checked."""
+    from eplb_opt.policies.names import is_user_file
+    from eplb_opt.policies.runner import Limits
+
+    limits = Limits(spec.policy_timeout, int(spec.policy_memory_gb * 2**30))
+    names = dict.fromkeys(name for block in spec.blocks for name in block.policies)
+    with policies_loaded(filter(is_user_file, names), limits):
+        pass
 
 
 def _print_plan(spec: Spec) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from statistics import fmean
 
 from eplb_opt.gap.attribution import attribute_layers
 from eplb_opt.gap.loss_split import PolicySplit, Progress
-from eplb_opt.gap.reference import Reference, find_references
+from eplb_opt.gap.outcome import GapReport, LayerGap, PolicyGap
+from eplb_opt.gap.reference import Reference, find_reference
 from eplb_opt.gap.staleness import same_problem, split_layers
 from eplb_opt.policies.names import (
     AnyPolicy,
@@ -24,9 +23,8 @@ from eplb_opt.policies.runner import MEMORY, TIMEOUT, Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective
-from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import relative_gap
-from eplb_opt.problem.shown import Shown, ShowsItself, percent
+from eplb_opt.problem.result import Limit
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.given import ratio
@@ -52,109 +50,8 @@ def _is_small(instance: Instance) -> bool:
     return instance.topology.num_physical_experts <= SMALL_SLOTS
 
 
-COLUMNS = ("policy", "status", "message", "mean gap", "max gap", "optimal", "seconds")
-"""What is shown of a policy."""
-LONGEST = 80
-"""Letters of a message that are shown."""
-
-
-@dataclass(frozen=True)
-class LayerGap:
-    """A policy on one layer with load: ``gap = (makespan - lower_bound) / lower_bound``.
-
-    ``optimal`` is True if the makespan equals the bound, False if a better placement is known or
-    the optimum is, None if nobody knows.
-    """
-
-    layer: int
-    makespan: Fraction
-    gap: float
-    balancedness: float
-    optimal: bool | None
-
-
-@dataclass(frozen=True, repr=False)
-class PolicyGap(ShowsItself):
-    """A policy on all layers that have load; without them unless ``status`` is ``ok``.
-
-    ``status`` is ``ok``, ``invalid`` (no valid placement), ``error`` or ``timeout``; ``message``
-    says why. ``runtime`` is the median second of a call, ``first_call`` that of the first one,
-    ``import_time`` that of a user's file; all without the start of a process.
-    """
-
-    policy: str
-    status: str
-    message: str = ""
-    runtime: float | None = None
-    layers: tuple[LayerGap, ...] = ()
-    placement: Placement | None = field(default=None, repr=False)
-    first_call: float | None = None
-    import_time: float | None = None
-
-    def _shown(self) -> Shown:
-        """The policy over all layers."""
-        return Shown("PolicyGap", COLUMNS, [self._row()])
-
-    def _row(self) -> tuple[str, ...]:
-        """What is shown of it, by :data:`COLUMNS`."""
-        optimal = f"{self.num_optimal}/{len(self.layers)}" if self.layers else ""
-        seconds = "" if self.runtime is None else f"{self.runtime:.2g}"
-        gaps = (percent(self.gap_mean), percent(self.gap_max))
-        return (self.policy, self.status, self.message[:LONGEST], *gaps, optimal, seconds)
-
-    @property
-    def gap_mean(self) -> float | None:
-        """Mean over layers with load; None if there are none."""
-        return fmean(layer.gap for layer in self.layers) if self.layers else None
-
-    @property
-    def gap_max(self) -> float | None:
-        """Largest gap of a layer; None if there are none."""
-        return max((layer.gap for layer in self.layers), default=None)
-
-    @property
-    def balancedness_mean(self) -> float | None:
-        """Mean over layers of mean rank load over makespan; None if there are none."""
-        return fmean(layer.balancedness for layer in self.layers) if self.layers else None
-
-    @property
-    def num_optimal(self) -> int:
-        """Layers where the placement is proven optimal."""
-        return sum(layer.optimal is True for layer in self.layers)
-
-
-@dataclass(frozen=True, repr=False)
-class GapReport(ShowsItself):
-    """Reference and policies for one instance; ``interrupted`` if Ctrl-C ended it early.
-
-    Attributes:
-        instance: the loads that are served.
-        reference: one entry a layer.
-        policies: one entry a policy, in the order given.
-        interrupted: Ctrl-C ended the work early.
-        attribution: with ``explain``, the split of each policy that is ``ok``, see
-            :mod:`eplb_opt.gap.attribution`.
-        staleness: with ``serve_on``, likewise, see :mod:`eplb_opt.gap.staleness`.
-        placed_on: where the loads came from that the policies saw.
-        cost: what was measured: objective and dispatch.
-    """
-
-    instance: Instance
-    reference: tuple[Reference, ...]
-    policies: tuple[PolicyGap, ...]
-    interrupted: bool = False
-    attribution: tuple[PolicySplit, ...] = ()
-    staleness: tuple[PolicySplit, ...] = ()
-    placed_on: str = ""
-    cost: Cost = EVEN_SUM
-
-    def _shown(self) -> Shown:
-        """Each policy over all layers."""
-        known = Counter(reference.status for reference in self.reference)
-        bounds = ", ".join(f"{count} {status}" for status, count in known.items())
-        ended = ", interrupted" * self.interrupted
-        heading = f"GapReport({self.instance!r}, references: {bounds}{ended})"
-        return Shown(heading, COLUMNS, [policy._row() for policy in self.policies])
+INTERRUPTED = "interrupted"
+"""Message of a policy that Ctrl-C left without a result."""
 
 
 def measure_gap(
@@ -216,27 +113,24 @@ def measure_gap(
         ('590/3', '232')
     """
     served = instance if serve_on is None else same_problem(instance, serve_on)
-    layers, cost = served.layers(), Cost.of(objective, dispatch)
+    cost = Cost.of(objective, dispatch)
     if cost != EVEN_SUM and (explain or serve_on is not None):
         raise ValueError(f"{cost}: a loss is split for objective='sum' and dispatch='even' only")
-    own = PolicyRunner(Limits(policy_timeout, policy_memory))
-    with own if runner is None else nullcontext(runner) as running:
-        measured, interrupted = _run_policies(running, policies, instance, layers, cost, progress)
-
+    named = named_policies(policies)
+    work = _Work(served, instance.source, cost, [name for name, _ in named])
     limits = SearchOptions(time_limit, None, ratio("tolerance", tolerance), seed, workers)
-    search = replace(limits, time_limit=0.0) if interrupted else _limited(limits, instance, 0.0)
-    known = [[m.values[i] for m in measured if m.values] for i in range(len(layers))]
-    references, stopped = find_references(
-        layers, known, cost, search, progress, compile_first=time_limit is None
-    )
-    gaps = tuple(_policy_gap(policy, references) for policy in measured)
-    report = GapReport(
-        served, references, gaps, interrupted or stopped, placed_on=instance.source, cost=cost
-    )
-
-    search = _limited(limits, instance, EXPLAIN_TIME_LIMIT)
-    seen = None if serve_on is None else instance.layers()
-    return _split_losses(report, layers, seen, search, progress, explain=explain)
+    own = PolicyRunner(Limits(policy_timeout, policy_memory))
+    try:
+        with own if runner is None else nullcontext(runner) as running:
+            work.place(running, named, instance, progress)
+        search = _limited(limits, instance, 0.0)
+        work.bound(search, progress, compile_first=time_limit is None)
+        search = _limited(limits, instance, EXPLAIN_TIME_LIMIT)
+        seen = None if serve_on is None else instance.layers()
+        work.split(search, seen, progress, explain=explain)
+        return work.report()
+    except KeyboardInterrupt:
+        return work.report(interrupted=True)
 
 
 def _limited(limits: SearchOptions, instance: Instance, large: float) -> SearchOptions:
@@ -256,25 +150,89 @@ class _Measured:
     values: tuple[Bracket, ...] = ()
 
 
-def _run_policies(
-    runner: PolicyRunner,
-    policies: AnyPolicy | Iterable[AnyPolicy],
-    instance: Instance,
-    layers: Sequence[Layer],
-    cost: Cost,
-    progress: Progress,
-) -> tuple[list[_Measured], bool]:
-    """Place with every policy; also whether Ctrl-C ended one of them."""
-    named = named_policies(policies)
-    measured, interrupted = list[_Measured](), False
-    for name, policy in named:
-        progress(name, len(measured), len(named))
-        try:
-            measured.append(_run_policy(runner, name, policy, instance, layers, cost))
-        except KeyboardInterrupt:
-            interrupted = True
-            measured.append(_Measured(PolicyGap(name, "error", "interrupted")))
-    return measured, interrupted
+class _Work:
+    """What is done so far, which Ctrl-C leaves as it is."""
+
+    def __init__(
+        self, instance: Instance, placed_on: str, cost: Cost, policies: Sequence[str]
+    ) -> None:
+        self.instance, self.placed_on, self.cost = instance, placed_on, cost
+        self.layers = instance.layers()
+        self.policies = policies
+        self.measured: list[_Measured] = []
+        self.references: list[Reference] = []
+        self.attribution: tuple[PolicySplit, ...] = ()
+        self.staleness: tuple[PolicySplit, ...] = ()
+
+    def place(
+        self,
+        runner: PolicyRunner,
+        named: Sequence[tuple[str, AnyPolicy]],
+        seen: Instance,
+        progress: Progress,
+    ) -> None:
+        """Place with every policy, on the loads that they see."""
+        for i, (name, policy) in enumerate(named):
+            progress(name, i, len(named))
+            run = _run_policy(runner, name, policy, seen, self.layers, self.cost)
+            self.measured.append(run)
+
+    def bound(
+        self, search: SearchOptions, progress: Progress, *, compile_first: bool = False
+    ) -> None:
+        """Find the references that are missing."""
+        for i in range(len(self.references), len(self.layers)):
+            progress("reference", i, len(self.layers))
+            self._bound_next(search, compile_first=compile_first)
+            if self.references[-1].bracket.limit == Limit.INTERRUPT:
+                raise KeyboardInterrupt
+        progress("reference", len(self.layers), len(self.layers))
+
+    def _bound_next(self, search: SearchOptions, *, compile_first: bool = False) -> None:
+        layer = self.layers[len(self.references)]
+        known = [m.values[len(self.references)] for m in self.measured if m.values]
+        found = find_reference(layer, known, self.cost, search, compile_first=compile_first)
+        self.references.append(found)
+
+    def split(
+        self,
+        search: SearchOptions,
+        seen: Sequence[Layer] | None,
+        progress: Progress,
+        *,
+        explain: bool,
+    ) -> None:
+        """What the losses consist of; ``seen`` are the layers that the policies saw, if others."""
+        outcomes = (measured.outcome for measured in self.measured)
+        slots = {
+            p.policy: p.placement.phy2log.tolist() for p in outcomes if p.placement is not None
+        }
+        interrupted = False
+        if explain:
+            self.attribution, interrupted = attribute_layers(self.layers, slots, search, progress)
+        if seen is not None and not interrupted:
+            found = split_layers(seen, self.layers, slots, search, progress)
+            self.staleness, interrupted = found
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def report(self, *, interrupted: bool = False) -> GapReport:
+        """All of it; what an interrupt left out has bounds alone and no policies."""
+        while len(self.references) < len(self.layers):
+            self._bound_next(SearchOptions(time_limit=0))
+        missing = self.policies[len(self.measured) :]
+        gaps = [_policy_gap(policy, self.references) for policy in self.measured]
+        gaps += [PolicyGap(name, "error", INTERRUPTED) for name in missing]
+        return GapReport(
+            self.instance,
+            tuple(self.references),
+            tuple(gaps),
+            interrupted,
+            self.attribution,
+            self.staleness,
+            self.placed_on,
+            self.cost,
+        )
 
 
 def _run_policy(
@@ -328,25 +286,3 @@ def _layer_gap(makespan: Fraction, reference: Reference) -> LayerGap:
         float(reference.mean_load / makespan),
         optimal,
     )
-
-
-def _split_losses(
-    report: GapReport,
-    layers: Sequence[Layer],
-    seen: Sequence[Layer] | None,
-    search: SearchOptions,
-    progress: Progress,
-    *,
-    explain: bool,
-) -> GapReport:
-    """The report with what the losses consist of, unless Ctrl-C came before."""
-    placements = {
-        p.policy: p.placement.phy2log.tolist() for p in report.policies if p.placement is not None
-    }
-    if explain and not report.interrupted:
-        splits, interrupted = attribute_layers(layers, placements, search, progress)
-        report = replace(report, attribution=splits, interrupted=interrupted)
-    if seen is not None and not report.interrupted:
-        splits, interrupted = split_layers(seen, layers, placements, search, progress)
-        report = replace(report, staleness=splits, interrupted=interrupted)
-    return report

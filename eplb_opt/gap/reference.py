@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from eplb_opt import bounds
-from eplb_opt.gap.loss_split import Progress
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, mean_load
-from eplb_opt.problem.result import Limit
 from solvers.bracket import Bracket
 from solvers.options import SearchOptions
 from solvers.tree_search.count_vectors import compile_searches
@@ -60,45 +58,27 @@ class Reference:
         return self.bracket.source
 
 
-def find_references(
-    layers: Sequence[Layer],
-    known: Sequence[Sequence[Bracket]],
-    cost: Cost,
-    search: SearchOptions,
-    progress: Progress,
-    *,
-    compile_first: bool = False,
-) -> tuple[tuple[Reference, ...], bool]:
-    """A reference for each layer; also whether Ctrl-C ended it early, with those found until then.
-
-    Args:
-        layers: of one instance.
-        known: of each layer the placements that are known, valued.
-        cost: objective and dispatch.
-        search: limits of the search of each layer whose closed-form bound no placement meets.
-        progress: called as the work goes on.
-        compile_first: what the searches compile once on a machine is no part of their time.
-    """
-    found: list[Reference] = []
-    try:
-        for layer, placements in zip(layers, known, strict=True):
-            progress("reference", len(found), len(layers))
-            found.append(_reference(layer, placements, cost, search, compile_first))
-            if found[-1].bracket.limit == Limit.INTERRUPT:
-                search = SearchOptions(time_limit=0)  # bounds alone for the rest
-        progress("reference", len(layers), len(layers))
-    except KeyboardInterrupt:  # between two searches
-        return tuple(found), True
-    return tuple(found), any(r.bracket.limit == Limit.INTERRUPT for r in found)
-
-
-def _reference(
+def find_reference(
     layer: Layer,
     known: Sequence[Bracket],
     cost: Cost,
     search: SearchOptions,
-    compile_first: bool,
+    *,
+    compile_first: bool = False,
 ) -> Reference:
+    """What can be found out about the optimum of a layer.
+
+    Args:
+        layer: of an instance.
+        known: placements that are known, valued.
+        cost: objective and dispatch.
+        search: limits of the search, if no placement meets the closed-form bound.
+        compile_first: what the search compiles once on a machine is no part of its time.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came outside of the search; one that ends the search is its
+            bracket's ``limit``.
+    """
     start, mean = time.perf_counter(), mean_load(layer, cost.objective)
     bracket = Bracket.start(bounds.of(layer, *cost), known if layer.has_load else [])
     searched = layer.has_load and not bracket.closed and search.time_limit != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib.util
 import inspect
 import sys
@@ -214,14 +215,17 @@ def known_policy(name: str) -> None:
 
 
 def _built_in(name: str) -> Policy:
-    from heuristics.policies import TABLE, UnknownPolicyError, placer
+    from heuristics.policies import KEEPING, RELABEL, TABLE, UnknownPolicyError, placer
 
     try:
         return Policy(name, placer(name), built_in=True)
     except UnknownPolicyError:
-        known = ", ".join(TABLE)
-        message = f"unknown policy {name!r}: give one of {known}, or FILE.py[:FUNCTION]"
-        raise PolicyError(message) from None
+        near = difflib.get_close_matches(name, TABLE, n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise PolicyError(
+            f"unknown policy {name!r}{meant}: give one of {', '.join(TABLE)}, {KEEPING}:N, "
+            f"{KEEPING}:{RELABEL}, stages such as 'greedy + snake', or FILE.py[:FUNCTION]"
+        ) from None
     except ValueError as error:
         raise PolicyError(str(error)) from None
 

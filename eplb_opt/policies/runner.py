@@ -76,6 +76,29 @@ class PolicyRunner:
         if worker is not None:
             worker.kill()
 
+    def load(self, policy: AnyPolicy) -> None:
+        """Find a policy before there is work for it; a user's file is imported, in its process.
+
+        Raises:
+            PolicyTimeoutError: importing it did not end in time.
+            PolicyError: there is no such policy, file or function, or importing it failed.
+        """
+        if isinstance(policy, str) and is_user_file(policy):
+            self._worker(policy)
+        else:
+            load_policy(policy)
+
+    def _worker(self, file: str) -> _Worker:
+        """The process that has imported a user's file."""
+        if file not in self._workers:
+            self._workers[file] = _Worker(file, self.limits)
+            try:
+                self._workers[file].wait_for_import()
+            except BaseException:
+                self._end(file)
+                raise
+        return self._workers[file]
+
     def run(
         self, policy: AnyPolicy, instance: Instance, old: Slots | None = None, *, once: bool = False
     ) -> Run:
@@ -90,11 +113,9 @@ class PolicyRunner:
         """
         if not isinstance(policy, str) or not is_user_file(policy):
             return load_policy(policy).run(instance, old, once=once)
+        worker = self._worker(policy)
         try:
-            if policy not in self._workers:
-                self._workers[policy] = _Worker(policy, self.limits)
-                self._workers[policy].wait_for_import()
-            return _repeated(self._workers[policy], instance, old, once)
+            return _repeated(worker, instance, old, once)
         except InvalidPlacementError:
             raise
         except BaseException:

@@ -15,6 +15,7 @@ from eplb_opt.io.synthetic import generate
 from eplb_opt.policies.runner import Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.rationals import relative_gap
+from eplb_opt.problem.result import Limit, Result
 from eplb_opt.problem.topology import Topology
 from eplb_opt.sweep.spec import Generated, Solver, Spec
 from eplb_opt.sweep.tasks import Source, Task, solver_name
@@ -124,11 +125,12 @@ def solver_row(solver: Solver, instance: Instance, spec: Spec) -> Row:
     layers = [layer for layer in instance.layers() if layer.has_load]
     search = SearchOptions(solver.time_limit, seed=spec.seed)
     row: Row = {"policy": solver_name(solver), "status": "ok", "message": "", "num_optimal": 0}
+    results: list[Result] = []
     try:
-        results = [
-            solve(layer, stage=solver.stage, backend=solver.backend, search=search)
-            for layer in layers
-        ]
+        for layer in layers:
+            results.append(solve(layer, stage=solver.stage, backend=solver.backend, search=search))
+            if results[-1].limit == Limit.INTERRUPT:
+                raise KeyboardInterrupt
     except (ValueError, RuntimeError) as error:
         return row | {"status": "error", "message": " ".join(str(error).split())}
     open_layers = sum(result.objective is None for result in results)

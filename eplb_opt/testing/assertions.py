@@ -21,6 +21,7 @@ from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import step_makespans
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.result import Limit
 from eplb_opt.problem.validity import find_violations
 from eplb_opt.testing.contracts import CONTRACTS, Finding
 from solvers.dispatch import value
@@ -83,7 +84,10 @@ def assert_gap_below(
         if makespan > bound * (1 + Fraction(limit)) and time_limit > 0:
             from solvers import solve
 
-            bound = max(bound, solve(layer, time_limit=time_limit).lower_bound)
+            found = solve(layer, time_limit=time_limit)
+            if found.limit == Limit.INTERRUPT:
+                raise KeyboardInterrupt
+            bound = max(bound, found.lower_bound)
         gap = float(makespan / bound) - 1
         if makespan > bound * (1 + Fraction(limit)):
             raise AssertionError(

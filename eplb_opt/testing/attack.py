@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from eplb_opt.policies.names import PolicyError
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
-from eplb_opt.problem.result import Result
+from eplb_opt.problem.result import Limit, Result
 from eplb_opt.problem.topology import Topology
 from solvers import solve
 from solvers.dispatch import value
@@ -56,7 +57,33 @@ class Worst:
         return self.makespan / (self.result.objective or 1)
 
 
-def attack(
+@dataclass(frozen=True)
+class Attack:
+    """What a search for bad loads came to.
+
+    Attributes:
+        worst: the worst loads found; None if the policy is optimal on all that was tried.
+        batches: how often it was asked to place.
+        failed: how often it then failed.
+        message: why, the first time; empty if it never did.
+        interrupted: Ctrl-C ended the search early.
+    """
+
+    worst: Worst | None
+    batches: int
+    failed: int
+    message: str = ""
+    interrupted: bool = False
+
+
+def attack(*arguments: Any, **options: Any) -> Worst | None:
+    """The worst loads that :func:`hunt` finds; None if the policy is optimal on everything that
+    was tried, or failed on it.
+    """
+    return hunt(*arguments, **options).worst
+
+
+def hunt(
     policy: str,
     num_experts: int,
     machine: Topology,
@@ -66,31 +93,37 @@ def attack(
     rule: str = "auto",
     least: int = 1,
     solve_seconds: float = 5.0,
+    runner: PolicyRunner | None = None,
     progress: Callable[[float, Worst | None], None] = lambda _share, _worst: None,
-) -> Worst | None:
+) -> Attack:
     """The worst loads found in the time: seeded random starts, local search, then shrinking.
 
     Only proven optima count. What is returned is the simplest found within ``SLACK`` of the worst.
-    Ctrl-C returns what is known so far. None if the policy is optimal on everything that was
-    tried, or failed on it.
+    Ctrl-C returns what is known so far. ``runner`` runs the policy, in place of one of its own.
     """
     chance = np.random.default_rng(seed)
-    hunt = _Hunt(policy, num_experts, machine, rule, least, solve_seconds, chance)
-    start = time.monotonic()
+    found = _Hunt(policy, num_experts, machine, rule, least, solve_seconds, chance)
+    start, interrupted = time.monotonic(), False
     try:
-        with PolicyRunner() as runner:
+        with PolicyRunner() if runner is None else nullcontext(runner) as running:
             while (spent := time.monotonic() - start) < 0.85 * seconds:
-                progress(spent / seconds, hunt.worst)
-                hunt.step(runner)
-            least_ratio = hunt.worst.ratio * (1 - SLACK) if hunt.worst else Fraction(1)
-            while time.monotonic() - start < seconds and hunt.shrink(runner, least_ratio):
-                progress((time.monotonic() - start) / seconds, hunt.worst)
+                progress(spent / seconds, found.worst)
+                found.step(running)
+            least_ratio = found.worst.ratio * (1 - SLACK) if found.worst else Fraction(1)
+            while time.monotonic() - start < seconds and found.shrink(running, least_ratio):
+                progress((time.monotonic() - start) / seconds, found.worst)
     except KeyboardInterrupt:
-        pass
-    return hunt.worst
+        interrupted = True
+    return Attack(found.worst, found.batches, found.failed, found.message, interrupted)
 
 
 class _Hunt:
+    """The search; an interrupt leaves what it knows as it is.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended a step, or the exact search in it.
+    """
+
     def __init__(
         self,
         policy: str,
@@ -106,6 +139,8 @@ class _Hunt:
         self.solve_seconds, self.chance = solve_seconds, chance
         self.elite: list[tuple[Fraction, tuple[int, ...]]] = []
         self.worst: Worst | None = None
+        self.batches = self.failed = 0
+        self.message = ""
         self._optima: dict[tuple[int, ...], Result] = {}
 
     def step(self, runner: PolicyRunner) -> None:
@@ -174,9 +209,12 @@ class _Hunt:
     ) -> list[tuple[float, tuple[int, ...], tuple[int, ...]]]:
         """Ratio to a simple bound, loads and placement; largest ratio first."""
         instance = Instance(batch, self.machine, self.rule)  # type: ignore[arg-type]
+        self.batches += 1
         try:
             placement = runner.run(self.policy, instance).placement
-        except PolicyError:
+        except PolicyError as error:
+            self.failed += 1
+            self.message = self.message or str(error)
             return []
         peaks = placement.rank_loads(batch, self.machine.num_ranks).max(1)
         bound = batch.sum(1) / self.machine.num_ranks
@@ -191,7 +229,10 @@ class _Hunt:
             return None  # the ratio to the mean is at least that to the optimum
         layer = Instance([loads], self.machine, self.rule).layer(0)  # type: ignore[arg-type]
         if loads not in self._optima:
-            self._optima[loads] = solve(layer, time_limit=self.solve_seconds)
+            found = solve(layer, time_limit=self.solve_seconds)
+            if found.limit == Limit.INTERRUPT:  # no exception: the search keeps what it found
+                raise KeyboardInterrupt
+            self._optima[loads] = found
         result = self._optima[loads]
         if result.status != "optimal" or not result.objective:
             return None

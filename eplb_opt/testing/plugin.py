@@ -106,6 +106,8 @@ def optimal(request: pytest.FixtureRequest) -> Callable[[Instance], list[float]]
         known = cache.get(f"{CACHE}/{key}", None) if cache else None
         if known is None:
             results = [solve(layer, time_limit=time_limit) for layer in instance.layers()]
+            if results[-1].limit == "interrupt":
+                raise KeyboardInterrupt
             open_layers = [i for i, r in enumerate(results) if r.status != "optimal"]
             if open_layers:
                 pytest.fail(f"layers {open_layers} were not solved in {time_limit:g} s")

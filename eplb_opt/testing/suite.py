@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eplb_opt.gap import measure_gap
+from eplb_opt.gap import PolicyGap, measure_gap
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.synthetic import generate
 from eplb_opt.policies.names import load_policy
@@ -81,6 +82,7 @@ def run_suite(
     gap_below: float | None = None,
     baseline: Path | None = None,
     tolerance: float = 1e-3,
+    runner: PolicyRunner | None = None,
 ) -> Iterator[Finding]:
     """The findings of all checks on a policy, as they come.
 
@@ -94,17 +96,21 @@ def run_suite(
         gap_below: largest gap to the proven bound, over all instances.
         baseline: file of gaps; written if it is missing, else no mean gap may have risen.
         tolerance: by how much a mean gap may rise, in the ratio's own unit.
+        runner: runs the policy, in place of one with ``limits``.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; a file of gaps that is missing then has those measured.
     """
     instances = [*small_instances(), *full_scale_instances()]
     alive = True
-    with PolicyRunner(limits) as runner:
+    with PolicyRunner(limits) if runner is None else nullcontext(runner) as running:
         for instance in instances:
-            failed = message_of(partial(runner.run, name, instance))
+            failed = message_of(partial(running.run, name, instance))
             alive = alive and not failed
             yield Finding(f"valid: {instance.source}", failed)
         if alive:
             yield from _quality(
-                name, instances, runner, never_worse_than, gap_below, baseline, tolerance
+                name, instances, running, never_worse_than, gap_below, baseline, tolerance
             )
     if not alive:
         yield Finding("contracts", "not checked: the policy must first pass the checks above")
@@ -129,18 +135,44 @@ def _quality(
         yield Finding(f"never worse than {never_worse_than}", message_of(check))
     if gap_below is None and baseline is None:
         return
-    gaps = {}
-    for instance in instances:
-        found = measure_gap(instance, [name], runner=runner).policies[0]
-        gaps[instance.source] = (found.gap_mean or 0.0, found.gap_max or 0.0)
+    gaps: dict[str, PolicyGap] = {}
+    try:
+        for instance in instances:
+            gaps[instance.source] = _gap(name, instance, runner)
+    except KeyboardInterrupt:
+        if baseline is not None and not baseline.exists():
+            _write_gaps(baseline, _means(gaps), interrupted=True)
+        raise
     if gap_below is not None:
-        worst = max(gaps, key=lambda source: gaps[source][1])
-        ok = gaps[worst][1] <= gap_below
-        message = "" if ok else f"{worst}: {gaps[worst][1]:.4%} above the proven bound"
-        yield Finding(f"gap at most {gap_below:.4%}", message)
+        yield Finding(f"gap at most {gap_below:.4%}", _too_large(gaps, gap_below))
     if baseline is not None:
-        means = {source: mean for source, (mean, _) in gaps.items()}
-        yield Finding("gaps have not risen", risen(means, baseline, tolerance))
+        yield Finding("gaps have not risen", risen(_means(gaps), baseline, tolerance))
+
+
+def _gap(name: str, instance: Instance, runner: PolicyRunner) -> PolicyGap:
+    report = measure_gap(instance, [name], runner=runner)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return report.policies[0]
+
+
+def _means(gaps: dict[str, PolicyGap]) -> dict[str, float]:
+    return {source: gap.gap_mean or 0.0 for source, gap in gaps.items() if gap.status == "ok"}
+
+
+def _too_large(gaps: dict[str, PolicyGap], limit: float) -> str:
+    """Where a gap is above the limit, the largest; or where there is none to compare."""
+    for source, gap in gaps.items():
+        if gap.status != "ok":
+            return f"{source}: {gap.status}: {gap.message}"
+    layers = [(layer, source) for source, gap in gaps.items() for layer in gap.layers]
+    worst, source = max(layers, key=lambda pair: pair[0].gap)
+    if worst.gap <= limit:
+        return ""
+    return (
+        f"{source}: layer {worst.layer}: {worst.gap:.4%} above the proven bound, more than "
+        f"{limit:.4%}"
+    )
 
 
 def _reproduces(name: str, instances: list[Instance]) -> None:
@@ -151,10 +183,17 @@ def _reproduces(name: str, instances: list[Instance]) -> None:
                 raise AssertionError(f"{instance.source}: another makespan in another process")
 
 
+def _write_gaps(baseline: Path, gaps: dict[str, float], *, interrupted: bool = False) -> None:
+    document = gaps | ({"interrupted": True} if interrupted else {})
+    replace_file(baseline, (json.dumps(document, indent=1) + "\n").encode())
+
+
 def risen(gaps: dict[str, float], baseline: Path, tolerance: float) -> str:
-    """What has become worse than in the file; writes it if there is none."""
+    """What has become worse than in the file; writes it if there is none, or if it was begun only
+    and nothing in it has become worse.
+    """
     if not baseline.exists():
-        replace_file(baseline, (json.dumps(gaps, indent=1) + "\n").encode())
+        _write_gaps(baseline, gaps)
         return ""
     try:
         before = json.loads(baseline.read_text())
@@ -162,6 +201,8 @@ def risen(gaps: dict[str, float], baseline: Path, tolerance: float) -> str:
     except (ValueError, TypeError) as error:
         return f"{baseline} is no file of gaps: {error}"
     if not worse:
+        if before.get("interrupted"):
+            _write_gaps(baseline, gaps)
         return ""
     source = max(worse, key=lambda s: worse[s] - before[s])
     return (

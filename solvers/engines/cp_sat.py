@@ -95,7 +95,8 @@ def _solve_interruptibly(
         thread.start()
         # Waiting in slices lets Python run the signal handler; Thread.join() would not.
         while not done.wait(0.1):
-            pass
+            if interrupted.is_set():  # it may have come before the search could be stopped
+                solver.stop_search()
     return box[0], interrupted.is_set()
 
 

@@ -85,22 +85,24 @@ class Judge:
         self.scenario, self.runner = scenario, runner
         self._bounds: dict[tuple[int, int, int], tuple[float, Map]] = {}
 
-    def intervals(self, trail: Trail) -> tuple[Interval, ...]:
-        """In order, from step 0 to the last that was replayed."""
+    def intervals(self, trail: Trail, *, ask: bool = True) -> tuple[Interval, ...]:
+        """In order, from step 0 to the last that was replayed; without ``ask`` no policy is asked
+        for a constant placement that is not known yet.
+        """
         answers: list[Decision | None] = [None, *trail.decisions]
         starts = [0, *(decision.step + 1 for decision in trail.decisions)]
         received = [0] * len(answers)
         for move in trail.moves:
             received[move.answer + 1] += move.received
         return tuple(
-            self._interval(trail, answer, start, stop, arrived)
+            self._interval(trail, answer, start, stop, arrived, ask)
             for answer, (start, stop), arrived in zip(
                 answers, pairwise([*starts, trail.steps]), received, strict=True
             )
         )
 
     def _interval(
-        self, trail: Trail, answer: Decision | None, start: int, stop: int, received: int
+        self, trail: Trail, answer: Decision | None, start: int, stop: int, received: int, ask: bool
     ) -> Interval:
         loads = self.scenario.trace[start:stop]
         mean = float(trail.mean[start:stop].sum())
@@ -108,14 +110,16 @@ class Judge:
         if mean > 0:
             found |= {"served": float(trail.makespan[start:stop].sum()) / mean - 1}
             ranks = round(float(loads.sum()) / mean)  # that served, whatever the policy was told
-            low, high = self._hindsight(start, stop, ranks)
-            known = [found.get("without"), found.pop("constant", None), high]
-            best = min(value for value in known if value is not None)
-            found |= {"hindsight_low": low, "hindsight_high": max(low, best)}  # but for rounding
+            low, high = self._hindsight(start, stop, ranks, ask)
+            tried = [found.get("without"), found.pop("constant", None), high]
+            known = [max(low, value) for value in tried if value is not None]  # but for rounding
+            found |= {"hindsight_low": low, "hindsight_high": min(known, default=None)}
         message = answer.message if answer else ""
         return Interval(start, stop, message, received=received, **found)
 
-    def _hindsight(self, start: int, stop: int, ranks: int) -> tuple[float, float]:
+    def _hindsight(
+        self, start: int, stop: int, ranks: int, ask: bool
+    ) -> tuple[float, float | None]:
         """A proven bound, and what :data:`HINDSIGHT_POLICY` reaches that knows the loads."""
         loads = self.scenario.trace[start:stop]
         key = start, stop, ranks
@@ -124,8 +128,10 @@ class Judge:
             layers = [layer for layer in instance.layers() if layer.has_load]
             total = sum((bounds.of(layer).value for layer in layers), Fraction(0))
             tokens = sum(sum(layer.loads) * layer.unit for layer in layers)
-            run = self.runner.run(HINDSIGHT_POLICY, instance, once=True)
             low = float_below(total * ranks / tokens - 1)
+            if not ask:
+                return low, None
+            run = self.runner.run(HINDSIGHT_POLICY, instance, once=True)
             self._bounds[key] = low, run.placement.phy2log
         low, phy2log = self._bounds[key]
         return low, _makespans(phy2log, loads, ranks) * ranks / float(loads.sum()) - 1

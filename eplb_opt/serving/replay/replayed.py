@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from eplb_opt.policies.names import AnyPolicy, named_policies
@@ -74,7 +75,8 @@ class ReplayReport(ShowsItself):
         expert_bytes: of one expert's weights in one layer.
         tokens_per_byte: what one byte more on the rank that receives most costs, in tokens on the
             fullest rank; None: not to be compared.
-        interrupted: Ctrl-C: the last policy has fewer steps, the others are missing.
+        interrupted: Ctrl-C: the last policy may have fewer steps and no intervals, others are
+            missing.
     """
 
     source: str
@@ -114,6 +116,7 @@ def replay(
     expert_bytes: int = EXPERT_BYTES,
     tokens_per_byte: float | None = None,
     limits: Limits | None = None,
+    runner: PolicyRunner | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> ReplayReport:
     """Replay a trace through the state machine with each policy.
@@ -129,6 +132,7 @@ def replay(
         expert_bytes: of one expert's weights in one layer.
         tokens_per_byte: to put moving and imbalance on one axis.
         limits: of user programs.
+        runner: runs the policies, in place of one with ``limits``.
         progress: called with what is done, how much of it, and of how much.
 
     Returns:
@@ -141,17 +145,18 @@ def replay(
     scenario = Scenario.of(models, settings, layer_steps, ranks_from)
     found: list[Replayed] = []
     interrupted = False
-    with PolicyRunner(limits) as runner:
-        judge = Judge(scenario, runner)
-        for name, policy in named_policies(policies):
-            trail, interrupted = simulate(scenario, policy, runner, progress)
-            trail.policy = name
-            try:
-                found.append(Replayed(trail, judge.intervals(trail)))
-            except KeyboardInterrupt:
-                found.append(Replayed(trail, ()))
-                interrupted = True
-            if interrupted:
-                break
+    own = PolicyRunner(limits)
+    try:
+        with own if runner is None else nullcontext(runner) as running:
+            judge = Judge(scenario, running)
+            for name, policy in named_policies(policies):
+                trail, interrupted = simulate(scenario, policy, running, progress)
+                trail.policy = name
+                found.append(Replayed(trail, ()))  # kept if Ctrl-C comes while it is judged
+                found[-1] = Replayed(trail, judge.intervals(trail, ask=not interrupted))
+                if interrupted:
+                    break
+    except KeyboardInterrupt:
+        interrupted = True
     source = ", ".join(model.source for model in models)
     return ReplayReport(source, scenario, tuple(found), expert_bytes, tokens_per_byte, interrupted)

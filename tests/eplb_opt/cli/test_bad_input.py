@@ -70,7 +70,88 @@ BAD = {
     ),
     "no placement": (
         ["solve", "good.json", *MACHINE, "--stage", "counts", "--placements", "p.npz"],
-        "--placements p.npz: not every layer has a placement",
+        "--placements p.npz: --stage counts makes no placement, give --stage joint or packing",
+    ),
+    "no evidence": (
+        ["solve", "good.json", *MACHINE, "--stage", "groups", "--certificate", "c.json"],
+        "--certificate c.json: --stage groups makes no placement",
+    ),
+    "one file for two outputs": (
+        ["solve", "good.json", *MACHINE, "--json", "x.json", "--certificate", "./x.json"],
+        "x.json is the file of --json, too",
+    ),
+    "output over its input": ([*GAP, *MACHINE, "--json", "good.json"], "good.json is the file of"),
+    "output over a policy": (
+        [*GAP, *MACHINE, "--policy", "policy.py:f", "--json", "policy.py"],
+        "policy.py is the file of --policy, too",
+    ),
+    "conversion over its source": (["convert", "good.json", "good.json"], "the file of SOURCE"),
+    "placements to stdout": ([*GAP, *MACHINE, "--placements", "-"], "suffix ''"),
+    "certificate to stdout": (
+        ["solve", "good.json", *MACHINE, "--certificate", "-"],
+        "only --json writes to standard output",
+    ),
+    "output is a folder": ([*GAP, *MACHINE, "--json", "."], ".: is a folder, give a file"),
+    "unknown policy": ([*GAP, *MACHINE, "--policy", "nope"], "unknown policy 'nope': give one of"),
+    "mistyped policy": (
+        ["bench", "good.json", *MACHINE, "--policy", "refind"],
+        "unknown policy 'refind' (did you mean refined?): give one of deepseek,",
+    ),
+    "mistyped stage": ([*GAP, *MACHINE, "--policy", "greedy + best"], "packing 'best' is not one"),
+    "a digit of another script": ([*GAP, *MACHINE, "--policy", "refined:٣"], "is neither refined:"),
+    "missing policy file": ([*GAP, *MACHINE, "--policy", "none.py"], "no such file: none.py"),
+    "file without the function": (
+        ["check", "policy.py:nothing"],
+        "policy.py has no 'nothing'",
+    ),
+    "no policy": (
+        ["replay", "trace.npy", *MACHINE, "--policy", "deepseek", "--policy", "policy.py:VALUE"],
+        "'VALUE' of policy.py is not a function",
+    ),
+    "policy that cannot be imported": (
+        ["attack", "broken.py", "--experts", "4", *MACHINE],
+        "importing broken.py failed: ZeroDivisionError",
+    ),
+    "policy of a sweep": (["sweep", "spec.yaml", "-o", "r.jsonl"], "policy.py has no 'nothing'"),
+    "policy to compare with": (["check", "deepseek", "--never-worse-than", "x"], "policy 'x'"),
+    "limit NaN": ([*GAP, *MACHINE, "--fail-above", "nan"], "'nan' is not a finite number"),
+    "limit infinite": ([*GAP, *MACHINE, "--fail-above", "inf"], "'inf' is not a finite number"),
+    "limit negative": ([*GAP, *MACHINE, "--fail-above", "-0.1"], "-0.1 is not in the range x>=0"),
+    "gap NaN": (["check", "deepseek", "--gap-below", "nan"], "'nan' is not a finite number"),
+    "ratio NaN": (
+        ["migrate", "initial", "good.json", *MACHINE, "--within", "nan"],
+        "'nan' is not a finite number",
+    ),
+    "policy of no file": (
+        ["migrate", "initial", "good.json", *MACHINE, "--policy", "refined"],
+        "--policy refined chooses from a file of placements, OLD is initial",
+    ),
+    "seed negative": ([*GAP, *MACHINE, "--seed", "-1"], "-1 is not in the range 0<=x<=2147483647"),
+    "seed of 40 bits": (
+        ["solve", "good.json", *MACHINE, "--seed", "1099511627776"],
+        "1099511627776 is not in the range 0<=x<=2147483647",
+    ),
+    "seed of loads": (["demo", "--seed", "-1"], "-1 is not in the range 0<=x<=2147483647"),
+    "layers without end": ([*GAP, *MACHINE, "--layers", "0-99999999999999999999"], "more than"),
+    "apart in an attack": (
+        ["attack", "deepseek", "--experts", "4", *MACHINE, "--spread-replicas"],
+        "attack does not keep replicas apart",
+    ),
+    "synchronous steps": (
+        ["replay", "trace.npy", *MACHINE, "--layer-steps", "2"],
+        "--layer-steps 2 needs --async",
+    ),
+    "two kinds of workers": (
+        ["sweep", "spec.yaml", "-o", "r.jsonl", "--workers", "2", "--dask", "tcp://x:1"],
+        "--workers 2 are local ones",
+    ),
+    "policy of loads": (
+        ["convert", "good.json", "x.json", "--policy", "refined"],
+        "--policy refined chooses a placement, but --to is loads",
+    ),
+    "sum of placements": (
+        ["convert", "good.json", "x.json", "--to", "sglang", "--sum"],
+        "--sum, --format and --steps are about loads, but --to is sglang",
     ),
     "unknown family": (["generate", "normal", "-o", "x.npy"], "family='normal' is not one of"),
     "no tokens": (["generate", "zipf", "-o", "x.npy", "--tokens", "0"], "tokens=0 must be a pos"),
@@ -100,6 +181,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ragged.json": "[[1, 2], [3]]",
         "negative.json": "[[1, -1, 2, 3]]",
         "words.csv": "1,2,3\n4,five,6\n",
+        "policy.py": "VALUE = 1\n",
+        "broken.py": "1 / 0\n",
+        "spec.yaml": "blocks: [{instances: [{file: good.json}], machines: [{redundant: 2, gpus: 3}]"
+        ", policies: ['policy.py:nothing']}]\n",
     }
     for name, text in texts.items():
         (path / name).write_text(text)

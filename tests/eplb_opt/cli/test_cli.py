@@ -85,13 +85,24 @@ def test_gap_json_and_placements(loads: Path, tmp_path: Path) -> None:
     assert np.load(target)["deepseek"].shape == (1, 16)
 
 
-def test_fail_above_is_the_exit_code(loads: Path) -> None:
+def test_fail_above_is_the_exit_code_and_names_policy_layer_and_limit(loads: Path) -> None:
     gap = ("gap", loads, *MACHINE, "--time-limit", 0)
     assert eplb_opt(*gap, "--fail-above", 0.3).returncode == 0
-    assert eplb_opt(*gap, "--fail-above", 0.2).returncode == 1
-    broken = ("--policy", f"{POLICIES}:raises")
-    assert eplb_opt(*gap, *broken).returncode == 0
-    assert eplb_opt(*gap, *broken, "--fail-above", 9).returncode == 1
+    failed = eplb_opt(*gap, "--fail-above", 0.2, "--policy", "deepseek", "--policy", "refined")
+    assert failed.returncode == 1
+    assert failed.stderr == (
+        "eplb-opt: deepseek: layer 0: the gap is 28.000 %, above --fail-above 0.2 (20.000 %)\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["gap", "bench"])
+def test_a_policy_without_a_result_is_exit_1_after_the_others(loads: Path, command: str) -> None:
+    broken = ("--policy", f"{POLICIES}:raises", "--policy", "deepseek")
+    options = ("--time-limit", 0) if command == "gap" else ("--repeat", 1)
+    result = eplb_opt(command, loads, *MACHINE, *options, *broken)
+    assert result.returncode == 1
+    assert "error: RuntimeError: shape mismatch" in result.stdout
+    assert "28.000 %" in result.stdout
 
 
 def test_user_policies_in_one_table(loads: Path) -> None:
@@ -172,7 +183,7 @@ def test_policies_and_bench(loads: Path) -> None:
     assert "deepseek" in eplb_opt("policies").stdout
     result = eplb_opt("bench", loads, *MACHINE, "--repeat", 2, "--policy", "deepseek", "--policy",
                       f"{POLICIES}:raises")  # fmt: skip
-    assert result.returncode == 0
+    assert result.returncode == 1
     assert "1.00" in result.stdout
     assert "error: RuntimeError" in result.stdout
 

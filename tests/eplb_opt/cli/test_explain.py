@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eplb_opt import Instance, Topology, documents
+from eplb_opt.cli.loss_tables import how_to_read
+from eplb_opt.gap import measure_gap
 from tests.eplb_opt.cli.test_cli import MACHINE, eplb_opt
 
 LOADS = [[600, 560, 120, 120, 20, 10, 10, 10], [3, 1, 4, 1, 5, 9, 2, 6]]
@@ -85,3 +88,21 @@ def test_loads_that_cannot_be_served(folder: Path, loads: str, other: str, messa
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert "Traceback" not in result.stderr
+
+
+def test_an_interrupted_split_says_over_how_many_layers_its_mean_is() -> None:
+    """A mean over one layer was shown as if it were the whole."""
+
+    def stop_at_the_second(what: str, done: int, _total: int) -> None:
+        if (what, done) == ("attribution", 1):
+            raise KeyboardInterrupt
+
+    instance = Instance([[3, 1, 1], [0, 0, 0], [5, 2, 1], [4, 1, 1]], Topology(4, 2))
+    report = measure_gap(instance, explain=True, progress=stop_at_the_second)
+    assert report.interrupted
+    assert "mean over only 1 of the 3 layers with load" in how_to_read(report.attribution, 3)
+    whole = measure_gap(instance, explain=True)
+    assert "mean over 3 layers with load" in how_to_read(whole.attribution, 3)
+    document = documents.gap(report)
+    assert document["interrupted"]
+    assert document["attribution"][0]["num_layers"] == 1

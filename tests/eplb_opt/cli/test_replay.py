@@ -43,7 +43,7 @@ def test_table_json_and_page(folder: Path) -> None:
 def test_failures_are_told(folder: Path) -> None:
     (folder / "fails.py").write_text("def rebalance_experts(*_):\n    raise ValueError('lost')\n")
     result = eplb_opt("replay", "trace.npy", *MACHINE, "--policy", "fails.py", cwd=folder)
-    assert result.returncode == 0
+    assert result.returncode == 1
     assert "fails.py failed 1 times and the placement stayed; first after step 4: " in result.stdout
 
 

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -158,3 +159,32 @@ def test_functions_of_one_name_are_told_apart() -> None:
     assert len(set(names)) == 2
     assert [split.policy for split in report.attribution] == names
     assert {f.__name__ for f in POLICIES.values()} == set(POLICIES)
+
+
+def stop_at(what: str) -> Callable[[str, int, int], None]:
+    def stop(doing: str, done: int, _total: int) -> None:
+        if (doing, done) == (what, 1):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_ctrl_c_between_policies_leaves_the_others_out_and_the_bounds_in() -> None:
+    instance = Instance([[9, 5, 4, 3, 2, 1], [8, 4, 2, 1, 1, 1]], Topology(8, 4))
+    report = measure_gap(instance, ["deepseek", "refined"], progress=stop_at("refined"))
+    assert report.interrupted
+    assert [(p.status, p.message) for p in report.policies] == [
+        ("ok", ""),
+        ("error", "interrupted"),
+    ]
+    assert not any(reference.searched for reference in report.reference)
+    assert len(report.reference) == len(report.policies[0].layers) == 2
+
+
+def test_ctrl_c_in_a_reference_leaves_bounds_for_the_rest() -> None:
+    instance = Instance([[9, 5, 4, 3, 2, 1], [8, 4, 2, 1, 1, 1]], Topology(8, 4))
+    report = measure_gap(instance, ["deepseek"], progress=stop_at("reference"))
+    assert report.interrupted
+    assert [len(report.reference), len(report.policies[0].layers)] == [2, 2]
+    assert not report.reference[1].searched
+    json.dumps(documents.gap(report), allow_nan=False)

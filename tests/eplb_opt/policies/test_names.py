@@ -82,8 +82,10 @@ def test_exceptions_become_one_line(function: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("depseek", "unknown policy 'depseek': give one of deepseek"),
-        ("deepseek:4", "unknown policy 'deepseek:4': give one of .*, or FILE.py"),
+        ("depseek", r"unknown policy 'depseek' \(did you mean deepseek\?\): give one of deepseek"),
+        ("nope", "unknown policy 'nope': give one of .*refined, refined:N, .* 'greedy \\+ snake'"),
+        ("refined:٣", "'refined:٣' is neither refined:relabel nor refined:N"),
+        ("deepseek:4", r"unknown policy 'deepseek:4' .*: give one of .*, or FILE.py"),
         ("refined:some", "'refined:some' is neither refined:relabel nor refined:N"),
         ("greedy + best", "packing 'best' is not one of lpt"),
         ("missing.py", "no such file: missing.py"),

@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from eplb_opt import Instance, Topology
+from eplb_opt import Instance, Layer, Result, Topology
 from eplb_opt.gap import measure_gap
-from eplb_opt.testing.attack import attack
+from eplb_opt.problem.result import Limit
+from eplb_opt.testing.attack import attack, hunt
+from solvers import solve
 
 PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 
@@ -73,3 +76,25 @@ def test_the_command_writes_a_test_and_a_certificate(tmp_path: Path) -> None:
         [sys.executable, "-m", "pytest", "-q", "test_worst.py"],
     ):
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_an_interrupted_exact_search_ends_the_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken for a layer without proof, and the attack ran on."""
+    calls: list[int] = []
+
+    def interrupted(layer: Layer, **_: object) -> Result:
+        calls.append(1)
+        return replace(solve(layer), limit=Limit.INTERRUPT)
+
+    monkeypatch.setattr("eplb_opt.testing.attack.solve", interrupted)
+    found = hunt("deepseek", 5, Topology(8, 4), seconds=60)
+    assert (found.interrupted, found.worst, len(calls)) == (True, None, 1)
+
+
+def test_an_attack_tells_failures_of_the_policy(tmp_path: Path) -> None:
+    path = tmp_path / "fails.py"
+    path.write_text("def rebalance_experts(*_):\n    raise OSError('no luck')\n")
+    found = hunt(str(path), 5, Topology(8, 4), seconds=0.05)
+    assert found.worst is None
+    assert found.failed == found.batches > 0
+    assert found.message == "OSError: no luck"

@@ -1,0 +1,65 @@
+"""The files of a command: what it writes is neither another output nor what it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+CLAIMED = "eplb_opt.cli.files"
+"""Where click keeps the files that the options so far have named."""
+NO_FILES = ("-", "next", "initial")
+"""Words in place of a file."""
+
+Value = TypeVar("Value")
+
+
+def readable(ctx: click.Context, param: click.Parameter, value: Value) -> Value:
+    """A file or several that a command reads: no option may write to one."""
+    for path in value if isinstance(value, tuple) else (value,):
+        _claim(ctx, param, path, writes=False)
+    return value
+
+
+def policy_files(ctx: click.Context, param: click.Parameter, value: Value) -> Value:
+    """The same for policies, which may be files ``FILE.py[:FUNCTION]``."""
+    for policy in value if isinstance(value, tuple) else (value,):
+        _claim(ctx, param, str(policy).partition(":")[0], writes=False)
+    return value
+
+
+def writable(ctx: click.Context, param: click.Parameter, value: Value) -> Value:
+    """Refuse a target that cannot be written before hours of work go into it.
+
+    Standard output is for ``--json`` alone: two documents in it could not be told apart.
+    """
+    if value is None or (str(value) == "-" and param.name == "json_target"):
+        return value
+    path = Path(str(value))
+    if not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"{value}: there is no folder {path.parent}")
+    if param.name == "placements" and path.suffix not in (".npz", ".json"):
+        raise click.BadParameter(f"{value}: suffix {path.suffix!r} is not one of .npz, .json")
+    if str(value) == "-":
+        raise click.BadParameter("-: only --json writes to standard output, give a file")
+    if path.is_dir():
+        raise click.BadParameter(f"{value}: is a folder, give a file")
+    _claim(ctx, param, value, writes=True)
+    return value
+
+
+def not_written(option: str, target: object, why: str) -> None:
+    """Say that an output was asked for and there is nothing to write."""
+    click.echo(f"eplb-opt: {option} {target} is not written: {why}", err=True)
+
+
+def _claim(ctx: click.Context, param: click.Parameter, value: Any, *, writes: bool) -> None:
+    path = Path(str(value))
+    if value is None or str(value) in NO_FILES or (path.exists() and not path.is_file()):
+        return  # a device or a pipe may be named twice
+    known = ctx.meta.setdefault(CLAIMED, {})
+    other, written = known.setdefault(path.resolve(), (param, writes))
+    if other is not param and (writes or written):
+        name = other.opts[0] if isinstance(other, click.Option) else other.human_readable_name
+        raise click.BadParameter(f"{value} is the file of {name}, too: give another one")

@@ -1,0 +1,101 @@
+"""Options about policies, and finding them before there is work for them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eplb_opt.cli.errors import InputError
+from eplb_opt.cli.files import policy_files
+from eplb_opt.cli.parameters import Command, Finite
+
+if TYPE_CHECKING:
+    from eplb_opt.policies.runner import Limits, PolicyRunner
+
+
+def policies_option(
+    help: str, default: tuple[str, ...] = ("deepseek",)
+) -> Callable[[Command], Command]:
+    """Adds ``--policy``, which may be given several times, as ``policies``."""
+    return click.option(
+        "--policy",
+        "policies",
+        multiple=True,
+        default=default,
+        show_default=bool(default),
+        metavar="NAME|FILE.py[:FUNCTION]",
+        callback=policy_files,
+        help=help,
+    )
+
+
+@contextmanager
+def policies_loaded(
+    policies: Iterable[str], limits: Limits | None = None
+) -> Iterator[PolicyRunner]:
+    """What runs the policies, with all of them found and users' files imported.
+
+    Raises:
+        InputError: one does not exist, cannot be imported, or is no policy.
+    """
+    from eplb_opt.policies.names import PolicyError
+    from eplb_opt.policies.runner import PolicyRunner
+
+    with PolicyRunner(limits) as runner:
+        for policy in policies:
+            try:
+                runner.load(policy)
+            except PolicyError as error:
+                message = str(error)
+                file = policy.partition(":")[0]
+                raise InputError(
+                    message if file in message else f"policy {policy}: {message}"
+                ) from error
+        yield runner
+
+
+UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
+
+
+def parse_memory(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """``4GB``, ``500MB``: bytes, in powers of 1024."""
+    number, unit = value.strip().upper()[:-2], value.strip().upper()[-2:]
+    try:
+        size = int(float(number) * UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise click.BadParameter(f"{value!r} is not a size such as 4GB or 500MB")
+    return size
+
+
+def policy_limits(function: Command) -> Command:
+    """Adds the limits of user programs; the command gets ``limits: isolation.Limits``."""
+
+    @click.option(
+        "--policy-timeout",
+        type=Finite(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For each call of a policy in a file, and for its import.",
+    )
+    @click.option(
+        "--policy-memory",
+        default="4GB",
+        show_default=True,
+        callback=parse_memory,
+        metavar="SIZE",
+        help="What a policy in a file may allocate.",
+    )
+    @functools.wraps(function)
+    def wrapper(*args: Any, policy_timeout: float, policy_memory: int, **kwargs: Any) -> Any:
+        from eplb_opt.policies.runner import Limits
+
+        return function(*args, limits=Limits(policy_timeout, policy_memory), **kwargs)
+
+    return wrapper

@@ -1,0 +1,119 @@
+"""What a measurement of gaps says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from statistics import fmean
+
+from eplb_opt.gap.loss_split import PolicySplit
+from eplb_opt.gap.reference import Reference
+from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.objective import EVEN_SUM, Cost
+from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.shown import Shown, ShowsItself, percent
+
+COLUMNS = ("policy", "status", "message", "mean gap", "max gap", "optimal", "seconds")
+"""What is shown of a policy."""
+LONGEST = 80
+"""Letters of a message that are shown."""
+
+
+@dataclass(frozen=True)
+class LayerGap:
+    """A policy on one layer with load: ``gap = (makespan - lower_bound) / lower_bound``.
+
+    ``optimal`` is True if the makespan equals the bound, False if a better placement is known or
+    the optimum is, None if nobody knows.
+    """
+
+    layer: int
+    makespan: Fraction
+    gap: float
+    balancedness: float
+    optimal: bool | None
+
+
+@dataclass(frozen=True, repr=False)
+class PolicyGap(ShowsItself):
+    """A policy on all layers that have load; without them unless ``status`` is ``ok``.
+
+    ``status`` is ``ok``, ``invalid`` (no valid placement), ``error`` or ``timeout``; ``message``
+    says why. ``runtime`` is the median second of a call, ``first_call`` that of the first one,
+    ``import_time`` that of a user's file; all without the start of a process.
+    """
+
+    policy: str
+    status: str
+    message: str = ""
+    runtime: float | None = None
+    layers: tuple[LayerGap, ...] = ()
+    placement: Placement | None = field(default=None, repr=False)
+    first_call: float | None = None
+    import_time: float | None = None
+
+    def _shown(self) -> Shown:
+        """The policy over all layers."""
+        return Shown("PolicyGap", COLUMNS, [self._row()])
+
+    def _row(self) -> tuple[str, ...]:
+        """What is shown of it, by :data:`COLUMNS`."""
+        optimal = f"{self.num_optimal}/{len(self.layers)}" if self.layers else ""
+        seconds = "" if self.runtime is None else f"{self.runtime:.2g}"
+        gaps = (percent(self.gap_mean), percent(self.gap_max))
+        return (self.policy, self.status, self.message[:LONGEST], *gaps, optimal, seconds)
+
+    @property
+    def gap_mean(self) -> float | None:
+        """Mean over layers with load; None if there are none."""
+        return fmean(layer.gap for layer in self.layers) if self.layers else None
+
+    @property
+    def gap_max(self) -> float | None:
+        """Largest gap of a layer; None if there are none."""
+        return max((layer.gap for layer in self.layers), default=None)
+
+    @property
+    def balancedness_mean(self) -> float | None:
+        """Mean over layers of mean rank load over makespan; None if there are none."""
+        return fmean(layer.balancedness for layer in self.layers) if self.layers else None
+
+    @property
+    def num_optimal(self) -> int:
+        """Layers where the placement is proven optimal."""
+        return sum(layer.optimal is True for layer in self.layers)
+
+
+@dataclass(frozen=True, repr=False)
+class GapReport(ShowsItself):
+    """Reference and policies for one instance; ``interrupted`` if Ctrl-C ended it early.
+
+    Attributes:
+        instance: the loads that are served.
+        reference: one entry a layer.
+        policies: one entry a policy, in the order given.
+        interrupted: Ctrl-C ended the work early.
+        attribution: with ``explain``, the split of each policy that is ``ok``, see
+            :mod:`eplb_opt.gap.attribution`.
+        staleness: with ``serve_on``, likewise, see :mod:`eplb_opt.gap.staleness`.
+        placed_on: where the loads came from that the policies saw.
+        cost: what was measured: objective and dispatch.
+    """
+
+    instance: Instance
+    reference: tuple[Reference, ...]
+    policies: tuple[PolicyGap, ...]
+    interrupted: bool = False
+    attribution: tuple[PolicySplit, ...] = ()
+    staleness: tuple[PolicySplit, ...] = ()
+    placed_on: str = ""
+    cost: Cost = EVEN_SUM
+
+    def _shown(self) -> Shown:
+        """Each policy over all layers."""
+        known = Counter(reference.status for reference in self.reference)
+        bounds = ", ".join(f"{count} {status}" for status, count in known.items())
+        ended = ", interrupted" * self.interrupted
+        heading = f"GapReport({self.instance!r}, references: {bounds}{ended})"
+        return Shown(heading, COLUMNS, [policy._row() for policy in self.policies])
