@@ -52,13 +52,14 @@ def command(
 
 def _bound_table(instance: Instance, results: list[Result]) -> Any:
     from eplb_opt.problem.objective import mean_load
+    from eplb_opt.problem.rationals import decimal_text
 
     found = table("layer", "bound", "over mean", "best known above it", "proved by", "seconds")
     for layer, result in zip(instance.layers(), results, strict=False):
         over = float(result.lower_bound / mean_load(layer)) - 1 if layer.has_load else None
         found.add_row(
             str(layer.index),
-            f"{float(result.lower_bound):.3f}",
+            decimal_text(result.lower_bound),
             percent(over),
             percent(result.gap) if layer.has_load else "-",
             result.bound_source,

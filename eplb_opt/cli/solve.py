@@ -101,9 +101,10 @@ def _tell(
 ) -> None:
     """Show incumbent, bound and gap of the layer at work."""
     if value and bound:
-        layer += (
-            f": {float(value):.1f} over {float(bound):.1f}, {percent(float(value / bound - 1))}"
-        )
+        from eplb_opt.problem.rationals import decimal_text, relative_gap
+
+        above = percent(relative_gap(value, bound))
+        layer += f": {decimal_text(value)} over {decimal_text(bound)}, {above}"
     progress(layer, done, instance.num_layers)
 
 
@@ -113,15 +114,16 @@ def complete(instance: Instance, results: list[Result]) -> bool:
 
 
 def _result_table(instance: Instance, results: list[Result]) -> Any:
+    from eplb_opt.problem.rationals import decimal_text
+
     columns = ("status", "objective", "lower bound", "gap", "proved by", "limit", "seconds")
     result_table = table("layer", *columns)
     for layer, result in zip(instance.numbers, results, strict=False):
-        objective = "-" if result.objective is None else f"{float(result.objective):.3f}"
         result_table.add_row(
             str(layer),
             str(result.status),
-            objective,
-            f"{float(result.lower_bound):.3f}",
+            decimal_text(result.objective),
+            decimal_text(result.lower_bound),
             percent(result.gap),
             result.bound_source,
             result.limit or "-",
@@ -132,11 +134,24 @@ def _result_table(instance: Instance, results: list[Result]) -> Any:
 
 def _write_certificate(target: str, instance: Instance, results: list[Result]) -> None:
     from eplb_opt import documents
+    from eplb_opt.certificate.writing import too_large
 
     if results and results[0].stage not in ("joint", "packing"):
         raise InputError(f"--certificate {target}: for the stages joint and packing only")
+    if not results:
+        click.echo(f"eplb-opt: no layer was solved: {target} is not written", err=True)
+        return
     interrupted = not complete(instance, results)
-    write_json(target, documents.certificate(instance, results, interrupted=interrupted))
+    with bad_input(f"--certificate {target}"):
+        document = documents.certificate(instance, results, interrupted=interrupted)
+    write_json(target, document)
+    unproven = too_large(document, results)
+    if unproven:
+        click.echo(
+            f"eplb-opt: {target}: the proof is too large to check again, and left out, for layers "
+            f"{', '.join(map(str, unproven))}",
+            err=True,
+        )
 
 
 def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:
