@@ -138,6 +138,8 @@ def _objective(
     if entry["phy2log"] is None:
         if entry["objective_exact"] is not None:
             raise CertificateError("an objective without a placement")
+        if counts is not None and layer.rule == Rule.HIERARCHICAL:
+            raise CertificateError("counts under this rule need a placement, which shows they fit")
         return None
     slots = parse_integers(entry["phy2log"], "phy2log")
     bits = max(load_bits(layer), layer.unit.denominator.bit_length()) + COUNT_BITS

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from eplb_opt.certificate.budget import Budget, product_cost
 from eplb_opt.problem.evidence import Pattern
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.rationals import shown
 
 NONE = np.iinfo(np.int64).max
 LARGEST_GRID = 2**40
@@ -62,8 +63,8 @@ def certified_pattern_bound(
     richest = _richest_rank(lightest[found], worth[found], P // G, grid, budget)
     if G * richest >= demand:
         raise ValueError(
-            f"bound={bound} is not proven: {G} ranks worth up to {richest} each can hold replicas "
-            f"worth {demand}"
+            f"bound={shown(bound)} is not proven: {G} ranks worth up to {richest} each can hold "
+            f"replicas worth {demand}"
         )
     return bound
 
@@ -107,12 +108,12 @@ def _levels(evidence: Pattern) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     starts = [weight for weight, _ in evidence.levels]
     prices = [price for _, price in evidence.levels]
     if not 1 <= grid <= LARGEST_GRID or abs(price) > LARGEST_PRICE:
-        raise ValueError(f"grid={grid} or count_price={price} is out of range")
+        raise ValueError(f"grid={shown(grid)} or count_price={shown(price)} is out of range")
     if not starts or starts != sorted(set(starts)) or starts[0] < 0 or starts[-1] > grid:
         raise ValueError("the weights of levels must ascend from 0 or more up to the grid")
     if not all(0 <= price <= LARGEST_PRICE for price in prices):
         raise ValueError(f"the prices of levels must be in 0..{LARGEST_PRICE}")
     if evidence.bound <= 0:
-        raise ValueError(f"bound={evidence.bound} must be positive")
+        raise ValueError(f"bound={shown(evidence.bound)} must be positive")
     # below the first level a replica is worth nothing
     return np.array([-1, *starts], dtype=np.int64), np.array([0, *prices], dtype=np.int64)

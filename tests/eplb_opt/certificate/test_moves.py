@@ -108,3 +108,14 @@ def test_ranks_that_hold_too_little_receive() -> None:
     layer = make_layer([24, *[1] * 12], 16, 4)
     old = (0, 0, 1, 2, 0, 0, 3, 4, *range(5, 13))
     assert nothing_moves_less(layer, old, Fraction(10), 2, budget=Budget(ONE_LOOK))
+
+
+@pytest.mark.parametrize("limit", [Fraction(-1), Fraction(-1, 10**9), Fraction(0)])
+def test_no_placement_keeps_a_negative_limit(limit: Fraction) -> None:
+    assert nothing_moves_less(make_layer([4, 3, 2, 1], 4, 2), (0, 1, 2, 3), limit, 3)
+
+
+def test_a_layer_that_is_too_deep_for_the_search_is_too_large() -> None:
+    layer = make_layer([1] * 400, 400, 2)
+    with pytest.raises(TooLargeError, match="400 experts on 400 slots"):
+        nothing_moves_less(layer, range(400), Fraction(200), 2)

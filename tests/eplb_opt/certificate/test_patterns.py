@@ -181,6 +181,7 @@ def test_the_checker_imports_no_solver() -> None:
         "eplb_opt.certificate.budget",
         "eplb_opt.problem.evidence",
         "eplb_opt.problem.layer",
+        "eplb_opt.problem.rationals",
     }
     assert modules <= allowed
 
