@@ -138,7 +138,8 @@ def _objective(
     if entry["phy2log"] is None:
         if entry["objective_exact"] is not None:
             raise CertificateError("an objective without a placement")
-        if counts is not None and layer.rule == Rule.HIERARCHICAL:
+        nodes = layer.topology.num_nodes if layer.rule == Rule.HIERARCHICAL else 1
+        if counts is not None and nodes > 1:
             raise CertificateError("counts under this rule need a placement, which shows they fit")
         return None
     slots = parse_integers(entry["phy2log"], "phy2log")

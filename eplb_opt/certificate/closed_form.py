@@ -38,24 +38,27 @@ def reaches(
     top, bottom = (bound / layer.unit).as_integer_ratio()
     bits = load_bits(layer)
     budget.charge(len(layer.loads) * product_cost(bits, bottom.bit_length() + 64))
-    if sum(layer.loads) * bottom >= top * layer.topology.num_ranks:
+    if _at_once(layer, top, bottom, counts):
         return True
     if layer.topology.num_ranks == 1:
         return False  # every placement costs the mean
-    if counts is not None:
-        if any(w * bottom >= top * c for w, c in zip(layer.loads, counts, strict=True)):
-            return True
-    else:  # a replica is below the bound if there are more than w / bound of them
-        least = [w * bottom // top + 1 for w in layer.loads]
-        slots = layer.topology.num_physical_experts
-        if sum(least) > slots or max(least) > layer.most_replicas:
-            return True
     scale = common_multiple(layer.num_redundant_experts + 1, budget, counts)
     budget.charge(len(layer.loads) * product_cost(bits, scale.bit_length()))
     if len(layer.loads) * (bits + scale.bit_length()) > LARGEST_LOADS:
         raise TooLargeError("the loads are too long in their common unit")
     below = -(-top * scale // bottom) - 1
     return _Makespan(layer, scale, below, budget).is_out_of_reach(counts)
+
+
+def _at_once(layer: Layer, top: int, bottom: int, counts: Sequence[int] | None) -> bool:
+    """Whether the mean or the heaviest replica reaches ``top / bottom`` units."""
+    if sum(layer.loads) * bottom >= top * layer.topology.num_ranks:
+        return True
+    if counts is not None:
+        return any(w * bottom >= top * c for w, c in zip(layer.loads, counts, strict=True))
+    # a replica is below the bound if there are more than w / bound of them
+    least = [w * bottom // top + 1 for w in layer.loads]
+    return sum(least) > layer.topology.num_physical_experts or max(least) > layer.most_replicas
 
 
 def load_bits(layer: Layer) -> int:

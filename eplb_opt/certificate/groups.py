@@ -51,7 +51,7 @@ def every_partition_reaches(
     while (partition := _partition(sorted(low), len(totals), budget)) is not None:
         raised = set()
         for block in set(partition) - examined:
-            budget.charge(1 + len(layer.loads) // layer.topology.num_nodes)
+            budget.charge(50 + len(layer.loads) // layer.topology.num_nodes)
             if reaches(layer.node_problem(block), bound, budget):
                 raised.add(block)
         if not raised:

@@ -22,8 +22,8 @@ from eplb_opt.problem.rationals import shown
 
 NUMBER = re.compile("[0-9]{1,2000}(/[1-9][0-9]{0,2000})?")
 
-LARGEST_FILE = 2**25
-"""Bytes of a certificate; read in some 5 seconds at worst."""
+LARGEST_FILE = 2**23
+"""Bytes of a certificate; read in some 3 seconds at worst."""
 
 
 def parse_document(content: bytes) -> Any:
@@ -94,6 +94,7 @@ def parse_evidence(given: Any, budget: Budget | None = None) -> Evidence:
         TooLargeError: the budget does not suffice to read it.
     """
     budget = Budget() if budget is None else budget
+    budget.charge(10)
     kind = _field(given, "kind", str)
     if kind == "closed-form":
         _only(given, {"kind"})

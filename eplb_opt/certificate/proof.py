@@ -123,7 +123,7 @@ def _check_groups(layer: Layer, bound: Fraction, evidence: Groups, budget: Budge
         )
     possible, reaching, trust = set(blocks), set[Block](), Trust.VERIFIED
     for block in evidence.blocks:
-        budget.charge(1 + len(layer.loads))
+        budget.charge(50 + len(layer.loads))
         if block.groups not in possible:
             raise CertificateError(f"groups={shown(block.groups)} is no block of this topology")
         problem = layer.node_problem(block.groups)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -134,6 +135,8 @@ def _result_table(instance: Instance, results: list[Result]) -> Any:
 
 def _write_certificate(target: str, instance: Instance, results: list[Result]) -> None:
     from eplb_opt import documents
+    from eplb_opt.certificate.document import LARGEST_NUMBER
+    from eplb_opt.certificate.parsing import LARGEST_FILE
     from eplb_opt.certificate.writing import too_large
 
     if results and results[0].stage not in ("joint", "packing"):
@@ -145,6 +148,9 @@ def _write_certificate(target: str, instance: Instance, results: list[Result]) -
     with bad_input(f"--certificate {target}"):
         document = documents.certificate(instance, results, interrupted=interrupted)
     write_json(target, document)
+    size = Path(target).stat().st_size if Path(target).is_file() else 0
+    if size > LARGEST_FILE or len(results) > LARGEST_NUMBER:
+        click.echo(f"eplb-opt: {target}: too long for verify, solve fewer layers", err=True)
     unproven = too_large(document, results)
     if unproven:
         click.echo(

@@ -118,7 +118,7 @@ def test_a_document_without_layers_or_with_too_many_is_refused(number: int) -> N
         (b'{"a": -Infinity}', "-Infinity is no number"),
         (b"\xff\xfe\xfa", "no JSON"),
         (b"", "no JSON"),
-        (b" " * (2**25 + 1), "has over 32 MiB, too much to check"),
+        (b" " * (2**23 + 1), "has over 8 MiB, too much to check"),
     ],
 )
 def test_what_is_no_json_of_a_certificate_is_one_line(content: bytes, why: str) -> None:
