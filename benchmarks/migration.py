@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from eplb_opt import Instance, Topology
-from eplb_opt.certificate import nothing_moves_less
-from eplb_opt.certificate.exhaustive import TooLargeError
+from eplb_opt.certificate import TooLargeError, nothing_moves_less
 from eplb_opt.io import read_loads
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.transfer import copied, received

@@ -1,7 +1,8 @@
 """Every JSON document of this project: plain numbers, strings and lists, None where unknown.
 
 Exact values are strings ``num/den``; the floats beside them are for reading, a lower bound's is
-rounded down. Fields are added, never changed (docs/formats.md).
+rounded down, others are None beyond the range of floats. Fields are added, never changed
+(docs/formats.md).
 """
 
 from __future__ import annotations
@@ -16,19 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from eplb_opt.certificate.document import SCHEMA as CERTIFICATE
-from eplb_opt.certificate.document import signed
+from eplb_opt.certificate import writing
 from eplb_opt.gap.loss_split import Interval, PolicySplit, Split
 from eplb_opt.gap.outcome import GapReport, PolicyGap
 from eplb_opt.gap.reference import Reference
 from eplb_opt.migration import LayerPlan, MigrationPlan, Move
-from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
 from eplb_opt.problem.instance import Instance
-from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import SUM, Dispatch, Objective
 from eplb_opt.problem.placement import Placement
-from eplb_opt.problem.rationals import exact_text, float_below
-from eplb_opt.problem.result import Result, Stage
+from eplb_opt.problem.rationals import exact_text, float_above, float_below, nearest_float
+from eplb_opt.problem.result import Result
 from eplb_opt.serving.replay.replayed import Replayed, ReplayReport
 
 Document = dict[str, Any]
@@ -83,8 +81,8 @@ def _reference(reference: Reference) -> Document:
         "layer": reference.layer,
         "status": reference.status,
         "lower_bound": float_below(reference.lower_bound),
-        "incumbent": None if reference.incumbent is None else float(reference.incumbent),
-        "mean_load": float(reference.mean_load),
+        "incumbent": nearest_float(reference.incumbent),
+        "mean_load": nearest_float(reference.mean_load),
         "bound_source": reference.bound_source,
         "runtime_s": reference.runtime,
     }
@@ -101,7 +99,7 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
         "layers": [
             {
                 "layer": layer.layer,
-                "makespan": float(layer.makespan),
+                "makespan": nearest_float(layer.makespan),
                 "gap": layer.gap,
                 "optimal": layer.optimal,
             }
@@ -115,7 +113,7 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
     }
 
 
-def _rank_loads(placement: Placement | None, report: GapReport) -> list[list[float]] | None:
+def _rank_loads(placement: Placement | None, report: GapReport) -> list[list[float | None]] | None:
     """Tokens on each rank of each layer with load, for pictures; None but for an even split."""
     if placement is None or report.cost.dispatch != Dispatch.EVEN:
         return None
@@ -134,13 +132,13 @@ def _split(split: Split) -> Document:
     terms = {
         name: {
             **_interval(term),
-            "shown": float(split.shown[name]),
+            "shown": nearest_float(split.shown[name]),
             "shown_exact": exact_text(split.shown[name]),
         }
         for name, term in split.terms.items()
     }
     return {
-        "total": float(split.total),
+        "total": nearest_float(split.total),
         "total_exact": exact_text(split.total),
         "terms": terms,
         "sums": {name: _interval(interval) for name, interval in split.sums.items()},
@@ -151,7 +149,7 @@ def _interval(interval: Interval) -> Document:
     """Floats rounded outwards, and the exact ends."""
     return {
         "low": float_below(interval.low),
-        "high": -float_below(-interval.high),
+        "high": float_above(interval.high),
         "low_exact": exact_text(interval.low),
         "high_exact": exact_text(interval.high),
     }
@@ -174,7 +172,7 @@ def _result(layer: int, result: Result) -> Document:
         "layer": layer,
         "stage": str(result.stage),
         "status": str(result.status),
-        "objective": None if value is None else float(value),
+        "objective": nearest_float(value),
         "objective_exact": _exact(value),
         "lower_bound": float_below(result.lower_bound),
         "lower_bound_exact": exact_text(result.lower_bound),
@@ -192,54 +190,21 @@ def _result(layer: int, result: Result) -> Document:
 def certificate(instance: Instance, results: Sequence[Result], *, interrupted: bool) -> Document:
     """``eplb-opt/certificate/1`` for the first layers of an instance, joint or packing.
 
+    The checker reads it before it is handed out; evidence that is too large to be checked is left
+    out, and its bound is on trust (:mod:`eplb_opt.certificate.writing`).
+
     Raises:
-        ValueError: a result is for another dispatch than ``even``, of which nothing can be checked.
+        ValueError: a result is for another dispatch than ``even``, or of a layer that has no
+            placement, of which nothing can be checked.
+        RuntimeError: the checker refuses what was solved: an error of this package.
     """
     if any(result.dispatch != Dispatch.EVEN for result in results):
         raise ValueError("a certificate speaks of dispatch='even' only")
-    pairs = zip(instance.layers(), results, strict=False)
-    return signed(
-        {
-            "schema": CERTIFICATE,
-            "instance": describe_instance(instance) | {"num_layers": len(results)},
-            "layers": [_claim(layer, result) for layer, result in pairs],
-            "interrupted": interrupted,
-        }
-    )
+    machine = describe_instance(instance) | {"num_layers": len(results)}
+    return writing.certificate(machine, instance.layers(), results, interrupted=interrupted)
 
 
-def _claim(layer: Layer, result: Result) -> Document:
-    return {
-        "layer": layer.index,
-        "loads": [exact_text(load * layer.unit) for load in layer.loads],
-        "stage": str(result.stage),
-        "phy2log": _list(result.placement),
-        "counts": list(result.counts or ()) if result.stage == Stage.PACKING else None,
-        "objective_exact": _exact(result.objective),
-        "lower_bound_exact": exact_text(result.lower_bound),
-        "status": str(result.status),
-        "evidence": evidence(result.certificate or Trusted(result.bound_source)),
-    }
-
-
-def evidence(found: Evidence) -> Document:
-    """The evidence of a claim."""
-    document: Document = {"kind": found.kind}
-    if isinstance(found, Trusted):
-        document |= {"solver": found.solver}
-    elif isinstance(found, Pattern):
-        document |= asdict(found) | {"bound": str(found.bound)}
-        document["levels"] = [list(level) for level in found.levels]
-    elif isinstance(found, Groups):
-        document["blocks"] = [
-            {
-                "groups": list(block.groups),
-                "bound": exact_text(block.bound),
-                "evidence": evidence(block.evidence),
-            }
-            for block in found.blocks
-        ]
-    return document
+evidence = writing.evidence
 
 
 def migrate(plan: MigrationPlan, old: str, budget: int, within: float | None) -> Document:
@@ -277,7 +242,7 @@ def _layer_plan(plan: LayerPlan, budgets: Sequence[int]) -> Document:
 
 def _move(move: Move) -> Document:
     return {
-        "makespan": float(move.makespan),
+        "makespan": nearest_float(move.makespan),
         "makespan_exact": exact_text(move.makespan),
         "above": move.above,
         "received": move.received,
@@ -337,9 +302,9 @@ def _replayed(replayed: Replayed, report: ReplayReport) -> Document:
     }
 
 
-def _digits(values: Any) -> list[float]:
-    """Numbers with six digits."""
-    return [float(f"{value:.6g}") for value in values]
+def _digits(values: Any) -> list[float | None]:
+    """Numbers with six digits; None beyond the range of floats."""
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
 
 
 def _exact(value: Fraction | None) -> str | None:

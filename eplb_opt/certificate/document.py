@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eplb_opt.certificate.parsing import parse_evidence, parse_exact, parse_integers
+from eplb_opt.certificate.budget import Budget, TooLargeError
+from eplb_opt.certificate.claim import Claim, read_claim
+from eplb_opt.certificate.parsing import parse_evidence
 from eplb_opt.certificate.proof import CertificateError, Trust, check_bound
-from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import rank_loads
-from eplb_opt.problem.topology import Rule, Topology
-from eplb_opt.problem.validity import layer_violation
+from eplb_opt.problem.rationals import shown
 
 SCHEMA = "eplb-opt/certificate/1"
-LAYER_FIELDS = {
-    "layer", "loads", "stage", "phy2log", "counts", "objective_exact", "lower_bound_exact",
-    "status", "evidence",
-}  # fmt: skip
-TOPOLOGY_FIELDS = ("num_physical_experts", "num_ranks", "num_nodes", "num_groups")
-STAGES = ("joint", "packing")
-LARGEST_SIZE = 100_000
-"""Experts or slots beyond which a document is refused."""
+LARGEST_NUMBER = 2_000
+"""Layers of a document."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found about one layer: ``trust`` is None if the layer was refused for ``reason``."""
+    """What was found about one layer: ``trust`` is None if the layer was refused for ``reason``.
+
+    Attributes:
+        layer: its number.
+        objective: of the placement, in tokens; None without one.
+        lower_bound: in tokens.
+        kind: of the evidence.
+        trust: how far the bound was checked.
+        reason: why not further; empty if it is verified or trusted.
+        stage: what the bound speaks of; with ``packing`` of placements with the given counts only.
+    """
 
     layer: int
     objective: Fraction | None = None
@@ -38,6 +40,7 @@ class Verdict:
     kind: str = ""
     trust: Trust | None = None
     reason: str = ""
+    stage: str = ""
 
 
 def signed(document: dict[str, Any]) -> dict[str, Any]:
@@ -51,19 +54,64 @@ def signed(document: dict[str, Any]) -> dict[str, Any]:
     return content | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def verify_document(document: Any) -> list[Verdict]:
+def verify_document(document: Any, budget: Budget | None = None) -> list[Verdict]:
     """Check every layer of a document, with no solver.
+
+    Each layer may use an equal part of the budget that is left; what one leaves goes to those after
+    it. ``budget`` is that of :mod:`eplb_opt.certificate.budget` if None.
 
     Raises:
         CertificateError: the document as a whole is no certificate.
     """
+    machine, layers = _parts(document)
+    budget = Budget() if budget is None else budget
+    verdicts, numbers = [], set[int]()
+    for position, entry in enumerate(layers):
+        number = _number(entry)
+        if number is None:
+            verdicts.append(Verdict(position, reason="'layer' is missing or no number of a layer"))
+        elif number in numbers:
+            verdicts.append(Verdict(number, reason="a layer of this number stands before it"))
+        else:
+            numbers.add(number)
+            with budget.part(len(layers) - position) as part:
+                verdicts.append(verdict_on(machine, entry, part))
+    return verdicts
+
+
+def _number(entry: Any) -> int | None:
+    number = entry.get("layer") if isinstance(entry, dict) else None
+    return number if type(number) is int and 0 <= number < 2**63 else None
+
+
+def verdict_on(machine: dict[str, Any], entry: dict[str, Any], budget: Budget) -> Verdict:
+    """What the checker says about one layer of a document, whose number is one."""
+    number = entry["layer"]
+    try:
+        return _checked(read_claim(machine, entry, budget), entry["evidence"], budget)
+    except TooLargeError as error:
+        return Verdict(number, trust=Trust.TOO_LARGE, reason=str(error))
+    except ValueError as error:
+        return Verdict(number, reason=str(error))
+
+
+def _checked(claim: Claim, given: Any, budget: Budget) -> Verdict:
+    evidence = parse_evidence(given, budget)
+    trust = check_bound(claim.layer, claim.bound, evidence, claim.counts, budget=budget)
+    return Verdict(
+        claim.layer.index, claim.objective, claim.bound, evidence.kind, trust, stage=claim.stage
+    )
+
+
+def _parts(document: Any) -> tuple[dict[str, Any], Sequence[Any]]:
+    """The machine and the layers of a document that is whole."""
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise CertificateError(f"is no certificate: expected schema {SCHEMA!r}")
     if set(document) - {"interrupted"} != {"schema", "instance", "layers", "sha256"}:
         raise CertificateError(
             "a certificate has the fields schema, instance, layers, interrupted and sha256"
         )
-    if signed(document)["sha256"] != document["sha256"]:
+    if _digest(document) != document["sha256"]:
         raise CertificateError("was changed: its content does not fit sha256")
     machine, layers = document["instance"], document["layers"]
     if not isinstance(machine, dict) or not isinstance(layers, list):
@@ -74,84 +122,15 @@ def verify_document(document: Any) -> list[Verdict]:
         raise CertificateError("only the objective 'sum' under dispatch 'even' can be verified")
     if machine.get("num_layers") != len(layers):
         raise CertificateError(
-            f"num_layers={machine.get('num_layers')} but there are {len(layers)} layers"
+            f"num_layers={shown(machine.get('num_layers'))} but there are {len(layers)} layers"
         )
-    return [_verdict(machine, position, entry) for position, entry in enumerate(layers)]
+    if not 0 < len(layers) <= LARGEST_NUMBER:
+        raise CertificateError(f"has {len(layers)} layers, not 1 to {LARGEST_NUMBER:,}")
+    return machine, layers
 
 
-def _verdict(machine: dict[str, Any], position: int, entry: Any) -> Verdict:
-    number = entry.get("layer") if isinstance(entry, dict) else None
-    if type(number) is not int:
-        return Verdict(position, reason="'layer' is missing or no integer")
+def _digest(document: dict[str, Any]) -> Any:
     try:
-        return _checked(machine, number, entry)
-    except (CertificateError, ValueError) as error:
-        return Verdict(number, reason=str(error))
-
-
-def _checked(machine: dict[str, Any], number: int, entry: dict[str, Any]) -> Verdict:
-    if set(entry) != LAYER_FIELDS:
-        raise CertificateError(f"a layer has the fields {', '.join(sorted(LAYER_FIELDS))}")
-    if entry["stage"] not in STAGES:
-        raise CertificateError(f"stage={entry['stage']!r} is not one of {', '.join(STAGES)}")
-    layer = _layer(machine, number, entry["loads"])
-    bound = parse_exact(entry["lower_bound_exact"], "lower_bound_exact")
-    counts = parse_integers(entry["counts"], "counts") if entry["stage"] == "packing" else None
-    if counts is None and entry["counts"] is not None:
-        raise CertificateError("counts are given for the stage packing only")
-    objective = _objective(layer, entry, counts)
-    if _status(objective, bound) != entry["status"]:
-        raise CertificateError(f"status={entry['status']!r} does not follow from the values")
-    evidence = parse_evidence(entry["evidence"])
-    trust = check_bound(layer, bound, evidence, counts)
-    return Verdict(number, objective, bound, evidence.kind, trust)
-
-
-def _layer(machine: dict[str, Any], number: int, loads: Any) -> Layer:
-    """The problem, with the loads over their common denominator."""
-    sizes: list[Any] = [machine.get(name) for name in TOPOLOGY_FIELDS]
-    if any(type(size) is not int or not 0 < size <= LARGEST_SIZE for size in sizes):
-        raise CertificateError(f"{', '.join(TOPOLOGY_FIELDS)} must be positive integers")
-    spread = machine.get("spread_replicas")
-    if machine.get("rule") not in list(Rule) or type(spread) is not bool:
-        raise CertificateError("rule or spread_replicas is missing or wrong")
-    topology, rule = Topology(*sizes), Rule(machine["rule"])
-    if not isinstance(loads, list) or len(loads) != machine.get("num_logical_experts"):
-        raise CertificateError("loads is not a list of num_logical_experts numbers")
-    exact = [parse_exact(load, "loads") for load in loads]
-    if not 0 < len(exact) <= topology.num_physical_experts:
-        raise CertificateError(f"{len(exact)} experts do not fit the slots")
-    groups, nodes = topology.num_groups, topology.num_nodes
-    if rule == Rule.HIERARCHICAL and (groups % nodes or len(exact) % groups):
-        raise CertificateError("the groups do not divide among nodes or experts")
-    unit = Fraction(1, math.lcm(*(load.denominator for load in exact)))
-    return Layer(tuple(int(load / unit) for load in exact), unit, topology, rule, number, spread)
-
-
-def _objective(
-    layer: Layer, entry: dict[str, Any], counts: Sequence[int] | None
-) -> Fraction | None:
-    """The value of the placement, which must be valid and worth what is claimed."""
-    if entry["phy2log"] is None:
-        if entry["objective_exact"] is not None:
-            raise CertificateError("an objective without a placement")
-        return None
-    slots = parse_integers(entry["phy2log"], "phy2log")
-    wrong = layer_violation(layer, slots)
-    if wrong is not None:
-        raise CertificateError(f"phy2log is no valid placement: {wrong}")
-    if counts is not None and [slots.count(e) for e in range(len(layer.loads))] != list(counts):
-        raise CertificateError("the placement has not the given counts")
-    value = max(rank_loads(layer, slots))
-    claimed = parse_exact(entry["objective_exact"], "objective_exact")
-    if value != claimed:
-        raise CertificateError(f"the placement is worth {value}, not objective_exact={claimed}")
-    return value
-
-
-def _status(objective: Fraction | None, bound: Fraction) -> str:
-    if objective is None:
-        return "unknown"
-    if objective < bound:
-        raise CertificateError(f"the placement is worth {objective}, below the bound {bound}")
-    return "optimal" if objective == bound else "feasible"
+        return signed(document)["sha256"]
+    except (ValueError, TypeError, RecursionError) as error:  # a document that no JSON holds
+        raise CertificateError(f"is no JSON: {shown(error)}") from None

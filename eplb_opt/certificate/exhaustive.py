@@ -18,17 +18,15 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import groupby
 
+from eplb_opt.certificate.budget import Budget, TooLargeError, product_cost
+from eplb_opt.certificate.closed_form import common_multiple, load_bits
 from eplb_opt.problem.layer import Layer
 
-NODES = 10_000_000
-"""Steps after which a search is given up: too large to redo, some minutes of plain Python."""
+DEEPEST = 400
+"""Replicas up to which ranks are filled by recursion."""
 
 
-class TooLargeError(Exception):
-    """The search is not finished within :data:`NODES` steps; this says nothing about the claim."""
-
-
-def nothing_below(layer: Layer, bound: Fraction) -> bool:
+def nothing_below(layer: Layer, bound: Fraction, budget: Budget) -> bool:
     """True if no placement under the global rule has a makespan below ``bound`` tokens; exact.
 
     Respects ``layer.spread_replicas``.
@@ -36,66 +34,82 @@ def nothing_below(layer: Layer, bound: Fraction) -> bool:
     Raises:
         TooLargeError: it would take too long to find out.
     """
-    scale = math.lcm(*range(1, layer.most_replicas + 1))
+    bits, most = load_bits(layer), layer.most_replicas
+    scale = common_multiple(most, budget)
+    budget.charge(len(layer.loads) * product_cost(bits, scale.bit_length()))
+    budget.charge(product_cost(layer.unit.denominator.bit_length(), scale.bit_length() + 6650))
     limit = math.ceil(bound / layer.unit * scale) - 1
     if sum(layer.loads) * scale > limit * layer.topology.num_ranks:
         return True
-    search = _Search(layer.topology.num_ranks, layer.topology.slots_per_rank, limit)
+    search = _Search(layer, limit, budget, 1 + limit.bit_length() // 4096)
     for counts in _count_vectors(layer, limit, scale):
-        search.step()
-        replicas = [
-            (w * scale // c, e, c) for e, (w, c) in enumerate(zip(layer.loads, counts, strict=True))
-        ]
-        if search.fits(replicas, layer.spread_replicas):
+        budget.charge((len(counts) + layer.topology.num_physical_experts) * search.weight // 2)
+        replicas = [(w * scale // c, c) for w, c in zip(layer.loads, counts, strict=True)]
+        if search.fits(replicas):
             return False
     return True
 
 
-def _count_vectors(layer: Layer, limit: int, scale: int) -> Iterator[tuple[int, ...]]:
-    """All counts with sum P that leave every replica at most ``limit`` in scaled units."""
+def _count_vectors(layer: Layer, limit: int, scale: int) -> Iterator[list[int]]:
+    """All counts with sum P that leave every replica at most ``limit`` in scaled units.
+
+    In lexicographic order and without recursion, O(E) for each; the list is the same one, changed.
+    """
     least = [max(1, -(-w * scale // limit)) if limit > 0 else 1 for w in layer.loads]
+    most, last = layer.most_replicas, len(least) - 1
     spare = layer.topology.num_physical_experts - sum(least)
-    most = layer.most_replicas
-    if spare < 0 or max(least) > most:
+    if spare < 0 or max(least) > most or most * len(least) < spare + sum(least):
         return
-
-    def extend(e: int, left: int) -> Iterator[tuple[int, ...]]:
-        if e == len(least) - 1:
-            if least[e] + left <= most:
-                yield (least[e] + left,)
+    counts = list(least)
+    _deal(spare, counts, most, 0)
+    while True:
+        yield counts
+        freed = 0
+        for e in range(last, -1, -1):  # the last one that can take one from those behind it
+            if freed and counts[e] < most:
+                counts[e] += 1
+                _deal(freed - 1, counts, most, e + 1)
+                break
+            freed += counts[e] - least[e]
+            counts[e] = least[e]
+        else:
             return
-        for extra in range(min(left, most - least[e]) + 1):
-            for rest in extend(e + 1, left - extra):
-                yield (least[e] + extra, *rest)
 
-    yield from extend(0, spare)
+
+def _deal(spare: int, counts: list[int], most: int, start: int) -> None:
+    """Give ``spare`` to the counts from ``start`` on, to the last first."""
+    for e in range(len(counts) - 1, start - 1, -1):
+        given = min(spare, most - counts[e])
+        counts[e] += given
+        spare -= given
 
 
 class _Search:
-    """Whether replicas fit on ranks of at most ``limit``; counts its steps."""
+    """Whether replicas fit on ranks of at most ``limit``; ``weight`` is what a number costs."""
 
-    def __init__(self, num_ranks: int, size: int, limit: int) -> None:
-        self.num_ranks, self.size, self.limit = num_ranks, size, limit
-        self.steps = 0
+    def __init__(self, layer: Layer, limit: int, budget: Budget, weight: int) -> None:
+        topology = layer.topology
+        self.num_ranks, self.size = topology.num_ranks, topology.slots_per_rank
+        self.limit, self.budget, self.weight = limit, budget, weight
+        self.spread = layer.spread_replicas
 
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps > NODES:
-            raise TooLargeError(f"more than {NODES:,} steps")
-
-    def fits(self, replicas: list[tuple[int, int, int]], spread: bool) -> bool:
-        """For (load, expert, count) of each expert."""
-        if self.size == 2 and not spread:
-            return self._folded(replicas)
-        if spread:
-            kinds = sorted(((load, count) for load, _, count in replicas), reverse=True)
+    def fits(self, experts: list[tuple[int, int]]) -> bool:
+        """For (load, count) of each expert, no load above the limit."""
+        if self.size == 1:
+            return True
+        if self.size == 2 and not self.spread:
+            return self._folded(experts)
+        if self.size * self.num_ranks > DEEPEST:
+            raise TooLargeError(f"more than {DEEPEST} replicas")
+        if self.spread:
+            kinds = sorted(experts, reverse=True)
         else:
-            loads = sorted((load for load, _, c in replicas for _ in range(c)), reverse=True)
+            loads = sorted((load for load, c in experts for _ in range(c)), reverse=True)
             kinds = [(load, len(list(same))) for load, same in groupby(loads)]
-        return _Kinds(self, [load for load, _ in kinds], spread).fits([n for _, n in kinds])
+        return _Kinds(self, [load for load, _ in kinds]).fits([n for _, n in kinds])
 
-    def _folded(self, replicas: list[tuple[int, int, int]]) -> bool:
-        loads = sorted(load for load, _, count in replicas for _ in range(count))
+    def _folded(self, experts: list[tuple[int, int]]) -> bool:
+        loads = sorted(load for load, count in experts for _ in range(count))
         half = self.num_ranks
         return all(
             a + b <= self.limit for a, b in zip(loads[:half], reversed(loads[half:]), strict=True)
@@ -107,12 +121,15 @@ class _Kinds:
     expert.
     """
 
-    def __init__(self, search: _Search, loads: list[int], spread: bool) -> None:
-        self.search, self.loads, self.spread = search, loads, spread
+    def __init__(self, search: _Search, loads: list[int]) -> None:
+        self.search, self.loads, self.spread = search, loads, search.spread
         self.dead: set[tuple[int, ...]] = set()
+        self.cost = 1 + len(loads) * search.weight // 8
+        """Units for going once through all kinds."""
 
     def fits(self, left: list[int]) -> bool:
         """Whether ``left[i]`` replicas of kind i fit; fills the next rank in every useful way."""
+        self.search.budget.charge(3 * self.cost)
         first = next((i for i, n in enumerate(left) if n), None)
         if first is None:
             return True
@@ -139,6 +156,7 @@ class _Kinds:
         """
         if slots == 0:
             return low <= 0 <= room and self.fits(left)
+        self.search.budget.charge(self.cost)
         lightest = self._lightest(left, slots - 1)
         for i in range(start, len(left)):
             load = self.loads[i]
@@ -146,7 +164,7 @@ class _Kinds:
                 continue
             if slots * load < low:
                 return False
-            self.search.step()
+            self.search.budget.charge(1)
             left[i] -= 1
             found = self._fill(
                 left, i + 1 if self.spread else i, slots - 1, room - load, low - load

@@ -13,18 +13,28 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from eplb_opt.certificate.exhaustive import NODES, TooLargeError
+from eplb_opt.certificate.budget import Budget, TooLargeError
+from eplb_opt.certificate.closed_form import common_multiple
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.topology import Rule
 
+DEEPEST = 800
+"""Calls within each other up to which experts are placed by recursion."""
+
 
 def nothing_moves_less(
-    layer: Layer, old: Sequence[int], makespan_limit: Fraction, moves: int
+    layer: Layer,
+    old: Sequence[int],
+    makespan_limit: Fraction,
+    moves: int,
+    *,
+    budget: Budget | None = None,
 ) -> bool:
     """True if every placement with at most ``makespan_limit`` tokens on a rank receives at least
     ``moves`` experts that its ranks do not hold in ``old`` [P]; exact, for a small layer.
 
-    True as well if no placement keeps the limit. Respects ``layer.spread_replicas``.
+    True as well if no placement keeps the limit, as a negative one. Respects
+    ``layer.spread_replicas``. ``budget`` is that of a whole document if None.
 
     Raises:
         TooLargeError: it would take too long to find out.
@@ -38,19 +48,25 @@ def nothing_moves_less(
     """
     if layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1:
         raise ValueError("the rule is hierarchical: receives are redone for one node at a time")
-    return moves <= 0 or not _Search(layer, old, makespan_limit).fits(0, moves - 1)
+    if moves <= 0 or makespan_limit < 0:
+        return True
+    budget = Budget() if budget is None else budget
+    return not _Search(layer, old, makespan_limit, budget).fits(0, moves - 1)
 
 
 class _Search:
     """Loads in units in which every replica is an integer; experts by falling load."""
 
-    def __init__(self, layer: Layer, old: Sequence[int], makespan_limit: Fraction) -> None:
-        scale = math.lcm(*range(1, layer.most_replicas + 1))
+    def __init__(
+        self, layer: Layer, old: Sequence[int], makespan_limit: Fraction, budget: Budget
+    ) -> None:
+        if 3 * len(layer.loads) + len(old) > DEEPEST:
+            raise TooLargeError(f"{len(layer.loads)} experts on {len(old)} slots")
+        scale = common_multiple(layer.most_replicas, budget)
         self.ranks, size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
-        held = {
-            e: sorted({slot // size for slot, x in enumerate(old) if x == e})
-            for e in range(len(layer.loads))
-        }
+        held: dict[int, list[int]] = {e: [] for e in range(len(layer.loads))}
+        for e, rank in sorted({(e, slot // size) for slot, e in enumerate(old)}):
+            held[e].append(rank)
         experts = sorted(held, key=lambda e: (len(held[e]) == 1, -layer.loads[e]))
         self.loads = [layer.loads[e] * scale for e in experts]
         self.held = [held[e] for e in experts]
@@ -59,12 +75,14 @@ class _Search:
         self.room = [math.floor(makespan_limit / layer.unit * scale)] * len(self.ranks)
         self.spare = sum(self.room) - sum(self.loads)
         self.slots = [size] * len(self.ranks)
-        self.steps = 0
+        self.budget, self.cost = budget, 2 + len(self.ranks) // 4
+        """Units for going once through all ranks."""
 
     def fits(self, i: int, moves: int) -> bool:
         """Whether experts from the i-th on fill all slots with at most ``moves`` receives."""
         if i == len(self.loads):
             return True
+        self.budget.charge(self.cost + (len(self.loads) - i) // 2)
         if not self._possible(i, moves):
             return False
         free = sum(self.slots) - (len(self.loads) - i - 1)
@@ -75,9 +93,7 @@ class _Search:
         """Whether ``left`` of ``count`` replicas of an expert fit on its ranks from the at-th on,
         and the other experts after them.
         """
-        self.steps += 1
-        if self.steps > NODES:
-            raise TooLargeError(f"more than {NODES:,} steps")
+        self.budget.charge(self.cost)
         if left == 0:
             return self.fits(i + 1, moves)
         share = self.loads[i] // count

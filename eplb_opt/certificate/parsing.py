@@ -1,11 +1,13 @@
-"""From the JSON of a certificate to numbers and evidence: types and fields; nothing is proven."""
+"""From the bytes of a certificate to numbers and evidence: types and fields; nothing is proven."""
 
 from __future__ import annotations
 
+import json
 import re
 from fractions import Fraction
 from typing import Any
 
+from eplb_opt.certificate.budget import Budget, product_cost
 from eplb_opt.certificate.proof import CertificateError
 from eplb_opt.problem.evidence import (
     Block,
@@ -16,18 +18,60 @@ from eplb_opt.problem.evidence import (
     Pattern,
     Trusted,
 )
+from eplb_opt.problem.rationals import shown
 
 NUMBER = re.compile("[0-9]{1,2000}(/[1-9][0-9]{0,2000})?")
 
+LARGEST_FILE = 2**23
+"""Bytes of a certificate; read in some 3 seconds at worst."""
 
-def parse_exact(value: Any, name: str) -> Fraction:
+
+def parse_document(content: bytes) -> Any:
+    """The JSON in ``content``.
+
+    Raises:
+        CertificateError: it is no JSON, or too long, or nested too deeply, or an object has a key
+            twice, or a number is NaN, infinite, or an integer of over 4,300 digits.
+    """
+    if len(content) > LARGEST_FILE:
+        raise CertificateError(
+            f"has over {LARGEST_FILE >> 20} MiB, too much to check: "
+            "solve fewer layers for a certificate"
+        )
+    try:
+        return json.loads(content, object_pairs_hook=_object, parse_constant=_no_number)
+    except CertificateError:
+        raise
+    except RecursionError:
+        raise CertificateError("no JSON of a certificate: nested too deeply") from None
+    except ValueError as error:  # also of integers with more digits than Python reads
+        raise CertificateError(f"no JSON: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise CertificateError(f"an object has the key {shown(twice)!r} twice")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise CertificateError(f"{name} is no number")
+
+
+def parse_exact(value: Any, name: str, budget: Budget) -> Fraction:
     """A number in a document: ``num`` or ``num/den`` as a string.
 
     Raises:
         CertificateError: it is something else.
+        TooLargeError: the budget does not suffice to read it.
     """
+    budget.charge(2)
     if not isinstance(value, str) or not NUMBER.fullmatch(value):
-        raise CertificateError(f"{name}={str(value)[:40]!r} must be a string 'num' or 'num/den'")
+        raise CertificateError(f"{name}={shown(value)!r} must be a string 'num' or 'num/den'")
+    budget.charge(product_cost(2 * len(value), 2 * len(value)))
     return Fraction(value)
 
 
@@ -42,12 +86,15 @@ def parse_integers(values: Any, name: str) -> tuple[int, ...]:
     return tuple(values)
 
 
-def parse_evidence(given: Any) -> Evidence:
-    """Evidence of any kind.
+def parse_evidence(given: Any, budget: Budget | None = None) -> Evidence:
+    """Evidence of any kind; ``budget`` is that of a whole document if None.
 
     Raises:
         CertificateError: no such kind, or a field is missing, too many or of a wrong type.
+        TooLargeError: the budget does not suffice to read it.
     """
+    budget = Budget() if budget is None else budget
+    budget.charge(10)
     kind = _field(given, "kind", str)
     if kind == "closed-form":
         _only(given, {"kind"})
@@ -59,34 +106,35 @@ def parse_evidence(given: Any) -> Evidence:
         _only(given, {"kind", "solver"})
         return Trusted(_field(given, "solver", str))
     if kind == "pattern":
-        return _pattern(given)
+        return _pattern(given, budget)
     if kind == "groups":
         _only(given, {"kind", "blocks"})
-        return Groups(tuple(_block(entry) for entry in _field(given, "blocks", list)))
-    raise CertificateError(f"kind={kind!r} is no kind of evidence")
+        return Groups(tuple(_block(entry, budget) for entry in _field(given, "blocks", list)))
+    raise CertificateError(f"kind={shown(kind)!r} is no kind of evidence")
 
 
-def _pattern(given: dict[str, Any]) -> Pattern:
+def _pattern(given: dict[str, Any], budget: Budget) -> Pattern:
     fields = {"kind", "bound", "grid", "count_price", "levels"}
     if set(given) != fields:
         raise CertificateError(f"evidence of kind 'pattern' has the fields {sorted(fields)}")
     levels = _field(given, "levels", list)
+    budget.charge(2 * len(levels))
     if not all(isinstance(level, list) and len(level) == 2 for level in levels):
         raise CertificateError("levels must be a list of [weight, price] pairs")
     grid, price = parse_integers([given.get("grid"), given.get("count_price")], "grid, count_price")
     pairs = (parse_integers(level, "the pairs of levels") for level in levels)
-    bound = parse_exact(given.get("bound"), "bound")
+    bound = parse_exact(given.get("bound"), "bound", budget)
     return Pattern(bound, grid, price, tuple((weight, price) for weight, price in pairs))
 
 
-def _block(entry: Any) -> Block:
+def _block(entry: Any, budget: Budget) -> Block:
     _only(entry, {"groups", "bound", "evidence"})
     groups = parse_integers(entry.get("groups"), "groups")
-    bound = parse_exact(entry.get("bound"), "bound")
+    bound = parse_exact(entry.get("bound"), "bound", budget)
     evidence = entry.get("evidence")
     if isinstance(evidence, dict) and evidence.get("kind") == "groups":
         raise CertificateError("groups within a block: a node is under the global rule")
-    return Block(groups, bound, parse_evidence(evidence))
+    return Block(groups, bound, parse_evidence(evidence, budget))
 
 
 def _field(holder: Any, name: str, kind: type) -> Any:

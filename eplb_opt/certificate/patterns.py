@@ -9,16 +9,21 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from eplb_opt.certificate.budget import Budget, product_cost
 from eplb_opt.problem.evidence import Pattern
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.rationals import shown
 
+NONE = np.iinfo(np.int64).max
 LARGEST_GRID = 2**40
 LARGEST_PRICE = 2**20
-LARGEST_TABLE = 2**28
-"""Entries (replicas, or states times items) above which evidence is refused rather than checked."""
+REPLICAS, ENTRIES = 40, 1024
+"""Replicas, or entries of the dynamic program, that cost a unit."""
 
 
-def certified_pattern_bound(layer: Layer, evidence: Pattern) -> Fraction:
+def certified_pattern_bound(
+    layer: Layer, evidence: Pattern, budget: Budget | None = None
+) -> Fraction:
     """The bound B in tokens that ``evidence`` proves: every placement has a makespan of at least
     B.
 
@@ -29,41 +34,53 @@ def certified_pattern_bound(layer: Layer, evidence: Pattern) -> Fraction:
     worth at least D / G. If no S replicas of total weight below ``grid`` are worth that much, the
     supposition is false.
 
-    Fractions and 64-bit integers only. O(E * spare + S^2 * levels * price).
+    Integers only. O(E * spare + S^2 * levels * price). ``budget`` is that of a whole document if
+    None.
 
     Raises:
-        ValueError: a number is out of range, too large to check, or the bound is not proven.
+        ValueError: a number is out of range, or the bound is not proven.
+        TooLargeError: the budget does not suffice.
     """
-    levels = _levels(evidence)
+    budget = Budget() if budget is None else budget
+    starts, worth = _levels(evidence)
     bound, grid, count_price = evidence.bound, evidence.grid, evidence.count_price
     P, G = layer.topology.num_physical_experts, layer.topology.num_ranks
-    makespan = bound / layer.unit
-    fewest = [int(Fraction(load) / makespan) + 1 for load in layer.loads]
+    top, bottom = _in_units(bound, layer, budget)
+    fewest = [load * bottom // top + 1 for load in layer.loads]
     spare = P - sum(fewest)
     if spare < 0:
         return bound
-    if (spare + 1) * len(fewest) > LARGEST_TABLE:
-        raise ValueError(f"{spare} spare slots leave too many replicas to check")
-    demand, weights, prices = 0, [], []
+    budget.charge(len(fewest) * (20 + (spare + 1) // REPLICAS))
+    demand, lightest = 0, np.full(len(worth), NONE)
     for load, least in zip(layer.loads, fewest, strict=True):
         counts = np.arange(least, least + spare + 1)
-        weight = int(Fraction(load * grid) / makespan) // counts
-        price = levels[1][np.searchsorted(levels[0], weight, side="right") - 1]
-        demand += int((counts * (price + count_price)).min())
-        weights.append(weight)
-        prices.append(price)
+        weight = load * grid * bottom // top // counts
+        level = np.searchsorted(starts, weight, side="right") - 1
+        demand += int((counts * (worth[level] + count_price)).min())
+        np.minimum.at(lightest, level, weight)
     demand -= count_price * P
-    richest = _richest_rank(np.concatenate(weights), np.concatenate(prices), P // G, grid)
+    found = lightest < NONE
+    richest = _richest_rank(lightest[found], worth[found], P // G, grid, budget)
     if G * richest >= demand:
         raise ValueError(
-            f"bound={bound} is not proven: {G} ranks worth up to {richest} each can hold replicas "
-            f"worth {demand}"
+            f"bound={shown(bound)} is not proven: {G} ranks worth up to {richest} each can hold "
+            f"replicas worth {demand}"
         )
     return bound
 
 
+def _in_units(bound: Fraction, layer: Layer, budget: Budget) -> tuple[int, int]:
+    """Numerator and denominator of ``bound`` in units of the loads."""
+    own, unit = max(map(int.bit_length, bound.as_integer_ratio())), layer.unit.denominator
+    budget.charge(product_cost(own, unit.bit_length()))
+    top, bottom = (bound / layer.unit).as_integer_ratio()
+    longest = max(load.bit_length() for load in layer.loads) + 64
+    budget.charge(len(layer.loads) * 2 * product_cost(longest, bottom.bit_length()))
+    return top, bottom
+
+
 def _richest_rank(
-    weights: NDArray[np.int64], prices: NDArray[np.int64], size: int, grid: int
+    weights: NDArray[np.int64], prices: NDArray[np.int64], size: int, grid: int, budget: Budget
 ) -> int:
     """The largest total price of ``size`` replicas of total weight below ``grid``, repeats allowed;
     -1 if none.
@@ -71,13 +88,13 @@ def _richest_rank(
     ``least[v]`` is the least weight of j replicas worth v or more, for j = 1, 2, ...
     """
     distinct = np.unique(prices)
-    lightest = np.full(len(distinct), np.iinfo(np.int64).max)
+    lightest = np.full(len(distinct), NONE)
     np.minimum.at(lightest, np.searchsorted(distinct, prices), weights)
-    if size**2 * len(distinct) * int(distinct[-1]) > LARGEST_TABLE * 64:
-        raise ValueError(f"{len(distinct)} prices up to {distinct[-1]} are too many to check")
+    top = int(distinct[-1])
+    budget.charge(size * len(distinct) * (5 + size * top // (2 * ENTRIES)))
     least = np.zeros(1, dtype=np.int64)
     for _ in range(size):
-        longer = np.full(len(least) + int(distinct[-1]), 2**61, dtype=np.int64)
+        longer = np.full(len(least) + top, 2**61, dtype=np.int64)
         for price, weight in zip(distinct.tolist(), lightest.tolist(), strict=True):
             part = longer[price : price + len(least)]
             np.minimum(part, least + weight, out=part)
@@ -91,12 +108,12 @@ def _levels(evidence: Pattern) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     starts = [weight for weight, _ in evidence.levels]
     prices = [price for _, price in evidence.levels]
     if not 1 <= grid <= LARGEST_GRID or abs(price) > LARGEST_PRICE:
-        raise ValueError(f"grid={grid} or count_price={price} is out of range")
-    if not starts or starts != sorted(set(starts)) or starts[-1] > grid:
-        raise ValueError("the weights of levels must ascend and stay within the grid")
+        raise ValueError(f"grid={shown(grid)} or count_price={shown(price)} is out of range")
+    if not starts or starts != sorted(set(starts)) or starts[0] < 0 or starts[-1] > grid:
+        raise ValueError("the weights of levels must ascend from 0 or more up to the grid")
     if not all(0 <= price <= LARGEST_PRICE for price in prices):
         raise ValueError(f"the prices of levels must be in 0..{LARGEST_PRICE}")
     if evidence.bound <= 0:
-        raise ValueError(f"bound={evidence.bound} must be positive")
+        raise ValueError(f"bound={shown(evidence.bound)} must be positive")
     # below the first level a replica is worth nothing
     return np.array([-1, *starts], dtype=np.int64), np.array([0, *prices], dtype=np.int64)

@@ -64,6 +64,7 @@ def command(
 
 def _bound_table(instance: Instance, results: list[Result]) -> Any:
     from eplb_opt.problem.objective import mean_load
+    from eplb_opt.problem.rationals import decimal_text
 
     found = table(
         "layer", "bound", "over mean", "best known above it", "proved by", "limit", "seconds"
@@ -72,7 +73,7 @@ def _bound_table(instance: Instance, results: list[Result]) -> Any:
         over = float(result.lower_bound / mean_load(layer)) - 1 if layer.has_load else None
         found.add_row(
             str(layer.index),
-            f"{float(result.lower_bound):.3f}",
+            decimal_text(result.lower_bound),
             percent(over),
             percent(result.gap) if layer.has_load else "-",
             result.bound_source,

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -163,9 +164,10 @@ def _tell(
 ) -> None:
     """Show incumbent, bound and gap of the layer at work."""
     if value and bound:
-        layer += (
-            f": {float(value):.1f} over {float(bound):.1f}, {percent(float(value / bound - 1))}"
-        )
+        from eplb_opt.problem.rationals import decimal_text, relative_gap
+
+        above = percent(relative_gap(value, bound))
+        layer += f": {decimal_text(value)} over {decimal_text(bound)}, {above}"
     progress(layer, done, instance.num_layers)
 
 
@@ -175,15 +177,16 @@ def complete(instance: Instance, results: list[Result]) -> bool:
 
 
 def _result_table(instance: Instance, results: list[Result]) -> Any:
+    from eplb_opt.problem.rationals import decimal_text
+
     columns = ("status", "objective", "lower bound", "gap", "proved by", "limit", "seconds")
     result_table = table("layer", *columns)
     for layer, result in zip(instance.numbers, results, strict=False):
-        objective = "-" if result.objective is None else f"{float(result.objective):.3f}"
         result_table.add_row(
             str(layer),
             str(result.status),
-            objective,
-            f"{float(result.lower_bound):.3f}",
+            decimal_text(result.objective),
+            decimal_text(result.lower_bound),
             percent(result.gap),
             result.bound_source,
             result.limit or "-",
@@ -194,12 +197,26 @@ def _result_table(instance: Instance, results: list[Result]) -> Any:
 
 def _write_certificate(target: str, instance: Instance, results: list[Result]) -> None:
     from eplb_opt import documents
+    from eplb_opt.certificate.document import LARGEST_NUMBER
+    from eplb_opt.certificate.parsing import LARGEST_FILE
+    from eplb_opt.certificate.writing import too_large
 
     if not results:
         not_written("--certificate", target, "no layer is done")
         return
     stopped = not complete(instance, results)
-    write_json(target, documents.certificate(instance, results, interrupted=stopped))
+    with bad_input(f"--certificate {target}"):
+        document = documents.certificate(instance, results, interrupted=stopped)
+    write_json(target, document)
+    size = Path(target).stat().st_size if Path(target).is_file() else 0
+    if size > LARGEST_FILE or len(results) > LARGEST_NUMBER:
+        click.echo(f"eplb-opt: {target}: too long for verify, solve fewer layers", err=True)
+    if unproven := too_large(document, results):
+        click.echo(
+            f"eplb-opt: {target}: the proof is too large to check again, and left out, for layers "
+            f"{', '.join(map(str, unproven))}",
+            err=True,
+        )
 
 
 def _write_placements(target: str, instance: Instance, results: list[Result]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +17,9 @@ Integers = NDArray[np.int64] | NDArray[np.object_]
 
 FRACTION_BITS = 53
 """Bits of a float's significand."""
+LARGEST_FLOAT = sys.float_info.max
+LONGEST_SHOWN = 60
+"""Characters of a value in a message."""
 
 
 def exact_integers(steps: NDArray[Any]) -> tuple[Integers, Fraction]:
@@ -61,22 +66,57 @@ def widened(integers: NDArray[Any], terms: int) -> Integers:
 
 
 def relative_gap(value: Fraction, lower_bound: Fraction) -> float:
-    """``(value - lower_bound) / lower_bound``, computed exactly and then rounded to a float.
+    """``(value - lower_bound) / lower_bound``, computed exactly and then rounded to a float; the
+    largest one where it is beyond their range.
 
     Raises:
         ValueError: the bound is not positive, as for a layer without load: it has no gap.
     """
     if lower_bound <= 0:
         raise ValueError(f"no gap over a lower bound of {lower_bound}")
-    return float((value - lower_bound) / lower_bound)
+    gap = nearest_float((value - lower_bound) / lower_bound)
+    return LARGEST_FLOAT if gap is None else gap
 
 
 def float_below(value: Fraction) -> float:
     """The largest float that is not above ``value``: how a lower bound is printed."""
+    if value >= LARGEST_FLOAT:
+        return LARGEST_FLOAT
     nearest = float(value)
     return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)
+
+
+def float_above(value: Fraction) -> float | None:
+    """The smallest float that is not below ``value``; None beyond the range of floats."""
+    return None if value > LARGEST_FLOAT else -float_below(-value)
 
 
 def exact_text(value: Fraction) -> str:
     """``num/den``, the exact value in a JSON document; ``num/1`` for an integer."""
     return f"{value.numerator}/{value.denominator}"
+
+
+def nearest_float(value: Fraction | None) -> float | None:
+    """How a value stands in a JSON document beside its exact text: None where there is no value, or
+    none near it, since it is beyond the range of floats.
+    """
+    return None if value is None or abs(value) > LARGEST_FLOAT else float(value)
+
+
+def decimal_text(value: Fraction | None) -> str:
+    """How a value stands in a table: three decimals, ``-`` for None, and beyond the range of
+    floats its power of ten, as ``1.234e+400``.
+    """
+    if value is None:
+        return "-"
+    near = nearest_float(value)
+    return f"{near:.3f}" if near is not None else f"{Decimal(math.floor(value)):.3e}"
+
+
+def shown(value: object) -> str:
+    """The beginning of a number or other value from a file, for a message of one line."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}.."

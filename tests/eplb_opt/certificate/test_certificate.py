@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology, documents
 from eplb_opt.certificate import (
+    Budget,
     CertificateError,
     Trust,
     check_bound,
@@ -87,8 +88,8 @@ def test_a_solver_s_word_is_shown_as_such() -> None:
 def test_exhaustive_check_agrees_with_brute_force(layer: Any, factor: Fraction) -> None:
     optimum = solve(layer, backend="brute-force").objective
     bound = optimum * factor
-    assert nothing_below(layer, bound) == (bound <= optimum)
-    assert nothing_below(layer, optimum)
+    assert nothing_below(layer, bound, Budget()) == (bound <= optimum)
+    assert nothing_below(layer, optimum, Budget())
 
 
 @pytest.mark.parametrize(
@@ -100,8 +101,9 @@ def test_exhaustive_check_puts_no_expert_twice_on_a_rank_where_that_is_forbidden
 ) -> None:
     spread = Instance([loads], Topology(*machine), spread_replicas=True).layer(0)
     optimum = solve(spread, backend="brute-force").objective
-    assert nothing_below(spread, optimum)
-    assert not nothing_below(Instance([loads], Topology(*machine)).layer(0), optimum)
+    assert nothing_below(spread, optimum, Budget())
+    together = Instance([loads], Topology(*machine)).layer(0)
+    assert not nothing_below(together, optimum, Budget())
 
 
 def test_a_certificate_without_a_placement() -> None:

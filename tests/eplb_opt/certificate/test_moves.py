@@ -6,9 +6,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 
-from eplb_opt.certificate import moves as moves_
-from eplb_opt.certificate import nothing_moves_less
-from eplb_opt.certificate.exhaustive import TooLargeError
+from eplb_opt.certificate import Budget, TooLargeError, nothing_moves_less
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.topology import Topology
@@ -16,6 +14,9 @@ from eplb_opt.problem.validity import layer_violation
 from solvers.dispatch import value
 from tests.oracles.layers import make_layer
 from tests.oracles.migration import Slots, enumerated, problems, unbalanced
+
+ONE_LOOK = 20
+"""Units for one look at 16 slots, before any expert is placed."""
 
 
 @given(problems())
@@ -65,12 +66,11 @@ def test_the_heaviest_goes_first() -> None:
     assert not nothing_moves_less(layer, tuple(range(8)), Fraction(9), 3)
 
 
-def test_no_receives_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moves_, "NODES", 0)
+def test_no_receives_need_no_search() -> None:
     layer = make_layer([4, 3, 2, 1], 4, 2)
-    assert nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), 0)
-    with pytest.raises(TooLargeError, match="more than 0 steps"):
-        nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), 2)
+    assert nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), 0, budget=Budget(0))
+    with pytest.raises(TooLargeError):
+        nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), 2, budget=Budget(0))
 
 
 def test_the_hierarchical_rule_of_several_nodes_is_refused() -> None:
@@ -86,28 +86,36 @@ def test_the_hierarchical_rule_of_several_nodes_is_refused() -> None:
         assert nothing_moves_less(layer, old, limit, 2)
 
 
-def test_a_search_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_takes_too_long_is_given_up() -> None:
     layer = make_layer([9, 8, 7, 6, 5, 4], 9, 3)
     old = (0, 1, 2, 3, 4, 5, 0, 1, 2)
     limit = value(layer, old).incumbent - Fraction(1, 2)
     assert nothing_moves_less(layer, old, limit, 1)
-    monkeypatch.setattr(moves_, "NODES", 10)
-    with pytest.raises(TooLargeError, match="more than 10 steps"):
-        nothing_moves_less(layer, old, limit, 3)
+    with pytest.raises(TooLargeError):
+        nothing_moves_less(layer, old, limit, 3, budget=Budget(40))
 
 
-def test_bounds_keep_the_search_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounds_keep_the_search_short() -> None:
     """Two ranks hold two heavy experts each, and none may hold two: one receive is not enough."""
     layer = make_layer([10, 10, 9, 9, *[1] * 12], 16, 4)
     old = (0, 2, 4, 5, 1, 3, 6, 7, *range(8, 16))
-    monkeypatch.setattr(moves_, "NODES", 0)
     for limit in (13, 18):  # the others receive too little, or have room for anything
-        assert nothing_moves_less(layer, old, Fraction(limit), 2)
+        assert nothing_moves_less(layer, old, Fraction(limit), 2, budget=Budget(ONE_LOOK))
 
 
-def test_ranks_that_hold_too_little_receive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_hold_too_little_receive() -> None:
     """Both ranks of expert 0 are relieved without a receive, but the others then lack its load."""
     layer = make_layer([24, *[1] * 12], 16, 4)
     old = (0, 0, 1, 2, 0, 0, 3, 4, *range(5, 13))
-    monkeypatch.setattr(moves_, "NODES", 0)
-    assert nothing_moves_less(layer, old, Fraction(10), 2)
+    assert nothing_moves_less(layer, old, Fraction(10), 2, budget=Budget(ONE_LOOK))
+
+
+@pytest.mark.parametrize("limit", [Fraction(-1), Fraction(-1, 10**9), Fraction(0)])
+def test_no_placement_keeps_a_negative_limit(limit: Fraction) -> None:
+    assert nothing_moves_less(make_layer([4, 3, 2, 1], 4, 2), (0, 1, 2, 3), limit, 3)
+
+
+def test_a_layer_that_is_too_deep_for_the_search_is_too_large() -> None:
+    layer = make_layer([1] * 400, 400, 2)
+    with pytest.raises(TooLargeError, match="400 experts on 400 slots"):
+        nothing_moves_less(layer, range(400), Fraction(200), 2)

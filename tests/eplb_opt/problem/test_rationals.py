@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from eplb_opt import Instance, Topology
-from eplb_opt.problem.rationals import exact_integers, integer_array
+from eplb_opt.problem.rationals import (
+    LARGEST_FLOAT,
+    decimal_text,
+    exact_integers,
+    float_above,
+    float_below,
+    integer_array,
+    nearest_float,
+    relative_gap,
+    shown,
+)
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 4))
 WHOLE = st.integers(0, 2**62 - 1)
@@ -76,3 +86,25 @@ def test_a_node_has_the_steps_of_its_groups() -> None:
     assert node.steps.tolist() == trace[:, 0, [2, 3, 6, 7]].tolist()
     assert node.loads == tuple(trace[:, 0, [2, 3, 6, 7]].sum(0).tolist())
     assert layer.without_nodes().steps is layer.steps
+
+
+@given(st.fractions() | st.integers(-(10**330), 10**330).map(Fraction))
+def test_floats_beside_exact_values_are_finite_and_on_the_right_side(value: Fraction) -> None:
+    for near in (nearest_float(value), float_above(value), float_below(max(value, Fraction(0)))):
+        assert near is None or abs(near) <= LARGEST_FLOAT
+    above = float_above(value)
+    assert above is None or Fraction(above) >= value
+    assert Fraction(float_below(abs(value))) <= abs(value)
+
+
+def test_values_beyond_the_range_of_floats() -> None:
+    huge = Fraction(10**400, 3)
+    assert (nearest_float(huge), float_above(huge), nearest_float(None)) == (None, None, None)
+    assert float_below(huge) == relative_gap(huge, Fraction(1)) == LARGEST_FLOAT
+    assert [decimal_text(v) for v in (None, Fraction(1, 3), huge)] == ["-", "0.333", "3.333e+399"]
+
+
+def test_what_is_shown_of_a_value_is_short() -> None:
+    assert shown(10**5000) == "a number of thousands of digits"
+    assert shown("x" * 100) == "x" * 60 + ".."
+    assert shown([1, 2]) == "[1, 2]"

@@ -1,0 +1,115 @@
+"""Write certificates: the counterpart of :mod:`eplb_opt.certificate.claim` and ``parsing``.
+
+What is written was read and checked by the checker itself, on the same budget: evidence that is too
+large for it is written as the word of what found it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from eplb_opt.certificate.budget import Budget
+from eplb_opt.certificate.document import SCHEMA, signed, verdict_on
+from eplb_opt.certificate.proof import Trust
+from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.rationals import exact_text
+from eplb_opt.problem.result import Result, Stage
+
+Document = dict[str, Any]
+
+
+def certificate(
+    machine: Document,
+    layers: Sequence[Layer],
+    results: Sequence[Result],
+    *,
+    interrupted: bool,
+    budget: Budget | None = None,
+) -> Document:
+    """``eplb-opt/certificate/1`` for the first of ``layers``; ``machine`` is its ``instance``.
+
+    ``budget`` is that of a whole document if None. Ctrl-C leaves the layers that are not checked
+    yet on trust.
+
+    Raises:
+        ValueError: a layer that has no placement, or stands twice: there is nothing to certify.
+        RuntimeError: the checker refuses what was solved: an error of this package.
+    """
+    budget, claims = Budget() if budget is None else budget, list[Document]()
+    solved = [layer.index for layer, _ in zip(layers, results, strict=False)]
+    if len(set(solved)) < len(solved):
+        raise ValueError(f"layers {solved}: a certificate holds a layer once")
+    for position, (layer, result) in enumerate(zip(layers, results, strict=False)):
+        if result.infeasible:
+            raise ValueError(f"layer {layer.index} is infeasible: there is nothing to certify")
+        with budget.part(len(results) - position) as part:
+            claims.append(_checked(machine, layer, result, part))
+    return signed(
+        {"schema": SCHEMA, "instance": machine, "layers": claims, "interrupted": interrupted}
+    )
+
+
+def too_large(document: Document, results: Sequence[Result]) -> list[int]:
+    """The layers whose evidence in ``results`` was too large to be written, by their numbers."""
+    return [
+        claim["layer"]
+        for claim, result in zip(document["layers"], results, strict=True)
+        if result.certificate is not None and claim["evidence"]["kind"] != result.certificate.kind
+    ]
+
+
+def evidence(found: Evidence) -> Document:
+    """The evidence of a claim."""
+    document: Document = {"kind": found.kind}
+    if isinstance(found, Trusted):
+        document |= {"solver": found.solver}
+    elif isinstance(found, Pattern):
+        document |= asdict(found) | {"bound": str(found.bound)}
+        document["levels"] = [list(level) for level in found.levels]
+    elif isinstance(found, Groups):
+        document["blocks"] = [
+            {
+                "groups": list(block.groups),
+                "bound": exact_text(block.bound),
+                "evidence": evidence(block.evidence),
+            }
+            for block in found.blocks
+        ]
+    return document
+
+
+def _checked(machine: Document, layer: Layer, result: Result, budget: Budget) -> Document:
+    """The claim with its evidence if the checker accepts that, else on trust."""
+    trusted = Trusted(result.bound_source)
+    claim = _claim(layer, result, result.certificate or trusted)
+    try:
+        verdict = verdict_on(machine, claim, budget)
+    except KeyboardInterrupt:
+        budget.left = 0
+        return claim | {"evidence": evidence(trusted)}
+    if verdict.trust is None:
+        raise RuntimeError(
+            f"layer {layer.index}: the checker refuses what {result.backend} found: "
+            f"{verdict.reason}"
+        )
+    if verdict.trust is Trust.TOO_LARGE:
+        claim["evidence"] = evidence(trusted)
+    return claim
+
+
+def _claim(layer: Layer, result: Result, found: Evidence) -> Document:
+    value = result.objective
+    return {
+        "layer": layer.index,
+        "loads": [exact_text(load * layer.unit) for load in layer.loads],
+        "stage": str(result.stage),
+        "phy2log": None if result.placement is None else list(result.placement),
+        "counts": list(result.counts or ()) if result.stage == Stage.PACKING else None,
+        "objective_exact": None if value is None else exact_text(value),
+        "lower_bound_exact": exact_text(result.lower_bound),
+        "status": str(result.status),
+        "evidence": evidence(found),
+    }
