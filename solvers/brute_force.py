@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import combinations, permutations, product
+from itertools import chain, combinations, permutations, product
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.topology import Rule
@@ -22,34 +22,35 @@ LARGEST = 12
 
 
 def solve_joint(
-    layer: Layer, budget: Budget | None = None, _initial: tuple[int, ...] | None = None
+    layer: Layer, budget: Budget | None = None, initial: tuple[int, ...] | None = None
 ) -> Bracket:
-    """The optimal placement of a layer under its rule, by enumeration; the bound is 0 if a limit
-    ends it.
+    """The optimal placement of a layer under its rule, by enumeration, ``initial`` [P] first; the
+    bound is 0 if a limit ends it.
 
     Raises:
         ValueError: the layer has more than 12 slots.
     """
-    return _best(layer, _placements(layer), budget or Budget())
+    placements = _placements(layer)
+    return _best(layer, placements if initial is None else chain([initial], placements), budget)
 
 
 def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget | None = None) -> Bracket:
     """The optimal packing of given ``counts`` [E] under the global rule, by enumeration."""
-    return _best(layer, _packings(layer, counts), budget or Budget())
+    return _best(layer, _packings(layer, counts), budget)
 
 
-def _best(layer: Layer, placements: Iterator[tuple[int, ...]], budget: Budget) -> Bracket:
+def _best(layer: Layer, placements: Iterator[tuple[int, ...]], budget: Budget | None) -> Bracket:
     if layer.topology.num_physical_experts > LARGEST:
         size = layer.topology.num_physical_experts
         raise ValueError(
             f"num_physical_experts={size} is too many for brute force (at most {LARGEST})"
         )
-    best = Bracket(None, None, Fraction(0), "enumeration")
+    best, budget = Bracket(None, None, Fraction(0), "enumeration"), budget or Budget()
     try:
         for slots in placements:
-            budget.spend(1)
             if _spread(layer, slots):
                 best = best.with_placement(value(layer, slots))
+            budget.spend(1)
     except OutOfBudgetError:
         return replace(best, limit=budget.limit)
     except KeyboardInterrupt:

@@ -72,10 +72,11 @@ def solve_pairs(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
             f"slots_per_rank={layer.topology.slots_per_rank} under the {layer.rule} rule: "
             "pairs need 2 and the global rule; use the general method of the joint stage"
         )
-    starts = [threshold_counts(layer)]
+    starts = [_folded(layer, threshold_counts(layer))]
     if initial is not None:
-        starts.append(tuple(initial.count(e) for e in range(layer.num_logical_experts)))
-    known = Bracket.start(bounds.of(layer), [_folded(layer, counts) for counts in starts])
+        given = value(layer, initial)
+        starts += [given, _folded(layer, given.counts(layer.num_logical_experts))]
+    known = Bracket.start(bounds.of(layer), starts)
     while known.limit is None and not budget.satisfied(known.incumbent, known.bound):
         known = _halve(layer, known, budget)
     return known
