@@ -88,6 +88,9 @@ def solve(
     options = SearchOptions(
         time_limit, work_limit, ratio("tolerance", tolerance), seed, workers, progress
     )
+    for name, given_value, kind in (("search", search, SearchOptions), ("given", given, Stages)):
+        if given_value is not None and not isinstance(given_value, kind):
+            raise ValueError(f"{name}={given_value!r} is of no use: give a {kind.__name__}")
     if search is not None and options != SearchOptions():
         raise ValueError("search= holds all limits: give time_limit and the like in it, or alone")
     question = _Question.of(problem, stage, backend, objective, dispatch)
@@ -142,7 +145,7 @@ class _Question:
             raise ValueError(
                 f"problem is of type {type(problem).__name__}: give a layer, as instance.layer(0)"
             )
-        if stage not in BACKENDS:
+        if not isinstance(stage, str) or stage not in BACKENDS:
             raise ValueError(f"stage={stage!r} is not one of {', '.join(BACKENDS)}")
         cost = Cost.of(objective, dispatch)
         even = cost.dispatch == Dispatch.EVEN
@@ -156,7 +159,7 @@ class _Question:
                 "stage='groups' needs rule='hierarchical': the global rule has no groups"
             )
         table = BACKENDS[stage] if even else OPTIMAL_DISPATCH
-        if backend != "auto" and backend not in table:
+        if not isinstance(backend, str) or (backend != "auto" and backend not in table):
             raise ValueError(
                 f"backend={backend!r} is not one of auto, {', '.join(table)} (for stage={stage!r})"
             )

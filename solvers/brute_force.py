@@ -50,7 +50,8 @@ def _best(layer: Layer, placements: Iterator[tuple[int, ...]], budget: Budget | 
         for slots in placements:
             if _spread(layer, slots):
                 best = best.with_placement(value(layer, slots))
-            budget.spend(1)
+            if best.placement is not None:
+                budget.spend(1)
     except OutOfBudgetError:
         return replace(best, limit=budget.limit)
     except KeyboardInterrupt:

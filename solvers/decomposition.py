@@ -175,8 +175,10 @@ def _evidence(solved: dict[Block, Bracket]) -> evidence.Groups:
 
 
 def _joined(layer: Layer, blocks: Sequence[Block], nodes: Sequence[Bracket]) -> Bracket:
-    """The placement of the whole layer when node n takes ``blocks[n]``."""
+    """The placement of the whole layer when node n takes ``blocks[n]``; none if one has none."""
     slots: list[int] = []
+    if any(node.placement is None for node in nodes):
+        return replace(nodes[0], placement=None, value=None)
     for block, node in zip(blocks, nodes, strict=True):
         experts = layer.experts_of(block)
         slots += [experts[i] for i in node.slots]

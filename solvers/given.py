@@ -138,7 +138,7 @@ def ratio(name: str, given: Any) -> Fraction:
     """
     try:
         value = Fraction(given)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, ArithmeticError):
         value = Fraction(-1)
     if value < 0:
         raise ValueError(f"{name}={_short(given)} must be a finite number, 0 or larger")

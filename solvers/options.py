@@ -17,6 +17,10 @@ Progress = Callable[[Fraction, Fraction], None]
 
 LARGEST_SEED = 2**31 - 1
 """What CP-SAT takes."""
+MOST_WORKERS = 1024
+ENDLESS = 1e9
+"""Seconds beyond which a limit is none: 30 years."""
+ENDLESS_WORK = 2**60
 CHUNK = 1 << 20
 """Work between two looks at the clock, and at Ctrl-C: some 50 ms of compiled search."""
 
@@ -49,16 +53,23 @@ class SearchOptions:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        seconds = self.time_limit
-        if seconds is not None and not (isinstance(seconds, Real) and seconds >= 0):
-            raise ValueError(f"time_limit={seconds!r} must be seconds, 0 or more")
-        if seconds == math.inf:
-            object.__setattr__(self, "time_limit", None)
-        if self.work_limit is not None:
-            object.__setattr__(self, "work_limit", number("work_limit", self.work_limit, least=0))
+        seconds, work = self.time_limit, self.work_limit
+        if seconds is not None:
+            if not (isinstance(seconds, Real) and seconds >= 0):
+                raise ValueError(f"time_limit={seconds!r} must be seconds, 0 or more")
+            seconds = None if seconds > ENDLESS else float(seconds)
+        if work is not None:
+            work = number("work_limit", work, least=0)
+            work = None if work > ENDLESS_WORK else work
+        if not (self.progress is None or callable(self.progress)):
+            raise ValueError(f"progress={self.progress!r} is no function")
+        object.__setattr__(self, "time_limit", seconds)
+        object.__setattr__(self, "work_limit", work)
         object.__setattr__(self, "tolerance", ratio("tolerance", self.tolerance))
         object.__setattr__(self, "seed", number("seed", self.seed, least=0, most=LARGEST_SEED))
-        object.__setattr__(self, "workers", number("workers", self.workers, least=1))
+        object.__setattr__(
+            self, "workers", number("workers", self.workers, least=1, most=MOST_WORKERS)
+        )
 
     def wanted(self, value: Fraction, lower_bound: Fraction) -> bool:
         """Whether there is something to search for, and time to do it."""

@@ -8,7 +8,8 @@ import pytest
 
 from eplb_opt import Instance, Layer, Topology
 from eplb_opt.problem.validity import layer_violation
-from solvers import Stages, solve
+from solvers import BACKENDS, Stages, solve
+from solvers.engines import mip
 from solvers.options import SearchOptions
 
 GLOBAL = Instance([[600, 560, 120, 120, 20, 10, 10, 10]], Topology(16, 8)).layer(0)
@@ -86,6 +87,13 @@ WRONG = {
     "no-workers": (GLOBAL, {"workers": 0}, "workers=0"),
     "a-seed-beyond-31-bits": (GLOBAL, {"seed": 2**40}, "seed=1099511627776"),
     "limits-twice": (GLOBAL, {"time_limit": 1, "search": SearchOptions(5)}, "search= holds"),
+    "a-tolerance-over-nothing": (GLOBAL, {"tolerance": "1/0"}, "tolerance='1/0'"),
+    "more-workers-than-any-machine": (GLOBAL, {"workers": 2**31}, "workers=2147483648"),
+    "a-number-for-all-limits": (GLOBAL, {"search": 5}, "search=5"),
+    "a-mapping-of-decisions": (GLOBAL, {"given": {}}, "given={}"),
+    "progress-that-is-no-function": (GLOBAL, {"progress": 5}, "progress=5"),
+    "a-list-of-stages": (GLOBAL, {"stage": ["joint"]}, "stage=['joint']"),
+    "a-list-of-backends": (GLOBAL, {"backend": []}, "backend=[]"),
     "an-unknown-stage": (GLOBAL, {"stage": "all"}, "stage='all'"),
     "an-unknown-backend": (GLOBAL, {"backend": "magic"}, "backend='magic'"),
     "an-unknown-dispatch": (GLOBAL, {"dispatch": "odd"}, "dispatch='odd'"),
@@ -115,6 +123,26 @@ def test_a_solve_is_no_worse_than_where_it_starts(layer: Layer) -> None:
     again = solve(layer, initial=best.placement, work_limit=0)
     assert again.objective == best.objective
     assert layer_violation(layer, again.placement) is None
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS["joint"] if b not in mip.ENGINES])
+def test_no_backend_forgets_where_it_starts(backend: str) -> None:
+    layer = Instance([[10, 18]], Topology(4, 2)).layer(0)
+    best = solve(layer, initial=[0, 1, 1, 0], backend=backend, work_limit=1)
+    assert best.objective == 14
+
+
+@pytest.mark.parametrize("limit", [{"time_limit": 10**400}, {"work_limit": 10**400}], ids=str)
+def test_a_limit_beyond_all_limits_is_none(limit: dict[str, int]) -> None:
+    for backend in ("portfolio", "cp-sat", "scipy"):
+        assert solve(GLOBAL, backend=backend, **limit).status == "optimal"
+
+
+@pytest.mark.parametrize("stage", ["packing", "joint"])
+def test_enumeration_within_a_limit_has_a_placement(stage: str) -> None:
+    nodes = Instance([[4, 3, 2, 1]], Topology(8, 4, 2, 2), spread_replicas=True).layer(0)
+    result = solve(nodes, stage=stage, backend="brute-force", work_limit=0)
+    assert layer_violation(nodes, result.placement) is None
 
 
 def test_counts_never_exceed_what_spread_replicas_allows() -> None:
