@@ -91,7 +91,8 @@ class Layer:
 
     def experts_of(self, groups: Sequence[int]) -> list[int]:
         """The logical experts of ``groups``, in their order."""
-        return [e for k in groups for e in self.groups[k]]
+        size = len(self.loads) // self.topology.num_groups
+        return [e for k in groups for e in range(k * size, (k + 1) * size)]
 
     def without_nodes(self) -> Layer:
         """The layer under the global rule, as one node with one group."""
