@@ -208,7 +208,7 @@ def search_options(function: Command) -> Command:
         click.option("--time-limit", type=float, help="Seconds of exact search for each layer."),
         click.option(
             "--tolerance",
-            type=float,
+            type=Finite(min=0),
             metavar="RATIO",
             help="Search ends at this distance of placement and bound; default 0 up to 24 slots, "
             "else 0.0001.",
@@ -228,8 +228,6 @@ def search_options(function: Command) -> Command:
     ) -> Any:
         from eplb_opt.gap import usual_tolerance
 
-        if tolerance is not None and not 0 <= tolerance < math.inf:
-            raise InputError(f"--tolerance {tolerance} must be a ratio, 0 or larger")
         if time_limit is not None and not time_limit >= 0:
             raise InputError(f"--time-limit {time_limit} must not be negative")
         if workers < 1:
@@ -251,7 +249,7 @@ def time_budget_option(seconds: float) -> Callable[[Command], Command]:
     """
     option = click.option(
         "--time-budget",
-        type=float,
+        type=Finite(min=0),
         metavar="SECONDS",
         help=f"Exact search for all layers together, shared by those that are left; default "
         f"{seconds:g}, none if --time-limit is given.",

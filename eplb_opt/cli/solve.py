@@ -116,8 +116,6 @@ class LayerTimes:
     @classmethod
     def of(cls, layer: float | None, total: float | None, usual: float) -> LayerTimes:
         """As given, else ``usual`` seconds for all together."""
-        if total is not None and not total >= 0:
-            raise InputError(f"--time-budget {total} must not be negative")
         asked = layer is not None or total is not None
         return cls(layer, total if asked else usual, asked)
 
