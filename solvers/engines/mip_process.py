@@ -68,16 +68,19 @@ class Answer:
 
 
 class _Child:
-    """One process, which answers one question after another."""
+    """One process, which answers one question after another, and ends when this one does."""
 
     def __init__(self) -> None:
+        lifeline, self._lifeline = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "solvers.engines.mip_worker"],
+            [sys.executable, "-P", "-m", "solvers.engines.mip_worker", str(lifeline)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=(lifeline,),
         )
+        os.close(lifeline)
 
     def ask(self, question: Question) -> Answer | None:
         """The answer; None if there was none in time.
@@ -107,6 +110,7 @@ class _Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        os.close(self._lifeline)
 
 
 _idle: list[_Child] = []

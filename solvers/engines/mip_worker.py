@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from solvers.engines.mip_process import Answer, Matrix, Question
 
 def main() -> None:
     """Answer until the input ends. What a solver prints goes to standard error."""
+    end_with_parent(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:
@@ -28,6 +30,18 @@ def main() -> None:
             return
         pickle.dump(answer(question), answers)
         answers.flush()
+
+
+def end_with_parent(lifeline: int) -> None:
+    """Watch a pipe that nobody writes to: when its other end is gone, so is the parent, and nobody
+    waits for this process and what it has started. It cannot watch by itself while a solver works.
+    """
+    if os.fork():
+        os.close(lifeline)
+        return
+    os.closerange(0, lifeline)
+    os.read(lifeline, 1)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def answer(question: Question) -> Answer:

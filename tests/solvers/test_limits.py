@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,35 @@ def test_a_milp_solver_that_does_not_return_is_ended(monkeypatch: pytest.MonkeyP
     assert mip_process.ask(question) is None
     assert started[0]._process.returncode == -signal.SIGKILL
     assert mip_process._idle == []
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [found for child in children for found in (int(child), *descendants(int(child)))]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("backend", [name for name in ("scipy", "cbc") if name in MILP])
+def test_a_milp_solver_ends_with_its_parent(backend: str) -> None:
+    """Killed, it left the engine working for ever."""
+    code = f"""
+import numpy as np
+from eplb_opt import Instance, Topology, solve
+loads = np.random.default_rng(3).integers(1, 5000, 30)
+solve(Instance([loads], Topology(40, 8)).layer(0), backend={backend!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    at_work = 3 if backend == "cbc" else 2  # the worker, what watches its parent, and a program
+    started: list[int] = []
+    while len(started) < at_work:
+        time.sleep(0.2)
+        started = descendants(process.pid)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in started):
+        time.sleep(0.1)
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
 
 
 @pytest.mark.parametrize("backend", ["scipy", "portfolio", "cp-sat", "brute-force"])
