@@ -111,7 +111,8 @@ def _integers(exact: Sequence[Fraction], budget: Budget) -> tuple[tuple[int, ...
     bits = common.bit_length()
     if len(exact) * bits > LARGEST_LOADS:
         raise TooLargeError("the loads are too long over their common denominator")
-    budget.charge(len(exact) * 2 * product_cost(bits, longest))
+    divisor = max(load.denominator.bit_length() for load in exact)
+    budget.charge(len(exact) * (product_cost(bits, longest) + product_cost(bits, divisor)))
     integers = tuple(load.numerator * (common // load.denominator) for load in exact)
     return integers, Fraction(1, common)
 

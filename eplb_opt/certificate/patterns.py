@@ -19,6 +19,8 @@ LARGEST_GRID = 2**40
 LARGEST_PRICE = 2**20
 REPLICAS, ENTRIES = 40, 1024
 """Replicas, or entries of the dynamic program, that cost a unit."""
+PASSES = 10
+"""What making and reading a long table costs besides: as much as so many prices."""
 
 
 def certified_pattern_bound(
@@ -91,7 +93,7 @@ def _richest_rank(
     lightest = np.full(len(distinct), NONE)
     np.minimum.at(lightest, np.searchsorted(distinct, prices), weights)
     top = int(distinct[-1])
-    budget.charge(size * len(distinct) * (5 + size * top // (2 * ENTRIES)))
+    budget.charge(size * (len(distinct) + PASSES) * (5 + size * top // (2 * ENTRIES)))
     least = np.zeros(1, dtype=np.int64)
     for _ in range(size):
         longer = np.full(len(least) + top, 2**61, dtype=np.int64)

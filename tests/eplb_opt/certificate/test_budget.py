@@ -95,6 +95,20 @@ def test_loads_with_long_denominators_are_on_the_budget() -> None:
         assert trust(of_one(loads, 80, 4, **placed)) == [Trust.TOO_LARGE]
 
 
+def test_divisors_are_charged_by_their_own_length() -> None:
+    """They were charged by the numerators': four layers of 1/d took over 100 s."""
+    rng = random.Random(1)
+    loads = [f"1/{rng.getrandbits(6000) | 1}" for _ in range(60)]
+    assert trust(of_one(loads, 80, 4)) == [Trust.TOO_LARGE]
+
+
+def test_long_tables_of_one_price_are_charged_for_being_made() -> None:
+    """A file of 668 bytes took 114 s."""
+    layer = make_layer([10, 9], 2000, 2)
+    found = Pattern(Fraction(100), 2**20, 0, ((0, 16384),))
+    assert check_bound(layer, found.bound, found, budget=Budget()) is Trust.TOO_LARGE
+
+
 def test_patterns_are_on_the_budget() -> None:
     levels = tuple((i, 2**20 - i) for i in range(2**10))
     many_levels = Pattern(Fraction(22600), 2**20, 0, levels)
