@@ -12,7 +12,6 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, mean_load
 from solvers.bracket import Bracket
 from solvers.options import SearchOptions
-from solvers.tree_search.count_vectors import compile_searches
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ def find_reference(
     bracket = Bracket.start(bounds.of(layer, *cost), known if layer.has_load else [])
     searched = layer.has_load and not bracket.closed and search.time_limit != 0
     if searched and compile_first:
+        from solvers.tree_search.count_vectors import compile_searches
+
         compile_searches()
     if searched:
         bracket = _searched(layer, bracket, cost, search)

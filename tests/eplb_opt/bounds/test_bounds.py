@@ -175,7 +175,7 @@ def test_every_replica_with_load_is_heavier_than_nothing() -> None:
     for least, spare in (((2, 1, 1), 2), ((3, 2, 1), 0)):
         window = Window(least, spare)
         assert _fewest_heavier(layer, window, Fraction(0), 0) == least[0] + least[1]
-        assert _fewest_heavier(layer, window, Fraction(-1)) == 6
+        assert _fewest_heavier(layer, window, Fraction(-1), 0) == 6
 
 
 SMALL = st.sampled_from([(4, 2), (6, 2), (6, 3), (8, 2), (9, 3)])

@@ -199,6 +199,7 @@ def test_interrupted_solve_keeps_what_is_done(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.save(tmp_path / "l.npy", rng.lognormal(0, 1, (3, 40)))
     command = ["solve", "l.npy", "--redundant", "8", "--gpus", "8", "--json", "out.json"]
+    command += ["--tolerance", "0", "--time-limit", "60"]
     process = subprocess.Popen(
         [*PROGRAM, *command],
         cwd=tmp_path,

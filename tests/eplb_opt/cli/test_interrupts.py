@@ -17,6 +17,7 @@ from tests.eplb_opt.cli.test_cli import heed_interrupts
 
 PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 MACHINE = ["--redundant", "8", "--gpus", "8"]
+LONG = ["--tolerance", "0", "--time-limit", "60"]
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 ENDLESS = """
 import pathlib
@@ -71,7 +72,7 @@ def document(path: Path) -> dict[str, object]:
 def test_stopped_solve_writes_every_output_that_was_asked_for(folder, number, code) -> None:
     """Ctrl-C with --placements ended in an error and lost all outputs; SIGTERM lost them always."""
     outputs = ["--placements", "p.npz", "--certificate", "c.json", "--json", "o.json"]
-    found = Stopped(folder, ["solve", "loads.npy", *MACHINE, *outputs], number, after=8)
+    found = Stopped(folder, ["solve", "loads.npy", *MACHINE, *LONG, *outputs], number, after=8)
     assert found.code == code
     assert found.errors.endswith("eplb-opt: interrupted: 0 of 3 layers are done, one is begun\n")
     assert "layer" in found.output
