@@ -62,7 +62,8 @@ def solve(
         given: decisions of earlier stages for ``counts`` and ``packing``; what is None is solved
             first, to optimality.
         tolerance: a search (``packing``, ``joint``) may stop at this relative distance of value and
-            bound; the other stages are solved exactly whatever the limits.
+            bound. ``counts`` are solved exactly in any case, ``groups`` where their blocks can be
+            enumerated.
         work_limit: for the whole solve, see :class:`solvers.options.SearchOptions`: a limit that
             gives the same result on any machine, if ``workers`` is 1 and there is no time limit.
         progress: told the value of the incumbent and the lower bound, in tokens, whenever a method

@@ -114,22 +114,32 @@ def solve_joint(
     topology = layer.topology
     solved: dict[Block, Bracket] = {}
     closed = bounds.of(layer)
-    cost = _block_bounds(layer)
+    cost = _block_means(layer)
+    bounded: set[Block] = set()
     starts = {} if initial is None else _placed_blocks(layer, initial)
 
-    def solve_block(block: Block) -> Fraction:
+    def bound_block(block: Block) -> Fraction:
+        return bounds.of(layer.node_problem(block)).value if budget.chunk() else cost[block]
+
+    def solve_block(block: Block) -> None:
         target = max(cost[other] for other in bottleneck_partition(cost, topology.num_groups))
         part = budget.part(1 / topology.num_nodes, target=target)
         solved[block] = solve_node(layer.node_problem(block), part, starts.get(block))
-        return solved[block].bound
+        cost[block] = max(cost[block], solved[block].bound)
 
     enumerated = can_enumerate(topology.num_groups, topology.num_nodes)
     if enumerated:
-        proven, _ = lazy_bottleneck(cost, solve_block, topology.num_groups)
+        while True:
+            proven, blocks = lazy_bottleneck(cost, bound_block, topology.num_groups, bounded)
+            open_blocks = [block for block in blocks if block not in solved]
+            if not open_blocks:
+                break
+            solve_block(max(open_blocks, key=cost.__getitem__))
         reached = {block: node.incumbent for block, node in solved.items()}
         blocks = bottleneck_partition(reached, topology.num_groups)
     else:
         proven, blocks = closed.value, list(cost)
+        cost |= {block: bound_block(block) for block in blocks}
         for block in blocks:
             solve_block(block)
     nodes = [solved[block] for block in blocks]
@@ -154,14 +164,16 @@ def _placed_blocks(layer: Layer, slots: Sequence[int]) -> dict[Block, tuple[int,
     return found
 
 
-def _block_bounds(layer: Layer) -> dict[Block, Fraction]:
-    """Closed-form bounds of all blocks, or of one good partition where there are too many."""
+def _block_means(layer: Layer) -> dict[Block, Fraction]:
+    """Mean rank loads of all blocks, or of one good partition where there are too many."""
     groups, nodes = layer.topology.num_groups, layer.topology.num_nodes
     if can_enumerate(groups, nodes):
         blocks = all_blocks(groups, nodes)
     else:
         blocks = blocks_of(solve_groups(layer).node_of_group or ())
-    return {block: bounds.of(layer.node_problem(block)).value for block in blocks}
+    totals = [sum(layer.loads[e] for e in group) for group in layer.groups]
+    per_rank = layer.unit / layer.topology.ranks_per_node
+    return {block: sum(totals[k] for k in block) * per_rank for block in blocks}
 
 
 def _evidence(solved: dict[Block, Bracket]) -> evidence.Groups:

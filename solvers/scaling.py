@@ -11,7 +11,7 @@ integers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -66,6 +66,12 @@ def scale_for(layer: Layer, counts: Iterable[int], *, largest_sum: int = LARGEST
     if total <= largest_sum * exact:
         return Scale(exact, exact=True)
     return Scale(total / largest_sum, exact=False)
+
+
+def item_sizes(layer: Layer, scale: Scale, counts: Sequence[int]) -> Integers:
+    """[E] int64: what a replica of each expert weighs with ``counts`` [E], rounded down."""
+    sizes = [scale.replica(layer, e, count) for e, count in enumerate(counts)]
+    return np.array(sizes, np.int64)
 
 
 def replica_sizes(layer: Layer, scale: Scale, most: int) -> Integers:

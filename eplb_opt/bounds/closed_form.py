@@ -54,6 +54,8 @@ LARGEST_REFUTATION = 100_000
 LARGEST_SEARCH = 20 * LARGEST_REFUTATION
 """Experts looked at in the search for the largest refuted makespan, which then ends: about a
 second. Either is only reached beyond some thousand experts or hundred slots on a rank."""
+LARGEST_REFINEMENT = 400_000
+"""Experts of a layer times the blocks of groups that are bounded by more than their mean."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,12 @@ def groups_bound(layer: Layer) -> Bound:
         return Bound((max(totals) + sum(companions)) * per_rank, "heaviest-group")
     sources: dict[Block, str] = {}
 
+    refinements = iter(range(max(1, LARGEST_REFINEMENT // layer.num_logical_experts)))
+
     def refine(block: Block) -> Fraction:
+        if next(refinements, None) is None:
+            sources[block] = "mean"
+            return cost[block]
         bound = global_bound(layer.node_problem(block))
         sources[block] = bound.source
         return bound.value

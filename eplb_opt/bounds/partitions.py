@@ -50,15 +50,19 @@ def bottleneck_partition(cost: dict[Block, Fraction], num_groups: int) -> list[B
 
 
 def lazy_bottleneck(
-    cost: dict[Block, Fraction], refine: Callable[[Block], Fraction], num_groups: int
+    cost: dict[Block, Fraction],
+    refine: Callable[[Block], Fraction],
+    num_groups: int,
+    refined: set[Block] | None = None,
 ) -> tuple[Fraction, list[Block]]:
     """Bottleneck partition where exact costs are dear and lower bounds on them cheap.
 
     Starts from the lower bounds in ``cost`` (raised in place by ``refine``) and refines only
     blocks of the best partition, until that partition has only refined ones. Returns its cost,
-    which is a lower bound on the cost of every partition, and the partition.
+    which is a lower bound on the cost of every partition, and the partition. ``refined`` are the
+    blocks that were refined before; those refined now join them.
     """
-    refined: set[Block] = set()
+    refined = set() if refined is None else refined
     while True:
         partition = bottleneck_partition(cost, num_groups)
         todo = [block for block in partition if block not in refined]

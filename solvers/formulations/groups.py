@@ -81,7 +81,9 @@ def blocks_of(nodes: Sequence[int]) -> list[Block]:
 def _largest_first(totals: Sequence[Fraction], num_nodes: int) -> list[Block]:
     room = len(totals) // num_nodes
     blocks: list[list[int]] = [[] for _ in range(num_nodes)]
+    load = [Fraction(0)] * num_nodes
     for k in sorted(range(len(totals)), key=lambda k: -totals[k]):
-        open_blocks = [block for block in blocks if len(block) < room]
-        min(open_blocks, key=lambda block: sum((totals[j] for j in block), Fraction(0))).append(k)
+        n = min((n for n in range(num_nodes) if len(blocks[n]) < room), key=load.__getitem__)
+        blocks[n].append(k)
+        load[n] += totals[k]
     return [tuple(sorted(block)) for block in blocks]

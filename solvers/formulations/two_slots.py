@@ -35,11 +35,14 @@ from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
-from solvers.options import Budget
+from solvers.model_size import require_table
+from solvers.options import Budget, OutOfBudgetError
 
 LISTED = 20_000
 """With more candidate values than this in the interval, its middle is tried instead of a
 candidate."""
+LISTED_FACTOR = 128
+"""A choice takes so many times the memory of an entry of a table."""
 SLACK = 1e-9
 """Share of the makespan by which floats may be off, with room to spare."""
 
@@ -50,8 +53,11 @@ PARAMETERS = {"linearization_level": 2, "symmetry_level": 0, "cp_model_probing_l
 
 @dataclass(frozen=True)
 class _Replica:
-    """The choice of ``count`` replicas for ``expert``, each of load ``load`` (in load units)."""
+    """The choice of ``count`` replicas for ``expert``, each of load ``load`` (in load units), which
+    is about ``share`` of the makespan in question.
+    """
 
+    share: float
     load: Fraction
     expert: int
     count: int
@@ -109,7 +115,10 @@ def _folded(layer: Layer, counts: Sequence[int]) -> Bracket:
 def _halve(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
     """Decide one makespan between bound and value, or say which limit came before the decision."""
     lower, upper = known.bound / layer.unit, known.incumbent / layer.unit
-    candidates = _pair_sums(_replicas(layer, upper), lower, upper)
+    try:
+        candidates = _pair_sums(_replicas(layer, upper, budget), lower, upper)
+    except OutOfBudgetError:
+        return replace(known, limit=budget.limit)
     if candidates is None:
         trial = (lower + upper) / 2
         above = trial
@@ -127,17 +136,25 @@ def _halve(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
     return replace(known, limit=decision.limit)
 
 
-def _replicas(layer: Layer, makespan: Fraction) -> list[_Replica]:
-    """Choices that a makespan of at most ``makespan`` leaves, in ascending order of load."""
+def _replicas(layer: Layer, makespan: Fraction, budget: Budget) -> list[_Replica]:
+    """Choices that a makespan of at most ``makespan`` leaves, in ascending order of load.
+
+    Raises:
+        TooLargeError: they are too many.
+        OutOfBudgetError: there is no time to list them.
+    """
     num, den = makespan.numerator, makespan.denominator
     fewest = [max(1, -(-load * den // num)) for load in layer.loads]
     spare = layer.topology.num_physical_experts - sum(fewest)
-    choices = [
-        _Replica(Fraction(load, k), e, k)
-        for e, (load, least) in enumerate(zip(layer.loads, fewest, strict=True))
-        for k in range(least, least + spare + 1)
-    ]
-    return sorted(choices, key=lambda r: r.load)
+    require_table("pairs", LISTED_FACTOR * len(fewest), spare + 1)
+    choices: list[_Replica] = []
+    for e, (load, least) in enumerate(zip(layer.loads, fewest, strict=True)):
+        budget.spend(spare)
+        choices += [
+            _Replica(load * den / (k * num), Fraction(load, k), e, k)
+            for k in range(least, least + spare + 1)
+        ]
+    return sorted(choices, key=lambda r: (r.share, r.load))  # fractions compare slowly
 
 
 def _pair_sums(replicas: list[_Replica], lower: Fraction, upper: Fraction) -> list[Fraction] | None:
@@ -146,8 +163,12 @@ def _pair_sums(replicas: list[_Replica], lower: Fraction, upper: Fraction) -> li
     Floats, as shares of ``upper``, only narrow the search; the sums themselves are compared
     exactly. An interval that floats cannot halve any more is listed, however many they are.
     """
-    exact = sorted({r.load for r in replicas})
-    loads = np.array([float(load / upper) for load in exact])
+    exact, shares = list[Fraction](), list[float]()
+    for replica in replicas:
+        if not exact or exact[-1] != replica.load:
+            exact.append(replica.load)
+            shares.append(replica.share)
+    loads = np.array(shares)
     least = float(lower / upper)
     first = np.searchsorted(loads, least - loads - SLACK)
     last = np.searchsorted(loads, 1 - loads + SLACK)
@@ -172,7 +193,11 @@ class _Decision:
 def _counts_within(layer: Layer, makespan: Fraction, budget: Budget) -> _Decision:
     """Whether some counts allow ``makespan`` (in load units)."""
     num_experts = layer.num_logical_experts
-    replicas = [r for r in _replicas(layer, makespan) if r.count <= layer.most_replicas]
+    try:
+        found = _replicas(layer, makespan, budget)
+    except OutOfBudgetError:
+        return _Decision(None, budget.limit)
+    replicas = [r for r in found if r.count <= layer.most_replicas]
     if len({r.expert for r in replicas}) < num_experts:
         return _Decision(None)
     budget.charge(len(replicas))

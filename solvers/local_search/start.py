@@ -13,7 +13,7 @@ from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.problem.layer import Layer
 from solvers.bracket import Bracket
 from solvers.dispatch import value
-from solvers.scaling import replica_sizes, scale_for
+from solvers.scaling import item_sizes, scale_for
 
 Integers = NDArray[np.int64]
 
@@ -40,9 +40,8 @@ def first_packing(items: Integers, experts: Integers, num_ranks: int, spread: bo
 
 def largest_first(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
     """Slots [P] of a placement with these ``counts`` [E] under the global rule; a heuristic."""
-    size = replica_sizes(layer, scale_for(layer, counts), max(counts))
     experts = np.repeat(np.arange(len(counts)), counts)
-    items = size[experts, np.array(counts)[experts]]
+    items = item_sizes(layer, scale_for(layer, counts), counts)[experts]
     ranks = first_packing(items, experts, layer.topology.num_ranks, layer.spread_replicas)
     return tuple(int(e) for e in ranks.ravel())
 

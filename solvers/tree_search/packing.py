@@ -25,7 +25,7 @@ from solvers.dispatch import value
 from solvers.local_search.iterated import iterate
 from solvers.local_search.start import first_packing
 from solvers.options import Budget
-from solvers.scaling import replica_sizes, scale_for
+from solvers.scaling import item_sizes, scale_for
 from solvers.tree_search.count_vectors import rehearse
 from solvers.tree_search.repair import repair
 from solvers.tree_search.residues import residue_bound
@@ -90,10 +90,9 @@ def solve_packing(
         ValueError: with ``spread_replicas``, an expert has more replicas than there are ranks.
     """
     bound, scale = bounds.of(layer, counts=counts), scale_for(layer, counts)
-    size = replica_sizes(layer, scale, max(counts))
     experts = np.repeat(np.arange(len(counts)), counts)
     packed = pack(
-        size[experts, np.array(counts)[experts]],
+        item_sizes(layer, scale, counts)[experts],
         layer.topology.num_ranks,
         experts=experts,
         spread_replicas=layer.spread_replicas,
