@@ -233,12 +233,16 @@ def _prove_layer(
     budget: int,
     search: SearchOptions,
 ) -> tuple[LayerPlan, Limit | None]:
-    """For the first of the makespans that takes no more than the budget, or for the last."""
+    """For the first of the makespans that takes no more than the budget, or for the last; the plan
+    as it was after Ctrl-C.
+    """
     from solvers.migration import fewest_moves
 
     start = plan.after.slots
     for makespan in makespans:
         result = fewest_moves(layer, plan.before.slots, makespan, initial=[start], search=search)
+        if result.limit == Limit.INTERRUPT:
+            return plan, result.limit
         if result.moves is not None and result.moves <= budget:
             break
     plan = replace(plan, at_least=result.lower_bound)

@@ -121,8 +121,8 @@ def solve_joint(
     def bound_block(block: Block) -> Fraction:
         return bounds.of(layer.node_problem(block)).value if budget.chunk() else cost[block]
 
-    def solve_block(block: Block) -> None:
-        target = max(cost[other] for other in bottleneck_partition(cost, topology.num_groups))
+    def solve_block(block: Block, partition: Sequence[Block]) -> None:
+        target = max(cost[other] for other in partition)
         part = budget.part(1 / topology.num_nodes, target=target)
         solved[block] = solve_node(layer.node_problem(block), part, starts.get(block))
         cost[block] = max(cost[block], solved[block].bound)
@@ -131,17 +131,29 @@ def solve_joint(
     if enumerated:
         while True:
             proven, blocks = lazy_bottleneck(cost, bound_block, topology.num_groups, bounded)
-            open_blocks = [block for block in blocks if block not in solved]
-            if not open_blocks:
+            todo = [block for block in blocks if block not in solved]
+            enumerated = proven == max(cost[block] for block in blocks)
+            if not (todo and enumerated and budget.chunk()):
                 break
-            solve_block(max(open_blocks, key=cost.__getitem__))
+            solve_block(max(todo, key=cost.__getitem__), blocks)
+        if todo:
+            by_load = blocks_of(solve_groups(layer).node_of_group or ())
+            blocks = min(blocks, by_load, key=lambda found: max(cost[block] for block in found))
+            for block in set(blocks) - set(solved):
+                solve_block(block, blocks)
         reached = {block: node.incumbent for block, node in solved.items()}
-        blocks = bottleneck_partition(reached, topology.num_groups)
+        _, blocks = bottleneck_partition(reached, topology.num_groups)
     else:
         proven, blocks = closed.value, list(cost)
         cost |= {block: bound_block(block) for block in blocks}
         for block in blocks:
-            solve_block(block)
+            solve_block(block, blocks)
+    if (slowest := _cut_short(solved, blocks)) is not None and budget.limited and budget.chunk():
+        rest = solve_node(layer.node_problem(slowest), budget.part(), solved[slowest].slots)
+        solved[slowest] = _better(solved[slowest], rest)
+        if enumerated and rest.bound > cost[slowest]:
+            cost[slowest] = max(cost[slowest], rest.bound)
+            proven, _ = lazy_bottleneck(cost, bound_block, topology.num_groups, bounded)
     nodes = [solved[block] for block in blocks]
     worst = max(nodes, key=lambda node: node.bound)
     known = Bracket.start(closed, [_joined(layer, blocks, nodes)])
@@ -150,6 +162,18 @@ def solve_joint(
         known = known.with_placement(value(layer, initial))
     reason = _limit(solved.values()) or (None if enumerated else Limit.WORK)
     return replace(known, limit=None if known.closed else reason)
+
+
+def _cut_short(solved: dict[Block, Bracket], blocks: Sequence[Block]) -> Block | None:
+    """The node with the largest value, if its share of the time or the work was not enough."""
+    worst = max(blocks, key=lambda block: solved[block].incumbent)
+    return worst if solved[worst].limit in (Limit.TIME, Limit.WORK) else None
+
+
+def _better(known: Bracket, found: Bracket) -> Bracket:
+    """What two searches of the same node found together."""
+    both = known.with_placement(found).with_bound(found.bound, found.source, found.evidence)
+    return replace(both, limit=None if both.closed else found.limit)
 
 
 def _placed_blocks(layer: Layer, slots: Sequence[int]) -> dict[Block, tuple[int, ...]]:

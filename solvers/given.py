@@ -64,6 +64,14 @@ class Stages:
                 e = limits.index(min(limits))
                 raise ValueError(f"given.{name}[{e}]={limits[e]}: every expert needs a replica")
         slots = layer.topology.num_physical_experts
+        if least is not None and sum(least) > slots:
+            raise ValueError(f"given.least sum to {sum(least)}, more than the {slots} slots")
+        allowed = [min(m, layer.most_replicas) for m in most or ()]
+        if most is not None and sum(allowed) < slots:
+            raise ValueError(f"given.most allow {sum(allowed)} replicas for the {slots} slots")
+        for e, (low, high) in enumerate(zip(least or (), allowed, strict=False)):
+            if low > high:
+                raise ValueError(f"given.least[{e}]={low} is above given.most[{e}]={high}")
         if counts is not None and sum(counts) != slots:
             raise ValueError(
                 f"given.counts sum to {sum(counts)}, not to num_physical_experts={slots}"
@@ -121,7 +129,7 @@ def number(name: str, given: Any, *, least: int, most: int | None = None) -> int
         ValueError: it is none.
     """
     try:
-        value = operator.index(given)
+        value = least - 1 if isinstance(given, bool) else operator.index(given)
     except TypeError:
         value = least - 1
     if value < least or (most is not None and value > most):
@@ -146,5 +154,8 @@ def ratio(name: str, given: Any) -> Fraction:
 
 
 def _short(given: Any) -> str:
-    text = " ".join(repr(given).split())
+    try:
+        text = " ".join(repr(given).split())
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -123,6 +123,11 @@ class Budget:
         part.work = min(limits, default=None)
         return part
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit on time or work."""
+        return self.seconds is not None or self.work is not None
+
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self._start

@@ -57,7 +57,8 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
     """
     known = first_bracket(layer, initial)
     for step, share in _plan(layer):
-        if budget.satisfied(known.incumbent, known.bound) or not budget.chunk():
+        searched_through = known.limit == Limit.PRECISION
+        if budget.satisfied(known.incumbent, known.bound) or searched_through or not budget.chunk():
             break
         try:
             known = step(layer, known, budget.part(share))
@@ -74,6 +75,8 @@ def _reason(known: Bracket, budget: Budget) -> Limit | None:
     if not budget.interrupted and budget.satisfied(known.incumbent, known.bound):
         return None
     budget.chunk()
+    if known.limit == Limit.PRECISION:
+        return known.limit
     return budget.limit or known.limit  # of a step: a share of the time, or its rounds
 
 
@@ -98,7 +101,7 @@ def _improved(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
         seed=budget.options.seed,
         target=target if budget.target is None else max(target, budget.target),
     )
-    return replace(known.with_placement(value(layer, slots)), limit=budget.limit)
+    return replace(known.with_placement(value(layer, slots)), limit=budget.limit or Limit.WORK)
 
 
 def _bounded(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
@@ -123,8 +126,8 @@ def _taken(layer: Layer, known: Bracket, found: Bracket, solver: str) -> Bracket
     """What a solver found; its bound rests on its search."""
     few = layer.num_logical_experts <= REDO_EXPERTS
     evidence: Evidence = Exhaustive() if few else Trusted(solver)
-    known = replace(known.with_placement(found), limit=found.limit)
-    return known.with_bound(found.bound, solver, evidence)
+    known = known.with_placement(found).with_bound(found.bound, solver, evidence)
+    return replace(known, limit=found.limit or Limit.PRECISION)
 
 
 def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget) -> Bracket:

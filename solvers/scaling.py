@@ -61,11 +61,13 @@ def scale_for(layer: Layer, counts: Iterable[int], *, largest_sum: int = LARGEST
     there are so many ranks that their number times the sum exceeds 60 bits.
     """
     largest_sum = min(largest_sum, 2**60 // layer.topology.num_ranks)
-    exact = layer.unit * max(1, math.gcd(*layer.loads)) / math.lcm(*set(counts))
-    total = sum(layer.loads) * layer.unit
-    if total <= largest_sum * exact:
-        return Scale(exact, exact=True)
-    return Scale(total / largest_sum, exact=False)
+    total, common = sum(layer.loads) * layer.unit, layer.unit * max(1, math.gcd(*layer.loads))
+    multiple = 1
+    for count in set(counts):
+        multiple = math.lcm(multiple, count)
+        if total * multiple > largest_sum * common:  # of many counts it has thousands of digits
+            return Scale(total / largest_sum, exact=False)
+    return Scale(common / multiple, exact=True)
 
 
 def item_sizes(layer: Layer, scale: Scale, counts: Sequence[int]) -> Integers:

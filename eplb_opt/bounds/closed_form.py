@@ -111,6 +111,11 @@ def threshold_counts(
             f"num_physical_experts={layer.topology.num_physical_experts} cannot be split into "
             f"counts from {sum(counts)} to {sum(cap)} in total, each within its limits"
         )
+    # Those for a load of at least sum(w) / spare are no more than there are to hand out.
+    if total := sum(layer.loads):
+        sure = (1 + w * spare // total for w in layer.loads)
+        counts = [max(c, min(k, x)) for c, k, x in zip(counts, cap, sure, strict=True)]
+        spare = layer.topology.num_physical_experts - sum(counts)
     key = _Order(layer)
     heap = [(*key.heaviest(e, counts[e]), counts[e], e) for e in experts if counts[e] < cap[e]]
     heapq.heapify(heap)
@@ -190,7 +195,7 @@ def groups_bound(layer: Layer) -> Bound:
     cost = {block: sum(totals[k] for k in block) * per_rank for block in blocks}
     value, partition = lazy_bottleneck(cost, refine, topology.num_groups)
     worst = max(partition, key=cost.__getitem__)
-    return Bound(value, f"groups:{sources[worst]}")
+    return Bound(value, f"groups:{sources.get(worst, 'mean')}")
 
 
 def packing_bound(layer: Layer, counts: Sequence[int]) -> Bound:

@@ -10,11 +10,20 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import combinations
+from typing import NamedTuple
 
 Block = tuple[int, ...]
 
 MAX_BLOCKS = 20_000
 """Above this number of blocks no partition is enumerated; 16 groups on 4 nodes have 1,820."""
+
+
+MOST_STEPS = 3_000_000
+"""Of all searches for the best partition together: about a second. 16 groups on 4 nodes take as
+many at times, 32 groups on 16 nodes may take for ever."""
+FEWEST_STEPS = 1_000
+"""That each of them may take in any case, and one more a group: so many are enough if all blocks
+are allowed."""
 
 
 def can_enumerate(num_groups: int, num_nodes: int) -> bool:
@@ -27,26 +36,46 @@ def all_blocks(num_groups: int, num_nodes: int) -> list[Block]:
     return list(combinations(range(num_groups), num_groups // num_nodes))
 
 
-def bottleneck_partition(cost: dict[Block, Fraction], num_groups: int) -> list[Block]:
-    """The partition of ``range(num_groups)`` into blocks that minimizes the largest ``cost``;
-    exact.
+class Partition(NamedTuple):
+    """Disjoint blocks that are all groups; no partition's worst block costs less than ``bound``."""
+
+    bound: Fraction
+    blocks: list[Block]
+
+
+def bottleneck_partition(cost: dict[Block, Fraction], num_groups: int) -> Partition:
+    """The partition of ``range(num_groups)`` into blocks that minimizes the largest ``cost``: exact
+    if that equals the bound.
 
     Ties are broken by the order of ``cost``. Bisection on the distinct costs, each step an exact
-    cover search that remembers the sets of groups which cannot be completed.
+    cover search that remembers the sets of groups which cannot be completed. After
+    :data:`MOST_STEPS` searches are given up, and then the bound may be below the cost.
+
+    Raises:
+        ValueError: the blocks do not cover the groups.
     """
+    return _bottleneck(cost, num_groups, _Steps())
+
+
+def _bottleneck(cost: dict[Block, Fraction], num_groups: int, steps: _Steps) -> Partition:
     levels = sorted(set(cost.values()))
-    low, high = 0, len(levels) - 1
+    low, high = levels.index(_dearest_group(cost, num_groups)), len(levels) - 1
+    refuted = low - 1
     best: list[Block] | None = None
     while low <= high:
         middle = (low + high) // 2
-        found = _cover([b for b, c in cost.items() if c <= levels[middle]], num_groups)
-        if found is None:
+        try:
+            found = _cover([b for b, c in cost.items() if c <= levels[middle]], num_groups, steps)
+        except _GivenUpError:
             low = middle + 1
+            continue
+        if found is None:
+            low, refuted = middle + 1, middle
         else:
             best, high = found, middle - 1
     if best is None:
         raise ValueError(f"the blocks do not cover {num_groups} groups")
-    return best
+    return Partition(levels[refuted + 1], best)
 
 
 def lazy_bottleneck(
@@ -54,43 +83,74 @@ def lazy_bottleneck(
     refine: Callable[[Block], Fraction],
     num_groups: int,
     refined: set[Block] | None = None,
-) -> tuple[Fraction, list[Block]]:
+) -> Partition:
     """Bottleneck partition where exact costs are dear and lower bounds on them cheap.
 
     Starts from the lower bounds in ``cost`` (raised in place by ``refine``) and refines only
-    blocks of the best partition, until that partition has only refined ones. Returns its cost,
-    which is a lower bound on the cost of every partition, and the partition. ``refined`` are the
-    blocks that were refined before; those refined now join them.
+    blocks of the best partition, until that partition has only refined ones, or is not known to be
+    the best. ``refined`` are the blocks that were refined before; those refined now join them.
     """
-    refined = set() if refined is None else refined
+    refined, steps = set() if refined is None else refined, _Steps()
     while True:
-        partition = bottleneck_partition(cost, num_groups)
-        todo = [block for block in partition if block not in refined]
-        if not todo:
-            return max(cost[block] for block in partition), partition
+        found = _bottleneck(cost, num_groups, steps)
+        todo = [block for block in found.blocks if block not in refined]
+        if not todo or found.bound < max(cost[block] for block in found.blocks):
+            return found
         worst = max(todo, key=cost.__getitem__)
         cost[worst] = max(cost[worst], refine(worst))
         refined.add(worst)
 
 
-def _cover(blocks: list[Block], num_groups: int) -> list[Block] | None:
-    """Disjoint blocks whose union is all groups, or None."""
+def _dearest_group(cost: dict[Block, Fraction], num_groups: int) -> Fraction:
+    """The largest over the groups of what the cheapest block with that group costs."""
+    cheapest: dict[int, Fraction] = {}
+    for block, value in cost.items():
+        for k in block:
+            cheapest[k] = min(value, cheapest.get(k, value))
+    if len(cheapest) < num_groups:
+        raise ValueError(f"the blocks do not cover {num_groups} groups")
+    return max(cheapest.values())
+
+
+class _GivenUpError(Exception):
+    """A search for a cover took too many steps: there may be one."""
+
+
+class _Steps:
+    """Steps that searches may still take."""
+
+    left = MOST_STEPS
+
+
+def _cover(blocks: list[Block], num_groups: int, steps: _Steps) -> list[Block] | None:
+    """Disjoint blocks whose union is all groups, or None; depth-first.
+
+    Raises:
+        _GivenUpError: it takes too many steps.
+    """
+    left = max(steps.left, FEWEST_STEPS + num_groups)
     by_first: list[list[tuple[int, Block]]] = [[] for _ in range(num_groups)]
     for block in blocks:
         by_first[block[0]].append((sum(1 << k for k in block), block))
-    full = (1 << num_groups) - 1
-    dead: set[int] = set()
-
-    def extend(used: int) -> list[Block] | None:
-        if used == full:
-            return []
-        if used in dead:
-            return None
-        first = (~used & (used + 1)).bit_length() - 1
-        for mask, block in by_first[first]:
-            if not used & mask and (rest := extend(used | mask)) is not None:
-                return [block, *rest]
-        dead.add(used)
-        return None
-
-    return extend(0)
+    full, dead = (1 << num_groups) - 1, set[int]()
+    path: list[Block] = []
+    stack = [(0, iter(by_first[0]))]
+    while stack:
+        used, options = stack[-1]
+        for mask, block in options:
+            left, steps.left = left - 1, steps.left - 1
+            if left < 0:
+                raise _GivenUpError
+            if used & mask or used | mask in dead:
+                continue
+            path.append(block)
+            used |= mask
+            if used == full:
+                return path
+            stack.append((used, iter(by_first[(~used & (used + 1)).bit_length() - 1])))
+            break
+        else:
+            dead.add(used)
+            stack.pop()
+            del path[-1:]
+    return None

@@ -73,9 +73,9 @@ def read_claim(machine: dict[str, Any], entry: dict[str, Any], budget: Budget) -
 
 def _layer(machine: dict[str, Any], entry: dict[str, Any], budget: Budget) -> Layer:
     """The problem, with the loads over their common denominator."""
-    loads = entry["loads"]
+    loads, experts = entry["loads"], machine.get("num_logical_experts")
     topology, rule, spread = _topology(machine)
-    if not isinstance(loads, list) or len(loads) != machine.get("num_logical_experts"):
+    if not isinstance(loads, list) or type(experts) is not int or len(loads) != experts:
         raise CertificateError("loads is not a list of num_logical_experts numbers")
     if not 0 < len(loads) <= topology.num_physical_experts:
         raise CertificateError(f"{len(loads)} experts do not fit the slots")

@@ -120,7 +120,7 @@ def _parts(document: Any) -> tuple[dict[str, Any], Sequence[Any]]:
         raise CertificateError("interrupted must be true or false")
     if machine.get("objective", "sum") != "sum" or machine.get("dispatch", "even") != "even":
         raise CertificateError("only the objective 'sum' under dispatch 'even' can be verified")
-    if machine.get("num_layers") != len(layers):
+    if type(machine.get("num_layers")) is not int or machine["num_layers"] != len(layers):
         raise CertificateError(
             f"num_layers={shown(machine.get('num_layers'))} but there are {len(layers)} layers"
         )

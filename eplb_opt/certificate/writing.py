@@ -20,6 +20,9 @@ from eplb_opt.problem.result import Result, Stage
 
 Document = dict[str, Any]
 
+IN_HASTE = 1_000_000
+"""Units of work after an interrupt: below a second."""
+
 
 def certificate(
     machine: Document,
@@ -31,14 +34,16 @@ def certificate(
 ) -> Document:
     """``eplb-opt/certificate/1`` for the first of ``layers``; ``machine`` is its ``instance``.
 
-    ``budget`` is that of a whole document if None. Ctrl-C leaves the layers that are not checked
-    yet on trust.
+    ``budget`` is that of a whole document if None, and a small one after an interrupt, when people
+    wait. Ctrl-C leaves the layers that are not checked yet on trust.
 
     Raises:
         ValueError: a layer that has no placement, or stands twice: there is nothing to certify.
         RuntimeError: the checker refuses what was solved: an error of this package.
     """
-    budget, claims = Budget() if budget is None else budget, list[Document]()
+    if budget is None:
+        budget = Budget(IN_HASTE) if interrupted else Budget()
+    claims: list[Document] = []
     solved = [layer.index for layer, _ in zip(layers, results, strict=False)]
     if len(set(solved)) < len(solved):
         raise ValueError(f"layers {solved}: a certificate holds a layer once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,8 +38,11 @@ def writable(ctx: click.Context, param: click.Parameter, value: Value) -> Value:
     if value is None or (str(value) == "-" and param.name == "json_target"):
         return value
     path = Path(str(value))
-    if not path.absolute().parent.is_dir():
-        raise click.BadParameter(f"{value}: there is no folder {path.parent}")
+    target = Path(os.path.realpath(path))  # where a link leads to
+    if not target.parent.is_dir():
+        raise click.BadParameter(f"{value}: there is no folder {target.parent}")
+    if target.is_symlink():
+        raise click.BadParameter(f"{value}: a link that leads to itself, give a file")
     if param.name == "placements" and path.suffix not in (".npz", ".json"):
         raise click.BadParameter(f"{value}: suffix {path.suffix!r} is not one of .npz, .json")
     if str(value) == "-":
@@ -59,7 +63,7 @@ def _claim(ctx: click.Context, param: click.Parameter, value: Any, *, writes: bo
     if value is None or str(value) in NO_FILES or (path.exists() and not path.is_file()):
         return  # a device or a pipe may be named twice
     known = ctx.meta.setdefault(CLAIMED, {})
-    other, written = known.setdefault(path.resolve(), (param, writes))
+    other, written = known.setdefault(os.path.realpath(path), (param, writes))
     if other is not param and (writes or written):
         name = other.opts[0] if isinstance(other, click.Option) else other.human_readable_name
         raise click.BadParameter(f"{value} is the file of {name}, too: give another one")

@@ -81,8 +81,6 @@ def command(
         workers=workers,
     )
     keep_results()
-    if certificate is not None:
-        _write_certificate(certificate, instance, results)
     if placements is not None:
         _write_placements(placements, instance, results)
     if json_target is not None:
@@ -93,6 +91,8 @@ def command(
     if json_target != "-":
         heading = f"tokens on the fullest rank, stage {stage}"
         show(describe(instance), heading, _result_table(instance, results))
+    if certificate is not None:  # last, for it is checked before it is written
+        _write_certificate(certificate, instance, results)
     return exit_code(instance, results)
 
 

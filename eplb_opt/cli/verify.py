@@ -26,11 +26,14 @@ def command(file: Path, strict: bool) -> int:
     from eplb_opt.certificate import Trust, parse_document, verify_document
 
     with bad_input(str(file)):
-        verdicts = verify_document(parse_document(_content(file)))
+        document = parse_document(_content(file))
+        verdicts = verify_document(document)
     found = table("layer", "stage", "objective", "lower bound", "evidence", "verdict")
     for verdict in verdicts:
         found.add_row(*_row(verdict))
     show(found)
+    if document.get("interrupted"):
+        show("the solve was interrupted: layers that it did not come to are not in this file")
     accepted = (Trust.VERIFIED,) if strict else (Trust.VERIFIED, Trust.TRUSTED)
     return 0 if all(verdict.trust in accepted for verdict in verdicts) else 1
 

@@ -80,8 +80,8 @@ class Optima:
     def under_rule(self) -> Interval:
         """The optimum over everything that the layer's rule allows; one placement is needed."""
         free = {p.block: b.incumbent for p, b in self._placed.items() if p.counts is None}
-        best = bottleneck_partition(free, self.layer.topology.num_groups)
-        return Interval(self._rule_bound, max(free[block] for block in best))
+        _, blocks = bottleneck_partition(free, self.layer.topology.num_groups)
+        return Interval(self._rule_bound, max(free[block] for block in blocks))
 
     def sharpen(self, parts: Sequence[Part]) -> None:
         """Search the parts that can decide ``interval(parts)``, each once, worst first.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.shown import printable
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import find_violations
 
@@ -311,4 +312,4 @@ def as_array(value: Any, name: str) -> Any:
 def one_line(error: BaseException) -> str:
     """Kind and first line of an exception."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return printable(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)

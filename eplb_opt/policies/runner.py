@@ -6,6 +6,7 @@ It protects from accidents (endless loops, crashes, leaks, prints), not from att
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -170,7 +171,12 @@ class _Worker:
         header, maps = self._receive("no answer", self.limits.timeout, most)
         if header.get("wrote_into_input"):
             raise InvalidPlacementError("the policy wrote into its input, the loads")
-        return float(header["runtime_s"]), maps
+        seconds = float(header["runtime_s"])
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise PolicyError(
+                f"its process reports a call of {seconds} s: does it change the clock?"
+            )
+        return seconds, maps
 
     def _receive(self, late: str, timeout: float, most_bytes: int) -> wire.Message:
         deadline = time.monotonic() + timeout
@@ -194,7 +200,8 @@ class _Worker:
             return ""
         if code >= 0:
             return f"the policy ended its process with exit code {code}"
-        return f"the policy's process was ended by {signal.Signals(-code).name}"
+        names = {number.value: number.name for number in signal.Signals}  # real-time ones have none
+        return f"the policy's process was ended by {names.get(-code, f'signal {-code}')}"
 
     def kill(self) -> None:
         """End the process and what it has started."""

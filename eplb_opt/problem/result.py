@@ -34,7 +34,8 @@ class Limit(StrEnum):
     TOLERANCE = "tolerance"
     """Value and bound are as close as was asked."""
     PRECISION = "precision"
-    """The search came to its end, but in rounded numbers: the rest is below their resolution."""
+    """The search came to its end, but in rounded integers, or in the floats of a MILP engine: what
+    is left they cannot decide."""
     INTERRUPT = "interrupt"
     """Ctrl-C."""
 

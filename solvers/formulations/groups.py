@@ -24,7 +24,8 @@ def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
     With ``reach`` it minimizes the largest closed-form bound on what a node's fullest rank can
     reach instead (in tokens per rank): a better guide where few replicas fit on a node.
 
-    Optimal by bisection over all blocks where these can be enumerated (16 groups on 4 nodes, say).
+    Optimal by bisection over all blocks where these can be enumerated and the search for the
+    partition ends (16 groups on 4 nodes, say).
     Else a feasible one, largest group first into the lightest node with room, and the bound
     ``max(sum(w) / N, heaviest group with the lightest others)``.
     """
@@ -36,15 +37,24 @@ def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
     cost = {block: sum((totals[k] for k in block), Fraction(0)) for block in blocks}
     if reach:
         cost = {block: load / topology.ranks_per_node for block, load in cost.items()}
-        value, best = lazy_bottleneck(
+        bound, best = lazy_bottleneck(
             cost, lambda block: bounds.of(layer.node_problem(block)).value, topology.num_groups
         )
     else:
-        best = bottleneck_partition(cost, topology.num_groups)
+        bound, best = bottleneck_partition(cost, topology.num_groups)
+    value = max(cost[block] for block in best)
+    if value > bound:  # the search for a partition was given up
+        by_size = [tuple(sorted(block)) for block in _largest_first(totals, topology.num_nodes)]
+        best = min(best, by_size, key=lambda blocks: max(cost[block] for block in blocks))
         value = max(cost[block] for block in best)
-    nodes = node_of_group(best)
     return Result(
-        Stage.GROUPS, "enumeration", value, value, node_of_group=nodes, bound_source="enumeration"
+        Stage.GROUPS,
+        "enumeration",
+        bound,
+        value,
+        node_of_group=node_of_group(best),
+        bound_source="enumeration",
+        limit=None if value == bound else Limit.WORK,
     )
 
 

@@ -200,9 +200,11 @@ def _counts_within(layer: Layer, makespan: Fraction, budget: Budget) -> _Decisio
     replicas = [r for r in found if r.count <= layer.most_replicas]
     if len({r.expert for r in replicas}) < num_experts:
         return _Decision(None)
-    budget.charge(len(replicas))
-    model, chosen = _counts_model(layer, replicas)
-    above = _add_hall_conditions(model, replicas, chosen, makespan)
+    try:
+        model, chosen = _counts_model(layer, replicas, budget)
+        above = _add_hall_conditions(model, replicas, chosen, makespan, budget)
+    except OutOfBudgetError:
+        return _Decision(None, budget.limit)
     if layer.spread_replicas:
         ranks = layer.topology.num_ranks
         _add_spread_conditions(model, replicas, chosen, above, makespan, ranks)
@@ -216,13 +218,14 @@ def _counts_within(layer: Layer, makespan: Fraction, budget: Budget) -> _Decisio
 
 
 def _counts_model(
-    layer: Layer, replicas: list[_Replica]
+    layer: Layer, replicas: list[_Replica], budget: Budget
 ) -> tuple[cp_model.CpModel, list[cp_model.IntVar]]:
     """One choice an expert, P replicas in total."""
     model = cp_model.CpModel()
     chosen = [model.new_bool_var("") for _ in replicas]
     of_expert: list[list[cp_model.IntVar]] = [[] for _ in layer.loads]
     for replica, variable in zip(replicas, chosen, strict=True):
+        budget.spend(1)
         of_expert[replica.expert].append(variable)
     for variables in of_expert:
         model.add_exactly_one(variables)
@@ -236,6 +239,7 @@ def _add_hall_conditions(
     replicas: list[_Replica],
     chosen: list[cp_model.IntVar],
     makespan: Fraction,
+    budget: Budget,
 ) -> dict[int, cp_model.IntVar]:
     """Partners suffice at each heavy load; returns the number of replicas from index i up, by i.
 
@@ -249,6 +253,7 @@ def _add_hall_conditions(
     for i in reversed(range(len(replicas))):
         if 2 * replicas[i].load <= makespan:
             break
+        budget.spend(1)
         heavy = replicas[i].count * chosen[i]
         partners: list[cp_model.LinearExpr] = []
         while replicas[light].load + replicas[i].load <= makespan:

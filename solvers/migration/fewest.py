@@ -9,6 +9,7 @@ from fractions import Fraction
 from eplb_opt import bounds
 from eplb_opt.bounds.closed_form import count_window
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.result import Limit
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 from solvers.migration.move_search import EXHAUSTED, MoveSearch
@@ -62,7 +63,8 @@ def fewest_moves(
     """
     budget = Budget(search or SearchOptions(time_limit))
     found = _solve(layer, old, makespan_limit, budget, initial, at_least)
-    return replace(found, runtime=budget.elapsed())
+    limit = Limit.INTERRUPT if budget.interrupted else found.limit
+    return replace(found, runtime=budget.elapsed(), limit=limit)
 
 
 def _solve(

@@ -8,8 +8,10 @@ import pytest
 from eplb_opt import Instance, Topology, bounds, find_violations
 from eplb_opt.io.synthetic import generate
 from eplb_opt.migration import plan_migration
+from eplb_opt.problem.result import Limit
 from eplb_opt.problem.transfer import received
 from solvers.dispatch import value
+from solvers.migration import MigrationResult
 from solvers.options import SearchOptions
 
 LOADS = generate("lognormal", num_layers=3, num_experts=12, tokens=12_000, seed=1)
@@ -67,6 +69,22 @@ def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> Non
     assert plan.interrupted
     assert [found.at_least is None for found in plan.layers] == [False, True, True, True]
     assert not find_violations(plan.placement, NOW)
+
+
+def test_an_interrupt_between_two_makespans_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``within`` each layer is searched for two makespans: the second went on, to the end."""
+    import solvers.migration
+
+    calls: list[Fraction] = []
+
+    def interrupted(_layer, _old, makespan, **_options):
+        calls.append(makespan)
+        return MigrationResult(makespan, 0, limit=Limit.INTERRUPT)
+
+    monkeypatch.setattr(solvers.migration, "fewest_moves", interrupted)
+    search = SearchOptions(5)
+    plan = plan_migration(NOW, BEFORE, budget=4, within=Fraction(1, 100), search=search)
+    assert (plan.interrupted, len(calls)) == (True, 1)
 
 
 def test_spread_replicas_are_refused() -> None:

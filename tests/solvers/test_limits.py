@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Layer, Topology, bounds
+from eplb_opt import Instance, Layer, Topology, bounds, documents
 from eplb_opt.bounds import closed_form
-from solvers import solve
+from eplb_opt.certificate import Trust, verify_document
+from eplb_opt.problem.validity import layer_violation
+from solvers import decomposition, portfolio, solve
 from solvers.backends import BACKENDS
 from solvers.compiled import HAVE_NUMBA, compiled_within
 from solvers.engines import mip, mip_process
@@ -235,6 +237,34 @@ def test_a_layer_that_is_too_large_to_search_still_has_value_and_bound(
         assert result.objective is not None
         assert result.lower_bound >= bounds.of(layer).value
         assert (result.status == "optimal") == (result.limit is None)
+
+
+@pytest.mark.parametrize("machine", [(16, 32), (4, 16)], ids=str)
+def test_groups_with_too_many_partitions_do_not_hang(machine: tuple[int, int]) -> None:
+    """32 groups on 16 nodes: the search for a partition had no limit, and took over 90 s."""
+    nodes, groups = machine
+    layer = random_layer(256, 320, 32, num_nodes=nodes, num_groups=groups)
+    result = solve(layer, work_limit=100_000)
+    assert layer_violation(layer, result.placement) is None
+    instance = Instance([layer.loads], layer.topology)
+    written = documents.certificate(instance, [result], interrupted=False)
+    (verdict,) = verify_document(written)
+    assert verdict.trust in (Trust.VERIFIED, Trust.TRUSTED)
+
+
+def test_the_node_that_decides_gets_what_is_left() -> None:
+    """With four nodes a search of 12 s ended after 3, and said 'time'."""
+    layer = random_layer(256, 288, 32, num_nodes=4, num_groups=8)
+    budget = Budget(SearchOptions(work_limit=4_000_000))
+    found = decomposition.solve_joint(layer, portfolio.solve_joint, budget)
+    assert (found.closed, found.limit) == (False, "work")
+    assert budget.used >= 4_000_000
+
+
+def test_without_a_limit_local_search_ends_by_its_own_work() -> None:
+    """It said 'precision', as if arithmetic were the obstacle."""
+    result = solve(random_layer(48, 72, 24))
+    assert (result.status, result.limit) == ("feasible", "work")
 
 
 def test_on_one_rank_the_mean_is_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:

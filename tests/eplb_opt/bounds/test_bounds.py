@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology, bounds
+from eplb_opt.bounds import partitions
 from eplb_opt.bounds.closed_form import (
     Window,
     _fewest_heavier,
@@ -150,9 +151,14 @@ def test_bottleneck_partition_is_optimal(costs: list[int]) -> None:
     best = min(
         max(cost[tuple(sorted(p[i : i + 2]))] for i in (0, 2, 4)) for p in permutations(range(6))
     )
-    found = bottleneck_partition(cost, 6)
+    bound, found = bottleneck_partition(cost, 6)
     assert sorted(k for block in found for k in block) == list(range(6))
-    assert max(cost[block] for block in found) == best
+    assert bound == max(cost[block] for block in found) == best
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partitions._Steps, "left", 0)
+        patch.setattr(partitions, "FEWEST_STEPS", -3)
+        bound, found = bottleneck_partition(cost, 6)
+    assert bound <= best <= max(cost[block] for block in found)
 
 
 @settings(max_examples=50)
@@ -161,7 +167,7 @@ def test_lazy_refinement_finds_the_optimum(costs: list[int], discounts: list[int
     exact = {b: Fraction(c) for b, c in zip(all_blocks(6, 3), costs, strict=True)}
     cheap = {b: c - d for (b, c), d in zip(exact.items(), discounts, strict=True)}
     value, blocks = lazy_bottleneck(dict(cheap), exact.__getitem__, 6)
-    best = bottleneck_partition(exact, 6)
+    _, best = bottleneck_partition(exact, 6)
     assert value == max(exact[b] for b in best) == max(exact[b] for b in blocks)
 
 

@@ -105,3 +105,16 @@ def talks_back(*_):
 def leaves_a_child(weight, num_replicas, *rest):
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "eplb-orphan"])
     return good(weight, num_replicas, *rest)
+
+
+def dies_by_a_signal_without_a_name(*_):
+    os.kill(os.getpid(), 40)
+
+
+def stops_the_clock(weight, num_replicas, *_):
+    time.perf_counter = lambda: float("nan")
+    return good(weight, num_replicas)
+
+
+def colours_the_terminal(*_):
+    raise RuntimeError("\x1b[31mred")

@@ -44,6 +44,9 @@ def runner():
         ("strings", InvalidPlacementError, "not numbers"),
         ("nothing", InvalidPlacementError, "returned a NoneType"),
         ("enormous", PolicyError, "out of memory: the limit is 0.488"),
+        ("dies_by_a_signal_without_a_name", PolicyError, "ended by signal 40"),
+        ("stops_the_clock", PolicyError, "took nan s, it says|reports a call of nan s"),
+        ("colours_the_terminal", PolicyError, r"RuntimeError: \\x1b\[31mred"),
         ("talks_back", PolicyError, "the answer is a header"),
     ],
 )
