@@ -61,7 +61,7 @@ WRONG = {
     "limits-that-cannot-be-met": (
         GLOBAL,
         {"stage": "counts", "given": Stages(most=[1] * 8)},
-        "cannot be split",
+        "given.most allow 8 replicas for the 16 slots",
     ),
     "nodes-under-the-global-rule": (
         GLOBAL,
