@@ -66,7 +66,7 @@ def test_counts_within_limits() -> None:
     limits = Stages(least=[1, 2, 1], most=[2, 4, 4])
     result = solve(layer, stage="counts", given=limits)
     assert (result.counts, result.objective, result.status) == ((2, 3, 1), 50, "optimal")
-    with pytest.raises(ValueError, match="given.most allow 3 replicas for the 6 slots"):
+    with pytest.raises(ValueError, match=r"given\.most allow 3 replicas for the 6 slots"):
         solve(layer, stage="counts", given=Stages(most=[1, 1, 1]))
 
 
