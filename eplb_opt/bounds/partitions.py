@@ -19,8 +19,8 @@ MAX_BLOCKS = 20_000
 
 
 MOST_STEPS = 3_000_000
-"""Of all searches for the best partition together: about a second. 16 groups on 4 nodes take as
-many at times, 32 groups on 16 nodes may take for ever."""
+"""Of all searches for the best partition together: below half a second. 16 groups on 4 nodes need
+more at times, 32 groups on 16 nodes may take for ever."""
 FEWEST_STEPS = 1_000
 """That each of them may take in any case, and one more a group: so many are enough if all blocks
 are allowed."""

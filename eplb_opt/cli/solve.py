@@ -132,11 +132,12 @@ def solve_layers(instance: Instance, times: LayerTimes, **options: Any) -> list[
     from solvers import solve
     from solvers.tree_search.count_vectors import compile_searches
 
-    if not times.asked and options.get("stage") not in ("groups", "counts"):
-        compile_searches()  # once on a machine: no part of what is usual
-    start = time.perf_counter()
     results: list[Result] = []
     with progress_bar() as progress, bad_input():
+        if not times.asked and options.get("stage") not in ("groups", "counts"):
+            progress("compiling the searches, once on a machine", 0, instance.num_layers)
+            compile_searches()  # no part of what is usual
+        start = time.perf_counter()
         for layer in instance.layers():
             tell = partial(_tell, progress, f"layer {layer.index}", len(results), instance)
             tell(None, None)
