@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology, bounds, documents
-from eplb_opt.bounds import closed_form
+from eplb_opt.bounds import closed_form, partitions
 from eplb_opt.certificate import Trust, verify_document
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition, portfolio, solve
@@ -250,6 +250,25 @@ def test_groups_with_too_many_partitions_do_not_hang(machine: tuple[int, int]) -
     written = documents.certificate(instance, [result], interrupted=False)
     (verdict,) = verify_document(written)
     assert verdict.trust in (Trust.VERIFIED, Trust.TRUSTED)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 30), min_size=8, max_size=8),
+    st.sampled_from([(2, 4, 12), (4, 8, 8), (2, 8, 12)]),
+)
+def test_with_the_partitions_cut_short_bounds_and_optima_hold(
+    loads: list[int], machine: tuple[int, int, int]
+) -> None:
+    nodes, groups, slots = machine
+    layer = Instance([loads], Topology(slots, nodes, nodes, groups)).layer(0)
+    best = solve(layer, backend="brute-force").objective
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partitions._Steps, "left", 0)
+        patch.setattr(partitions, "FEWEST_STEPS", nodes)
+        result = solve(layer)
+    assert result.lower_bound <= best <= result.objective
+    assert (result.status == "optimal") == (result.limit is None)
 
 
 def test_the_node_that_decides_gets_what_is_left() -> None:
