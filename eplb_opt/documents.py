@@ -60,8 +60,8 @@ def describe_instance(
 def gap(report: GapReport) -> Document:
     """``eplb-opt/gap/1``."""
     instance = report.instance
-    slots = instance.topology.num_physical_experts
-    in_order = Placement.in_order(instance.num_layers, instance.num_logical_experts, slots)
+    num_slots = instance.topology.num_physical_experts
+    in_order = Placement.in_order(instance.num_layers, instance.num_logical_experts, num_slots)
     return {
         "schema": "eplb-opt/gap/1",
         "instance": describe_instance(instance, *report.cost),

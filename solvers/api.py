@@ -20,7 +20,7 @@ from solvers.decomposition import CountSolver
 from solvers.dispatch import value
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
-from solvers.given import Stages, checked_initial, ratio
+from solvers.given import Stages, check_initial, ratio
 from solvers.options import Budget, Progress, SearchOptions
 
 __all__ = ["Stages", "solve"]
@@ -47,8 +47,7 @@ def solve(
 
     Args:
         problem: ``instance.layer(i)``.
-        stage: ``groups`` (hierarchical rule only; largest node load, or with the backend ``reach``
-            the largest bound of a node), ``counts`` (heaviest
+        stage: ``groups`` (hierarchical rule only; largest node load), ``counts`` (heaviest
             replica), ``packing`` (makespan with the counts given), or ``joint`` (makespan over
             everything that the rule allows).
         backend: one of ``BACKENDS[stage]``, or ``auto``.
@@ -58,7 +57,7 @@ def solve(
         time_limit: seconds, None for none. Reaching it is a result, not an exception.
         seed: for backends with randomness.
         workers: threads; 1 is repeatable.
-        initial: slots [P] of a valid placement to start the joint search from.
+        initial: [P] a valid placement to start the joint search from.
         given: decisions of earlier stages for ``counts`` and ``packing``; what is None is solved
             first, to optimality.
         tolerance: a search (``packing``, ``joint``) may stop at this relative distance of value and
@@ -95,17 +94,17 @@ def solve(
     if search is not None and options != SearchOptions():
         raise ValueError("search= holds all limits: give time_limit and the like in it, or alone")
     question = _Question.of(problem, stage, backend, objective, dispatch)
-    given = (given or Stages()).checked(problem, question.stage)
+    given = (given or Stages()).check(problem, question.stage)
     if initial is not None and question.stage != Stage.JOINT:
         raise ValueError(f"initial: stage={stage!r} starts from nothing, leave it out")
-    start = checked_initial(problem, initial)
+    start = check_initial(problem, initial)
     budget = Budget(search or options)
-    result = _solved(question, given, start, budget)
+    result = _solve(question, given, start, budget)
     budget.tell(result.objective or result.lower_bound, result.lower_bound)
     return result
 
 
-def _solved(
+def _solve(
     question: _Question, given: Stages, initial: tuple[int, ...] | None, budget: Budget
 ) -> Result:
     problem = question.problem
@@ -117,10 +116,10 @@ def _solved(
         return _counts(problem, COUNTS[question.backend].solve, given)
     if question.stage == Stage.JOINT:
         return question.answer(_joint(question, initial, budget), budget)
-    nodes, counts = _decided(problem, given)
+    node_of_group, counts = _decide(problem, given)
     if max(counts) > problem.most_replicas:
         return question.infeasible(bounds.of(problem, counts=counts))
-    return question.answer(_packing(question, nodes, counts, budget), budget)
+    return question.answer(_packing(question, node_of_group, counts, budget), budget)
 
 
 @dataclass(frozen=True)
@@ -179,10 +178,10 @@ class _Question:
         Raises:
             RuntimeError: it is not: an error of this package, not of the caller.
         """
-        problem, slots = self.problem, found.placement
-        if slots is not None:
-            wrong = layer_violation(problem, slots)
-            if wrong is None and self.value(slots) != found.value:
+        problem, phy2log = self.problem, found.placement
+        if phy2log is not None:
+            wrong = layer_violation(problem, phy2log)
+            if wrong is None and self.value(phy2log) != found.value:
                 wrong = f"it is not worth {found.value}"
             if wrong is not None:
                 raise RuntimeError(f"{self.backend} returned an invalid placement: {wrong}")
@@ -193,9 +192,9 @@ class _Question:
             self.backend,
             found.bound,
             found.value,
-            slots,
-            None if slots is None else found.counts(problem.num_logical_experts),
-            None if slots is None else _node_of_group(problem, slots),
+            phy2log,
+            None if phy2log is None else found.counts(problem.num_logical_experts),
+            None if phy2log is None else _node_of_group(problem, phy2log),
             bound_source=found.source,
             limit=self.reason(found, budget),
             runtime=budget.elapsed(),
@@ -211,28 +210,28 @@ class _Question:
             return Limit.INTERRUPT
         if found.closed or found.limit == Limit.INTERRUPT:
             return None if found.closed else found.limit
-        if found.value is not None and budget.satisfied(found.value, found.bound):
+        if found.value is not None and budget.accepts(found.value, found.bound):
             return Limit.TOLERANCE
         return found.limit or Limit.PRECISION
 
-    def value(self, slots: Sequence[int]) -> Fraction:
+    def value(self, phy2log: Sequence[int]) -> Fraction:
         """What a placement costs."""
-        return value(self.problem, slots, *self.cost).incumbent
+        return value(self.problem, phy2log, *self.cost).incumbent
 
 
-def _node_of_group(problem: Layer, slots: Sequence[int]) -> tuple[int, ...] | None:
+def _node_of_group(problem: Layer, phy2log: Sequence[int]) -> tuple[int, ...] | None:
     """[K] where a valid placement has the groups; None under the global rule."""
     if problem.rule == Rule.GLOBAL:
         return None
     per_node = problem.topology.slots_per_node
-    return tuple(slots.index(group[0]) // per_node for group in problem.groups)
+    return tuple(phy2log.index(group[0]) // per_node for group in problem.groups)
 
 
 def _counts(problem: Layer, solver: CountSolver, given: Stages) -> Result:
     if problem.rule == Rule.GLOBAL:
         return solver(problem, given.least, given.most)
-    nodes = _nodes(problem, given)
-    return decomposition.solve_counts(problem, nodes, solver, given.least, given.most)
+    node_of_group = _nodes(problem, given)
+    return decomposition.solve_counts(problem, node_of_group, solver, given.least, given.most)
 
 
 def _nodes(problem: Layer, given: Stages) -> Sequence[int]:
@@ -242,36 +241,34 @@ def _nodes(problem: Layer, given: Stages) -> Sequence[int]:
     return given.node_of_group or solve_groups(problem).node_of_group or ()
 
 
-def _decided(problem: Layer, given: Stages) -> tuple[Sequence[int], Sequence[int]]:
+def _decide(problem: Layer, given: Stages) -> tuple[Sequence[int], Sequence[int]]:
     """Node of each group and counts: as given, else the optima of their stages.
 
     Raises:
         ValueError: the counts do not fill the nodes.
     """
-    nodes = _nodes(problem, given)
-    counts = (
-        given.counts
-        or _counts(problem, solve_counts, replace(given, node_of_group=nodes or None)).counts
-        or ()
-    )
-    slots, size = problem.topology.slots_per_node, len(counts) // problem.topology.num_groups
-    for node in set(nodes):
-        replicas = sum(c for e, c in enumerate(counts) if nodes[e // size] == node)
-        if replicas != slots:
+    node_of_group = _nodes(problem, given)
+    decided = replace(given, node_of_group=node_of_group or None)
+    counts = given.counts or _counts(problem, solve_counts, decided).counts or ()
+    num_slots = problem.topology.slots_per_node
+    group_size = len(counts) // problem.topology.num_groups
+    for node in set(node_of_group):
+        replicas = sum(c for e, c in enumerate(counts) if node_of_group[e // group_size] == node)
+        if replicas != num_slots:
             raise ValueError(
-                f"given.counts need {replicas} of the {slots} slots of node {node}, where "
-                f"node_of_group={tuple(nodes)} puts their groups"
+                f"given.counts need {replicas} of the {num_slots} slots of node {node}, where "
+                f"node_of_group={tuple(node_of_group)} puts their groups"
             )
-    return nodes, counts
+    return node_of_group, counts
 
 
 def _packing(
-    question: _Question, nodes: Sequence[int], counts: Sequence[int], budget: Budget
+    question: _Question, node_of_group: Sequence[int], counts: Sequence[int], budget: Budget
 ) -> Bracket:
     problem, solver = question.problem, PACKING[question.backend].solve
     if problem.rule == Rule.GLOBAL:
         return solver(problem, counts, budget)
-    return decomposition.solve_packing(problem, counts, nodes, solver, budget)
+    return decomposition.solve_packing(problem, counts, node_of_group, solver, budget)
 
 
 def _joint(question: _Question, initial: tuple[int, ...] | None, budget: Budget) -> Bracket:

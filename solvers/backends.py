@@ -27,7 +27,7 @@ from solvers.formulations import (
     two_slots,
 )
 from solvers.formulations.counts import solve_counts
-from solvers.formulations.groups import solve_groups, solve_groups_by_reach
+from solvers.formulations.groups import solve_groups
 from solvers.tree_search import joint as joint_search
 from solvers.tree_search import packing as packing_search
 
@@ -58,7 +58,7 @@ class Backend(Generic[Solver]):
 
     solve: Solver
     takes: Callable[[Layer], bool] = any_layer
-    installed: Callable[[], bool] = always
+    is_installed: Callable[[], bool] = always
     in_floats: bool = False
 
 
@@ -77,17 +77,14 @@ def _programs(solve: Callable[..., Bracket]) -> dict[str, Backend[Any]]:
     return {
         engine: Backend(
             partial(solve, backend=engine),
-            installed=partial(mip.installed, engine),
+            is_installed=partial(mip.is_installed, engine),
             in_floats=True,
         )
         for engine in mip.ENGINES
     }
 
 
-GROUPS: dict[str, Backend[Callable[[Layer], Result]]] = {
-    "load": Backend(solve_groups),
-    "reach": Backend(solve_groups_by_reach),
-}
+GROUPS: dict[str, Backend[Callable[[Layer], Result]]] = {"load": Backend(solve_groups)}
 COUNTS: dict[str, Backend[CountSolver]] = {"greedy": Backend(solve_counts)}
 PACKING: dict[str, Backend[PackingSolver]] = {
     "portfolio": Backend(portfolio.solve_packing),
@@ -99,7 +96,7 @@ PACKING: dict[str, Backend[PackingSolver]] = {
 JOINT: dict[str, Backend[JointSolver]] = {
     "portfolio": Backend(portfolio.solve_joint),
     "search": Backend(joint_search.solve_joint),
-    "pairs": Backend(two_slots.solve_pairs, takes=two_slots_a_rank),
+    "two-slots": Backend(two_slots.solve_joint, takes=two_slots_a_rank),
     "cp-sat": Backend(joint_cp_sat.solve_joint),
     **_programs(joint_mip.solve_joint),
     "brute-force": Backend(brute_force.solve_joint, takes=few_slots),

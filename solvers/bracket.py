@@ -17,7 +17,7 @@ class Bracket:
     """``bound <= optimum <= value``, both exact and in tokens; they only come closer.
 
     Attributes:
-        placement: [P] slots of the best placement; None without one.
+        placement: [P] the expert in each slot of the best placement; None without one.
         value: what it costs, recomputed from it; None without one.
         bound: proven lower bound.
         source: what proves the bound.
@@ -46,7 +46,7 @@ class Bracket:
         return self.value == self.bound
 
     @property
-    def slots(self) -> tuple[int, ...]:
+    def phy2log(self) -> tuple[int, ...]:
         """The placement, which must be there."""
         if self.placement is None:
             raise ValueError("no placement is known")
@@ -61,7 +61,7 @@ class Bracket:
 
     def counts(self, num_experts: int) -> tuple[int, ...]:
         """[E] replicas of each expert in the placement."""
-        found = Counter(self.slots)
+        found = Counter(self.phy2log)
         return tuple(found[e] for e in range(num_experts))
 
     def with_placement(self, found: Bracket) -> Bracket:

@@ -41,15 +41,15 @@ def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget | None = N
 
 def _best(layer: Layer, placements: Iterator[tuple[int, ...]], budget: Budget | None) -> Bracket:
     if layer.topology.num_physical_experts > LARGEST:
-        size = layer.topology.num_physical_experts
+        num_slots = layer.topology.num_physical_experts
         raise ValueError(
-            f"num_physical_experts={size} is too many for brute force (at most {LARGEST})"
+            f"num_physical_experts={num_slots} is too many for brute force (at most {LARGEST})"
         )
     best, budget = Bracket(None, None, Fraction(0), "enumeration"), budget or Budget()
     try:
-        for slots in placements:
-            if _spread(layer, slots):
-                best = best.with_placement(value(layer, slots))
+        for phy2log in placements:
+            if _spread(layer, phy2log):
+                best = best.with_placement(value(layer, phy2log))
             if best.placement is not None:
                 budget.spend(1)
     except OutOfBudgetError:
@@ -60,10 +60,10 @@ def _best(layer: Layer, placements: Iterator[tuple[int, ...]], budget: Budget | 
     return best.with_bound(best.incumbent, "enumeration")
 
 
-def _spread(layer: Layer, slots: tuple[int, ...]) -> bool:
-    size = layer.topology.slots_per_rank
-    ranks = (slots[i : i + size] for i in range(0, len(slots), size))
-    return not layer.spread_replicas or all(len(set(rank)) == size for rank in ranks)
+def _spread(layer: Layer, phy2log: tuple[int, ...]) -> bool:
+    S = layer.topology.slots_per_rank
+    ranks = (phy2log[i : i + S] for i in range(0, len(phy2log), S))
+    return not layer.spread_replicas or all(len(set(rank)) == S for rank in ranks)
 
 
 def _placements(layer: Layer) -> Iterator[tuple[int, ...]]:
@@ -78,7 +78,7 @@ def _placements(layer: Layer) -> Iterator[tuple[int, ...]]:
             continue
         nodes = [_node_placements(layer, block) for block in blocks]
         for choice in product(*nodes):
-            yield tuple(e for slots in choice for e in slots)
+            yield tuple(e for inside in choice for e in inside)
 
 
 def _node_placements(layer: Layer, block: Sequence[int]) -> list[tuple[int, ...]]:
@@ -87,7 +87,7 @@ def _node_placements(layer: Layer, block: Sequence[int]) -> list[tuple[int, ...]
     """
     experts = layer.experts_of(block)
     best = solve_joint(layer.node_problem(block))
-    return [tuple(experts[i] for i in best.slots)]
+    return [tuple(experts[i] for i in best.phy2log)]
 
 
 def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
@@ -100,16 +100,14 @@ def _packings(layer: Layer, counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
     yield from _fill(items, layer.topology.slots_per_rank)
 
 
-def _fill(items: list[int], size: int) -> Iterator[tuple[int, ...]]:
-    """All ways to split ``items`` into ranks of ``size``; the first item always opens the next
-    rank.
-    """
+def _fill(items: list[int], S: int) -> Iterator[tuple[int, ...]]:
+    """All ways to split ``items`` into ranks of S; the first item always opens the next rank."""
     if not items:
         yield ()
         return
-    for others in {tuple(sorted(c)) for c in combinations(items[1:], size - 1)}:
+    for others in {tuple(sorted(c)) for c in combinations(items[1:], S - 1)}:
         rest = list(items[1:])
         for e in others:
             rest.remove(e)
-        for tail in _fill(rest, size):
+        for tail in _fill(rest, S):
             yield (items[0], *others, *tail)

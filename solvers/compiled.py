@@ -30,7 +30,7 @@ def compiled(function: Function) -> Function:
     return cast(Function, import_module("numba").njit(cache=True)(function))
 
 
-def compiled_within(seconds: float | None, rehearsal: Callable[[], object]) -> bool:
+def compile_within(seconds: float | None, rehearsal: Callable[[], object]) -> bool:
     """Whether what ``rehearsal`` compiles is ready after at most so many seconds; None waits.
 
     It is called once in a process, and goes on if it is not waited for.

@@ -97,7 +97,7 @@ def solve_packing(
         found.append(solve_node(layer.node_problem(block), inside, budget.part()))
     worst = max(found, key=lambda node: node.bound)
     known = Bracket(None, None, worst.bound, worst.source, limit=_limit(found))
-    return known.with_placement(_joined(layer, blocks, found))
+    return known.with_placement(_join(layer, blocks, found))
 
 
 def solve_joint(
@@ -116,7 +116,7 @@ def solve_joint(
     closed = bounds.of(layer)
     cost = _block_means(layer)
     bounded: set[Block] = set()
-    starts = {} if initial is None else _placed_blocks(layer, initial)
+    starts = {} if initial is None else _place_by_block(layer, initial)
 
     def bound_block(block: Block) -> Fraction:
         return bounds.of(layer.node_problem(block)).value if budget.chunk() else cost[block]
@@ -148,15 +148,15 @@ def solve_joint(
         cost |= {block: bound_block(block) for block in blocks}
         for block in blocks:
             solve_block(block, blocks)
-    if (slowest := _cut_short(solved, blocks)) is not None and budget.limited and budget.chunk():
-        rest = solve_node(layer.node_problem(slowest), budget.part(), solved[slowest].slots)
+    if (slowest := _unfinished(solved, blocks)) is not None and budget.limited and budget.chunk():
+        rest = solve_node(layer.node_problem(slowest), budget.part(), solved[slowest].phy2log)
         solved[slowest] = _better(solved[slowest], rest)
         if enumerated and rest.bound > cost[slowest]:
             cost[slowest] = max(cost[slowest], rest.bound)
             proven, _ = lazy_bottleneck(cost, bound_block, topology.num_groups, bounded)
     nodes = [solved[block] for block in blocks]
     worst = max(nodes, key=lambda node: node.bound)
-    known = Bracket.start(closed, [_joined(layer, blocks, nodes)])
+    known = Bracket.start(closed, [_join(layer, blocks, nodes)])
     known = known.with_bound(proven, f"groups:{worst.source}", _evidence(solved))
     if initial is not None:
         known = known.with_placement(value(layer, initial))
@@ -164,7 +164,7 @@ def solve_joint(
     return replace(known, limit=None if known.closed else reason)
 
 
-def _cut_short(solved: dict[Block, Bracket], blocks: Sequence[Block]) -> Block | None:
+def _unfinished(solved: dict[Block, Bracket], blocks: Sequence[Block]) -> Block | None:
     """The node with the largest value, if its share of the time or the work was not enough."""
     worst = max(blocks, key=lambda block: solved[block].incumbent)
     return worst if solved[worst].limit in (Limit.TIME, Limit.WORK) else None
@@ -176,15 +176,15 @@ def _better(known: Bracket, found: Bracket) -> Bracket:
     return replace(both, limit=None if both.closed else found.limit)
 
 
-def _placed_blocks(layer: Layer, slots: Sequence[int]) -> dict[Block, tuple[int, ...]]:
+def _place_by_block(layer: Layer, phy2log: Sequence[int]) -> dict[Block, tuple[int, ...]]:
     """What each node holds in a valid placement [P], as experts of that node's problem."""
-    per_node, size = layer.topology.slots_per_node, len(layer.groups[0])
+    slots_per_node, group_size = layer.topology.slots_per_node, len(layer.groups[0])
     found = dict[Block, tuple[int, ...]]()
-    for start in range(0, len(slots), per_node):
-        node = slots[start : start + per_node]
-        block = tuple(sorted({e // size for e in node}))
+    for start in range(0, len(phy2log), slots_per_node):
+        held = phy2log[start : start + slots_per_node]
+        block = tuple(sorted({e // group_size for e in held}))
         position = {e: i for i, e in enumerate(layer.experts_of(block))}
-        found[block] = tuple(position[e] for e in node)
+        found[block] = tuple(position[e] for e in held)
     return found
 
 
@@ -210,15 +210,15 @@ def _evidence(solved: dict[Block, Bracket]) -> evidence.Groups:
     )
 
 
-def _joined(layer: Layer, blocks: Sequence[Block], nodes: Sequence[Bracket]) -> Bracket:
+def _join(layer: Layer, blocks: Sequence[Block], nodes: Sequence[Bracket]) -> Bracket:
     """The placement of the whole layer when node n takes ``blocks[n]``; none if one has none."""
-    slots: list[int] = []
+    phy2log: list[int] = []
     if any(node.placement is None for node in nodes):
         return replace(nodes[0], placement=None, value=None)
     for block, node in zip(blocks, nodes, strict=True):
         experts = layer.experts_of(block)
-        slots += [experts[i] for i in node.slots]
-    return value(layer, slots)
+        phy2log += [experts[i] for i in node.phy2log]
+    return value(layer, phy2log)
 
 
 def _limit(nodes: Iterable[Bracket]) -> Limit | None:

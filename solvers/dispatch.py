@@ -22,15 +22,15 @@ from solvers.bracket import Bracket
 
 def value(
     layer: Layer,
-    slots: Sequence[int],
+    phy2log: Sequence[int],
     objective: Objective | str = SUM,
     dispatch: Dispatch | str = Dispatch.EVEN,
 ) -> Bracket:
-    """What the placement ``slots`` [P] costs, in tokens; exact, so value and bound are equal.
+    """What the placement ``phy2log`` [P] costs, in tokens; exact, so value and bound are equal.
 
     Args:
         layer: the problem.
-        slots: every expert with load has a slot.
+        phy2log: every expert with load has a slot.
         objective: over the steps of the layer.
         dispatch: ``fixed`` for the objective ``sum`` only, where it is ``optimal``.
 
@@ -41,16 +41,16 @@ def value(
     if dispatch == Dispatch.FIXED and objective != SUM:
         raise ValueError(f"dispatch='fixed' with objective={str(objective)!r}: use 'sum'")
     exact = _even_makespan if dispatch == Dispatch.EVEN else _best_makespan
-    cost = objective.over([exact(step, slots) for step in objective.steps_of(layer)])
-    return Bracket(tuple(slots), cost, cost, str(dispatch))
+    cost = objective.over([exact(step, phy2log) for step in objective.steps_of(layer)])
+    return Bracket(tuple(phy2log), cost, cost, str(dispatch))
 
 
-def _even_makespan(step: Layer, slots: Sequence[int]) -> Fraction:
-    return max(rank_loads(step, slots))
+def _even_makespan(step: Layer, phy2log: Sequence[int]) -> Fraction:
+    return max(rank_loads(step, phy2log))
 
 
-def _best_makespan(step: Layer, slots: Sequence[int]) -> Fraction:
-    return best_shares(step, slots).makespan
+def _best_makespan(step: Layer, phy2log: Sequence[int]) -> Fraction:
+    return best_shares(step, phy2log).makespan
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ class BestShares:
     tokens: tuple[dict[int, Fraction], ...]
 
 
-def best_shares(layer: Layer, slots: Sequence[int]) -> BestShares:
-    """The token split of ``slots`` [P] that minimizes the largest rank load.
+def best_shares(layer: Layer, phy2log: Sequence[int]) -> BestShares:
+    """The token split of ``phy2log`` [P] that minimizes the largest rank load.
 
     Exact in integers of any size. Newton steps: a makespan that is too small leaves a cut F, whose
     ratio is the next trial; at most G steps, each a maximum flow of O(E * P^2) in the worst case.
 
     Raises:
-        ValueError: ``slots`` has not P entries, or an expert with load has no slot.
+        ValueError: ``phy2log`` has not P entries, or an expert with load has no slot.
     """
-    ranks = _ranks_of(layer, slots)
+    ranks = _ranks_of(layer, phy2log)
     critical = frozenset(range(len(ranks)))
     makespan = _ratio(layer, ranks, critical)
     while True:
@@ -90,12 +90,12 @@ def best_shares(layer: Layer, slots: Sequence[int]) -> BestShares:
         critical, makespan = cut, _ratio(layer, ranks, cut)
 
 
-def _ranks_of(layer: Layer, slots: Sequence[int]) -> list[set[int]]:
+def _ranks_of(layer: Layer, phy2log: Sequence[int]) -> list[set[int]]:
     P, S = layer.topology.num_physical_experts, layer.topology.slots_per_rank
-    if len(slots) != P:
-        raise ValueError(f"slots has {len(slots)} entries, expected num_physical_experts={P}")
+    if len(phy2log) != P:
+        raise ValueError(f"phy2log has {len(phy2log)} entries, expected num_physical_experts={P}")
     ranks: list[set[int]] = [set() for _ in layer.loads]
-    for slot, expert in enumerate(slots):
+    for slot, expert in enumerate(phy2log):
         ranks[expert].add(slot // S)
     for expert, load in enumerate(layer.loads):
         if load and not ranks[expert]:
@@ -138,12 +138,12 @@ def _route(
         space[end[1]] -= amount
 
 
-Node = tuple[str, int]
+Vertex = tuple[str, int]
 
 
 def _search(
     left: list[int], space: list[int], flow: list[dict[int, int]]
-) -> tuple[Node | None, dict[Node, Node], set[int]]:
+) -> tuple[Vertex | None, dict[Vertex, Vertex], set[int]]:
     """Breadth-first from experts with supply left to a rank with space; experts reached."""
     served: list[list[int]] = [[] for _ in space]
     for e, row in enumerate(flow):
@@ -151,7 +151,7 @@ def _search(
             if amount:
                 served[r].append(e)
     seen = {e for e, amount in enumerate(left) if amount}
-    queue, came_from = deque(sorted(seen)), dict[Node, Node]()
+    queue, came_from = deque(sorted(seen)), dict[Vertex, Vertex]()
     while queue:
         e = queue.popleft()
         for r in flow[e]:

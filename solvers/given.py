@@ -42,7 +42,7 @@ class Stages:
     least: Sequence[int] | None = None
     most: Sequence[int] | None = None
 
-    def checked(self, layer: Layer, stage: Stage) -> Stages:
+    def check(self, layer: Layer, stage: Stage) -> Stages:
         """The same as tuples of Python's integers, if they fit the layer and the stage uses them.
 
         Raises:
@@ -53,7 +53,7 @@ class Stages:
                 taken = ", ".join(TAKEN[stage]) or "nothing"
                 raise ValueError(f"given.{field.name}: stage={str(stage)!r} takes {taken} of given")
         experts = layer.num_logical_experts
-        nodes = _node_of_group(layer, self.node_of_group)
+        node_of_group = _node_of_group(layer, self.node_of_group)
         counts = integers("given.counts", self.counts, experts)
         least = integers("given.least", self.least, experts)
         most = integers("given.most", self.most, experts)
@@ -63,46 +63,46 @@ class Stages:
             if limits is not None and min(limits) < 1:
                 e = limits.index(min(limits))
                 raise ValueError(f"given.{name}[{e}]={limits[e]}: every expert needs a replica")
-        slots = layer.topology.num_physical_experts
-        if least is not None and sum(least) > slots:
-            raise ValueError(f"given.least sum to {sum(least)}, more than the {slots} slots")
+        num_slots = layer.topology.num_physical_experts
+        if least is not None and sum(least) > num_slots:
+            raise ValueError(f"given.least sum to {sum(least)}, more than the {num_slots} slots")
         allowed = [min(m, layer.most_replicas) for m in most or ()]
-        if most is not None and sum(allowed) < slots:
-            raise ValueError(f"given.most allow {sum(allowed)} replicas for the {slots} slots")
+        if most is not None and sum(allowed) < num_slots:
+            raise ValueError(f"given.most allow {sum(allowed)} replicas for the {num_slots} slots")
         for e, (low, high) in enumerate(zip(least or (), allowed, strict=False)):
             if low > high:
                 raise ValueError(f"given.least[{e}]={low} is above given.most[{e}]={high}")
-        if counts is not None and sum(counts) != slots:
+        if counts is not None and sum(counts) != num_slots:
             raise ValueError(
-                f"given.counts sum to {sum(counts)}, not to num_physical_experts={slots}"
+                f"given.counts sum to {sum(counts)}, not to num_physical_experts={num_slots}"
             )
-        return Stages(nodes, counts, least, most)
+        return Stages(node_of_group, counts, least, most)
 
 
 def _node_of_group(layer: Layer, given: Any) -> Integers | None:
     """[K] with K/N groups on each node."""
     if given is not None and layer.rule == Rule.GLOBAL:
         raise ValueError("given.node_of_group: the global rule has no groups")
-    nodes = integers("given.node_of_group", given, layer.topology.num_groups)
-    for node in range(layer.topology.num_nodes if nodes else 0):
-        if nodes and nodes.count(node) != layer.topology.groups_per_node:
+    node_of_group = integers("given.node_of_group", given, layer.topology.num_groups)
+    for node in range(layer.topology.num_nodes if node_of_group else 0):
+        if node_of_group and node_of_group.count(node) != layer.topology.groups_per_node:
             raise ValueError(
-                f"given.node_of_group={_short(nodes)} puts {nodes.count(node)} groups on node "
-                f"{node}, expected {layer.topology.groups_per_node}"
+                f"given.node_of_group={_short(node_of_group)} puts {node_of_group.count(node)} "
+                f"groups on node {node}, expected {layer.topology.groups_per_node}"
             )
-    return nodes
+    return node_of_group
 
 
-def checked_initial(layer: Layer, given: Any) -> Integers | None:
-    """[P] slots of a valid placement to start from.
+def check_initial(layer: Layer, given: Any) -> Integers | None:
+    """[P] a valid placement to start from.
 
     Raises:
         ValueError: it is none; the message says why.
     """
-    slots = integers("initial", given, layer.topology.num_physical_experts)
-    if slots is not None and (wrong := layer_violation(layer, slots)):
-        raise ValueError(f"initial={_short(slots)} is no valid placement: {wrong}")
-    return slots
+    phy2log = integers("initial", given, layer.topology.num_physical_experts)
+    if phy2log is not None and (wrong := layer_violation(layer, phy2log)):
+        raise ValueError(f"initial={_short(phy2log)} is no valid placement: {wrong}")
+    return phy2log
 
 
 def integers(name: str, given: Any, length: int) -> Integers | None:

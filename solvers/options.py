@@ -32,7 +32,7 @@ class SearchOptions:
     Attributes:
         time_limit: seconds, the building of models and the compilation of searches included; 0 for
             no search, None for no limit.
-        work_limit: the repeatable limit, None for none. A unit is a node of a tree search, a
+        work_limit: the repeatable limit, None for none. A unit is a step of a tree search, a
             millionth of CP-SAT's deterministic time, a nonzero of a model that is built. With it,
             without a time limit and with one worker, the same seed gives the same result on any
             machine. MILP engines know no such limit: of them only building the model counts.
@@ -181,7 +181,7 @@ class Budget:
         """Whether Ctrl-C ended it."""
         return self.limit == Limit.INTERRUPT
 
-    def satisfied(self, value: Fraction, lower_bound: Fraction) -> bool:
+    def accepts(self, value: Fraction, lower_bound: Fraction) -> bool:
         """Whether a placement of this ``value`` ends the search."""
         enough = lower_bound * (1 + self.options.tolerance)
         return value <= (enough if self.target is None else max(enough, self.target))

@@ -26,7 +26,7 @@ from eplb_opt.problem.result import Limit
 from solvers.bracket import Bracket
 from solvers.column_generation.pattern_bound import pattern_bound
 from solvers.dispatch import value
-from solvers.formulations.two_slots import solve_pairs
+from solvers.formulations import two_slots
 from solvers.local_search.improve import improve
 from solvers.local_search.start import first_bracket, largest_first
 from solvers.model_size import TooLargeError
@@ -58,7 +58,7 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
     known = first_bracket(layer, initial)
     for step, share in _plan(layer):
         searched_through = known.limit == Limit.PRECISION
-        if budget.satisfied(known.incumbent, known.bound) or searched_through or not budget.chunk():
+        if budget.accepts(known.incumbent, known.bound) or searched_through or not budget.chunk():
             break
         try:
             known = step(layer, known, budget.part(share))
@@ -72,7 +72,7 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
 
 def _reason(known: Bracket, budget: Budget) -> Limit | None:
     """What ended the steps before value and bound met; None if no more was asked."""
-    if not budget.interrupted and budget.satisfied(known.incumbent, known.bound):
+    if not budget.interrupted and budget.accepts(known.incumbent, known.bound):
         return None
     budget.chunk()
     if known.limit == Limit.PRECISION:
@@ -83,28 +83,28 @@ def _reason(known: Bracket, budget: Budget) -> Limit | None:
 def _plan(layer: Layer) -> list[tuple[Step, float]]:
     """The steps for a layer, each with its share of the budget that is left."""
     if layer.topology.slots_per_rank == 1:
-        return [(_searched, 1.0)]
+        return [(_search_counts, 1.0)]
     if layer.topology.slots_per_rank == 2:
-        return [(_paired, 0.9), (_bounded, 0.5), (_improved, 1.0)]
+        return [(_solve_two_slots, 0.9), (_raise_bound, 0.5), (_improve, 1.0)]
     if layer.num_logical_experts <= FEW_EXPERTS:
-        return [(_searched, 0.8), (_bounded, 0.5), (_improved, 1.0)]
-    return [(_improved, 0.1), (_bounded, 0.7), (_improved, 1.0)]
+        return [(_search_counts, 0.8), (_raise_bound, 0.5), (_improve, 1.0)]
+    return [(_improve, 0.1), (_raise_bound, 0.7), (_improve, 1.0)]
 
 
-def _improved(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+def _improve(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
     target = known.bound * (1 + budget.options.tolerance)
-    slots = improve(
+    phy2log = improve(
         layer,
-        start=known.slots,
+        start=known.phy2log,
         budget=budget,
         rounds=ROUNDS if budget.seconds is None else None,
         seed=budget.options.seed,
         target=target if budget.target is None else max(target, budget.target),
     )
-    return replace(known.with_placement(value(layer, slots)), limit=budget.limit or Limit.WORK)
+    return replace(known.with_placement(value(layer, phy2log)), limit=budget.limit or Limit.WORK)
 
 
-def _bounded(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+def _raise_bound(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
     if budget.seconds is None and budget.work is None:
         budget.seconds = PATTERN_SECONDS
     found = pattern_bound(layer, budget, lower=known.bound, upper=known.value)
@@ -114,15 +114,15 @@ def _bounded(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
     return known.with_bound(found.bound, found.source, found.evidence)
 
 
-def _searched(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
-    return _taken(layer, known, search_joint(layer, budget, known.slots), "search")
+def _search_counts(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+    return _take(layer, known, search_joint(layer, budget, known.phy2log), "search")
 
 
-def _paired(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
-    return _taken(layer, known, solve_pairs(layer, budget, known.slots), "pairs")
+def _solve_two_slots(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+    return _take(layer, known, two_slots.solve_joint(layer, budget, known.phy2log), "two-slots")
 
 
-def _taken(layer: Layer, known: Bracket, found: Bracket, solver: str) -> Bracket:
+def _take(layer: Layer, known: Bracket, found: Bracket, solver: str) -> Bracket:
     """What a solver found; its bound rests on its search."""
     few = layer.num_logical_experts <= REDO_EXPERTS
     evidence: Evidence = Exhaustive() if few else Trusted(solver)

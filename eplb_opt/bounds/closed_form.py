@@ -6,9 +6,10 @@ for *free* counts, so for every placement. The named ones are
 - **mean**: ``sum(w) / G``;
 - **threshold**: the least T with ``sum of ceil(w_e / T) <= P``, which is ``max w_e / c_e`` at the
   best counts;
-- **refutation**: the largest T (on a grid) that :func:`refute` proves out of reach. It joins three
-  arguments from the theory of P||Cmax with a fixed number of items per machine, carried over to
-  free counts:
+- **destructive bound**: assume that the makespan is at most T and derive a contradiction; then it
+  is larger. :func:`exclude` does that for one T, and the largest T excluded (on a grid) gives the
+  bound. It joins three arguments from the theory of P||Cmax with a fixed number of items per
+  machine, carried over to free counts:
 
   1. *Window.* Makespan T needs ``c_e >= b_e = ceil(w_e / T)``, which leaves ``spare = P - sum(b)``
      replicas, so ``c_e <= b_e + spare``, and no replica of e is lighter than ``w_e / (b_e +
@@ -26,7 +27,7 @@ problem, and the best partition into blocks is found exactly (:mod:`eplb_opt.bou
 
 References: M. Dell'Amico, S. Martello, "Bounds for the cardinality constrained P||Cmax problem",
 J. Scheduling 4 (2001) 123-138; M. Dell'Amico, M. Iori, S. Martello, M. Monaci, EJOR 171 (2006)
-725-742.
+725-742. Destructive bounds: R. Klein, A. Scholl, EJOR 112 (1999) 322-346.
 """
 
 from __future__ import annotations
@@ -44,15 +45,14 @@ from eplb_opt.problem.objective import mean_load
 from eplb_opt.problem.topology import Rule
 
 RELATIVE_PRECISION = Fraction(1, 2**40)
-"""Where the grid of possible makespans is finer than this, the search for a refutation stops here.
-"""
+"""Where the grid of possible makespans is finer than this, the destructive bound stops here."""
 LARGEST_GRID = 2_000
 """With more possible counts of an expert the grid is :data:`RELATIVE_PRECISION`: their least common
 multiple would have thousands of bits."""
-LARGEST_REFUTATION = 100_000
-"""Experts looked at in one refutation, all pigeonholes together; more pigeonholes are left out."""
-LARGEST_SEARCH = 20 * LARGEST_REFUTATION
-"""Experts looked at in the search for the largest refuted makespan, which then ends: about a
+LARGEST_TRIAL = 100_000
+"""Experts looked at to exclude one makespan, all pigeonholes together; others are left out."""
+LARGEST_SEARCH = 20 * LARGEST_TRIAL
+"""Experts looked at in the search for the largest excluded makespan, which then ends: about a
 second. Either is only reached beyond some thousand experts or hundred slots on a rank."""
 LARGEST_REFINEMENT = 400_000
 """Experts of a layer times the blocks of groups that are bounded by more than their mean."""
@@ -162,7 +162,7 @@ def global_bound(layer: Layer) -> Bound:
     """
     mean, heaviest = mean_load(layer), threshold(layer)
     simple = Bound(heaviest, "threshold") if heaviest > mean else Bound(mean, "mean")
-    return _raised_by_refutation(layer, simple)
+    return _destructive_bound(layer, simple)
 
 
 def groups_bound(layer: Layer) -> Bound:
@@ -203,7 +203,7 @@ def packing_bound(layer: Layer, counts: Sequence[int]) -> Bound:
     heaviest = max(Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True)) * layer.unit
     mean = mean_load(layer)
     simple = Bound(heaviest, "heaviest") if heaviest > mean else Bound(mean, "mean")
-    return _raised_by_refutation(layer, simple, counts)
+    return _destructive_bound(layer, simple, counts)
 
 
 def dispatch_bound(layer: Layer) -> Bound:
@@ -251,7 +251,7 @@ def count_window(layer: Layer, makespan: Fraction) -> Window | str:
     return reason
 
 
-def refute(layer: Layer, makespan: Fraction, counts: Sequence[int] | None = None) -> str | None:
+def exclude(layer: Layer, makespan: Fraction, counts: Sequence[int] | None = None) -> str | None:
     """Prove that no placement under the global rule has a makespan of at most ``makespan`` (in
     tokens).
 
@@ -266,25 +266,23 @@ def refute(layer: Layer, makespan: Fraction, counts: Sequence[int] | None = None
     window = count_window(layer, makespan) if counts is None else Window(tuple(counts), 0)
     if isinstance(window, str):
         return window
-    limit, ranks, size = (
+    limit, ranks, slots_per_rank = (
         makespan / layer.unit,
         layer.topology.num_ranks,
         layer.topology.slots_per_rank,
     )
     tried = _pigeonholes(layer)
-    companions = _lightest_sums(layer, window, size - 1)
+    companions = _lightest_sums(layer, window, slots_per_rank - 1)
     for q in range(tried):
-        theta = (limit - companions[size - q - 1]) / (q + 1)
+        theta = (limit - companions[slots_per_rank - q - 1]) / (q + 1)
         if _fewest_heavier(layer, window, theta, q * ranks) > q * ranks:
             return "heaviest-with-lightest" if q == 0 else "pigeonhole"
     return None
 
 
 def _pigeonholes(layer: Layer) -> int:
-    """How many values of q a refutation tries: all S, or as many as it has time for."""
-    return min(
-        layer.topology.slots_per_rank, max(1, LARGEST_REFUTATION // layer.num_logical_experts)
-    )
+    """How many values of q :func:`exclude` tries: all S, or as many as it has time for."""
+    return min(layer.topology.slots_per_rank, max(1, LARGEST_TRIAL // layer.num_logical_experts))
 
 
 def _lightest_sums(layer: Layer, window: Window, number: int) -> list[Fraction]:
@@ -326,17 +324,17 @@ def _fewest_heavier(layer: Layer, window: Window, theta: Fraction, wanted: int) 
     return total - saved
 
 
-def _raised_by_refutation(layer: Layer, start: Bound, counts: Sequence[int] | None = None) -> Bound:
-    """The largest refuted makespan above ``start``, rounded up to the next makespan that a
+def _destructive_bound(layer: Layer, start: Bound, counts: Sequence[int] | None = None) -> Bound:
+    """The largest excluded makespan above ``start``, rounded up to the next makespan that a
     placement can have.
 
-    Every rank load is a multiple of ``unit / lcm(possible counts)``, so a refuted grid point
-    proves the next one.
+    Every rank load is a multiple of ``unit / lcm(possible counts)``, so an excluded grid
+    point proves the next one.
     """
     experts = layer.num_logical_experts
-    if layer.topology.num_ranks == 1 or experts > LARGEST_REFUTATION:
+    if layer.topology.num_ranks == 1 or experts > LARGEST_TRIAL:
         return start
-    source = refute(layer, start.value, counts)
+    source = exclude(layer, start.value, counts)
     if source is None:
         return start
     possible = range(1, layer.num_redundant_experts + 2) if counts is None else set(counts)
@@ -344,13 +342,13 @@ def _raised_by_refutation(layer: Layer, start: Bound, counts: Sequence[int] | No
     grid = layer.unit / math.lcm(*possible) if listed else start.value * RELATIVE_PRECISION
     low, high = math.floor(start.value / grid), 2 * math.ceil(start.value / grid)
     trials = iter(range(LARGEST_SEARCH // (experts * _pigeonholes(layer))))
-    while (reason := refute(layer, high * grid, counts)) is not None:
+    while (reason := exclude(layer, high * grid, counts)) is not None:
         low, high, source = high, 2 * high, reason
     while high - low > 1 and high - low > low * RELATIVE_PRECISION:
         if next(trials, None) is None:
             break
         middle = (low + high) // 2
-        reason = refute(layer, middle * grid, counts)
+        reason = exclude(layer, middle * grid, counts)
         if reason is None:
             high = middle
         else:

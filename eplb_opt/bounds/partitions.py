@@ -60,7 +60,7 @@ def bottleneck_partition(cost: dict[Block, Fraction], num_groups: int) -> Partit
 def _bottleneck(cost: dict[Block, Fraction], num_groups: int, steps: _Steps) -> Partition:
     levels = sorted(set(cost.values()))
     low, high = levels.index(_dearest_group(cost, num_groups)), len(levels) - 1
-    refuted = low - 1
+    excluded = low - 1
     best: list[Block] | None = None
     while low <= high:
         middle = (low + high) // 2
@@ -70,12 +70,12 @@ def _bottleneck(cost: dict[Block, Fraction], num_groups: int, steps: _Steps) -> 
             low = middle + 1
             continue
         if found is None:
-            low, refuted = middle + 1, middle
+            low, excluded = middle + 1, middle
         else:
             best, high = found, middle - 1
     if best is None:
         raise ValueError(f"the blocks do not cover {num_groups} groups")
-    return Partition(levels[refuted + 1], best)
+    return Partition(levels[excluded + 1], best)
 
 
 def lazy_bottleneck(

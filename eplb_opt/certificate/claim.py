@@ -121,14 +121,14 @@ def _counts(layer: Layer, given: Any, budget: Budget) -> tuple[int, ...]:
     """Those of a packing, which some placement must be able to have."""
     counts = parse_integers(given, "counts")
     budget.charge(1 + len(counts) // 4)
-    slots, most = layer.topology.num_physical_experts, layer.most_replicas
+    num_slots, most = layer.topology.num_physical_experts, layer.most_replicas
     if len(counts) != len(layer.loads):
         raise CertificateError(f"{len(counts)} counts of {len(layer.loads)} experts")
     for expert, count in enumerate(counts):
         if not 1 <= count <= most:
             raise CertificateError(f"counts[{expert}]={shown(count)} is not from 1 to {most}")
-    if sum(counts) != slots:
-        raise CertificateError(f"the counts sum to {sum(counts)}, not to {slots} slots")
+    if sum(counts) != num_slots:
+        raise CertificateError(f"the counts sum to {sum(counts)}, not to {num_slots} slots")
     return counts
 
 
@@ -143,17 +143,17 @@ def _objective(
         if counts is not None and nodes > 1:
             raise CertificateError("counts under this rule need a placement, which shows they fit")
         return None
-    slots = parse_integers(entry["phy2log"], "phy2log")
+    phy2log = parse_integers(entry["phy2log"], "phy2log")
     bits = max(load_bits(layer), layer.unit.denominator.bit_length()) + COUNT_BITS
     ranks, experts = layer.topology.num_ranks, len(layer.loads)
-    budget.charge(1 + len(slots) * (1 + bits // 4096) + experts * product_cost(bits, COUNT_BITS))
-    wrong = layer_violation(layer, slots)
+    budget.charge(1 + len(phy2log) * (1 + bits // 4096) + experts * product_cost(bits, COUNT_BITS))
+    wrong = layer_violation(layer, phy2log)
     if wrong is not None:
         raise CertificateError(f"phy2log is no valid placement: {wrong}")
-    if counts is not None and Counter(slots) != dict(enumerate(counts)):
+    if counts is not None and Counter(phy2log) != dict(enumerate(counts)):
         raise CertificateError("the placement has not the given counts")
     budget.charge(2 * ranks * product_cost(bits, bits))
-    value = max(rank_loads(layer, slots))
+    value = max(rank_loads(layer, phy2log))
     claimed = parse_exact(entry["objective_exact"], "objective_exact", budget)
     if value != claimed:
         raise CertificateError(

@@ -76,13 +76,13 @@ def common_multiple(most: int, budget: Budget, counts: Sequence[int] | None = No
 
 class _Makespan:
     """A makespan of ``limit`` grains under the global rule, of which all is to be shown that
-    :func:`eplb_opt.bounds.closed_form.refute` shows.
+    :func:`eplb_opt.bounds.closed_form.exclude` shows.
     """
 
     def __init__(self, layer: Layer, scale: int, limit: int, budget: Budget) -> None:
         self.loads = [w * scale for w in layer.loads]
         self.limit, self.budget = limit, budget
-        self.slots = layer.topology.num_physical_experts
+        self.num_slots = layer.topology.num_physical_experts
         self.ranks, self.size = layer.topology.num_ranks, layer.topology.slots_per_rank
         experts, bits = len(self.loads), max(self.loads).bit_length()
         self.cost = 2 + experts * (2 + bits // 4096) * (4 + experts.bit_length()) // 16
@@ -95,7 +95,7 @@ class _Makespan:
         least = self._least_counts() if counts is None else list(counts)
         if least is None:
             return True
-        spare = self.slots - sum(least)
+        spare = self.num_slots - sum(least)
         lightest = self._lightest(least, spare)
         for q in range(self.size):
             rest = self.limit - lightest[self.size - q - 1]
@@ -112,7 +112,7 @@ class _Makespan:
         while cap > 0:
             self.budget.charge(self.cost)
             least = [max(1, -(-w // cap)) for w in self.loads]
-            spare = self.slots - sum(least)
+            spare = self.num_slots - sum(least)
             if spare < 0:
                 return None
             left = self.limit - self._lightest(least, spare)[self.size - 1]

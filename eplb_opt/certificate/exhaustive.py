@@ -89,17 +89,17 @@ class _Search:
 
     def __init__(self, layer: Layer, limit: int, budget: Budget, weight: int) -> None:
         topology = layer.topology
-        self.num_ranks, self.size = topology.num_ranks, topology.slots_per_rank
+        self.num_ranks, self.slots_per_rank = topology.num_ranks, topology.slots_per_rank
         self.limit, self.budget, self.weight = limit, budget, weight
         self.spread = layer.spread_replicas
 
     def fits(self, experts: list[tuple[int, int]]) -> bool:
         """For (load, count) of each expert, no load above the limit."""
-        if self.size == 1:
+        if self.slots_per_rank == 1:
             return True
-        if self.size == 2 and not self.spread:
+        if self.slots_per_rank == 2 and not self.spread:
             return self._folded(experts)
-        if self.size * self.num_ranks > DEEPEST:
+        if self.slots_per_rank * self.num_ranks > DEEPEST:
             raise TooLargeError(f"more than {DEEPEST} replicas")
         if self.spread:
             kinds = sorted(experts, reverse=True)
@@ -136,39 +136,37 @@ class _Kinds:
         key = tuple(left)
         if key in self.dead:
             return False
-        size, limit = self.search.size, self.search.limit
-        ranks = sum(left) // size
+        slots_per_rank, limit = self.search.slots_per_rank, self.search.limit
+        ranks = sum(left) // slots_per_rank
         total = sum(n * load for n, load in zip(left, self.loads, strict=True))
         low = total - (ranks - 1) * limit
         left[first] -= 1
         start = first + 1 if self.spread else first
         found = self._fill(
-            left, start, size - 1, limit - self.loads[first], low - self.loads[first]
+            left, start, slots_per_rank - 1, limit - self.loads[first], low - self.loads[first]
         )
         left[first] += 1
         if not found:
             self.dead.add(key)
         return found
 
-    def _fill(self, left: list[int], start: int, slots: int, room: int, low: int) -> bool:
-        """Give the rank ``slots`` more replicas from kind ``start`` on, between ``low`` and
+    def _fill(self, left: list[int], start: int, free: int, room: int, low: int) -> bool:
+        """Give the rank ``free`` more replicas from kind ``start`` on, between ``low`` and
         ``room``.
         """
-        if slots == 0:
+        if free == 0:
             return low <= 0 <= room and self.fits(left)
         self.search.budget.charge(self.cost)
-        lightest = self._lightest(left, slots - 1)
+        lightest = self._lightest(left, free - 1)
         for i in range(start, len(left)):
             load = self.loads[i]
             if not left[i] or load + lightest > room:
                 continue
-            if slots * load < low:
+            if free * load < low:
                 return False
             self.search.budget.charge(1)
             left[i] -= 1
-            found = self._fill(
-                left, i + 1 if self.spread else i, slots - 1, room - load, low - load
-            )
+            found = self._fill(left, i + 1 if self.spread else i, free - 1, room - load, low - load)
             left[i] += 1
             if found:
                 return True

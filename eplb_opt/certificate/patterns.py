@@ -82,10 +82,10 @@ def _in_units(bound: Fraction, layer: Layer, budget: Budget) -> tuple[int, int]:
 
 
 def _richest_rank(
-    weights: NDArray[np.int64], prices: NDArray[np.int64], size: int, grid: int, budget: Budget
+    weights: NDArray[np.int64], prices: NDArray[np.int64], num_items: int, grid: int, budget: Budget
 ) -> int:
-    """The largest total price of ``size`` replicas of total weight below ``grid``, repeats allowed;
-    -1 if none.
+    """The largest total price of ``num_items`` replicas of total weight below ``grid``, repeats
+    allowed; -1 if none.
 
     ``least[v]`` is the least weight of j replicas worth v or more, for j = 1, 2, ...
     """
@@ -93,9 +93,9 @@ def _richest_rank(
     lightest = np.full(len(distinct), NONE)
     np.minimum.at(lightest, np.searchsorted(distinct, prices), weights)
     top = int(distinct[-1])
-    budget.charge(size * (len(distinct) + PASSES) * (5 + size * top // (2 * ENTRIES)))
+    budget.charge(num_items * (len(distinct) + PASSES) * (5 + num_items * top // (2 * ENTRIES)))
     least = np.zeros(1, dtype=np.int64)
-    for _ in range(size):
+    for _ in range(num_items):
         longer = np.full(len(least) + top, 2**61, dtype=np.int64)
         for price, weight in zip(distinct.tolist(), lightest.tolist(), strict=True):
             part = longer[price : price + len(least)]

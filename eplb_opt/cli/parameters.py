@@ -108,9 +108,9 @@ class TopologyOptions:
         if (self.redundant is None) == (self.physical is None):
             raise InputError("give the number of slots as one of --redundant and --physical")
         experts = loads.shape[-1]
-        slots = self.physical if self.physical is not None else experts + (self.redundant or 0)
+        num_slots = self.physical if self.physical is not None else experts + (self.redundant or 0)
         with bad_input(source):
-            topology = Topology(slots, self.gpus, self.nodes, self.groups)
+            topology = Topology(num_slots, self.gpus, self.nodes, self.groups)
             rule: Any = self.rule
             return Instance(loads, topology, rule, source, self.spread_replicas)
 

@@ -70,7 +70,7 @@ def attribute(
 
     Args:
         layer: with load.
-        placements: slots [P] by policy, valid under the layer's rule.
+        placements: [P] by policy, valid under the layer's rule.
         search: limits of each search; by default there is none.
 
     Returns:
@@ -93,17 +93,17 @@ def attribute(
     ruled = Optima(layer, search)
     anywhere = Optima(layer.without_nodes(), search) if layer.rule == Rule.HIERARCHICAL else ruled
     parts: dict[str, tuple[Part, ...]] = {}
-    for policy, slots in placements.items():
-        anywhere.learn(slots)
-        parts[policy] = ruled.learn(slots)
+    for policy, phy2log in placements.items():
+        anywhere.learn(phy2log)
+        parts[policy] = ruled.learn(phy2log)
     anywhere.sharpen_rule()
     ruled.sharpen_rule()
     for counted in parts.values():
         ruled.sharpen([part.free for part in counted])
         ruled.sharpen(counted)
     return {
-        policy: LayerSplit(layer.index, _split(layer, anywhere, ruled, parts[policy], slots))
-        for policy, slots in placements.items()
+        policy: LayerSplit(layer.index, _split(layer, anywhere, ruled, parts[policy], phy2log))
+        for policy, phy2log in placements.items()
     }
 
 
@@ -143,7 +143,7 @@ def void_terms(layer: Layer) -> frozenset[str]:
 
 
 def _split(
-    layer: Layer, anywhere: Optima, ruled: Optima, parts: Sequence[Part], slots: Sequence[int]
+    layer: Layer, anywhere: Optima, ruled: Optima, parts: Sequence[Part], phy2log: Sequence[int]
 ) -> Split:
     """The split of one placement from all that is known in the end."""
     mean = mean_load(layer)
@@ -153,7 +153,7 @@ def _split(
         ruled.under_rule(),
         ruled.interval([part.free for part in parts]),
         ruled.interval(parts),
-        point(value(layer, slots).incumbent),
+        point(value(layer, phy2log).incumbent),
     )
     void = void_terms(layer)
     optima = nested(known, [i for i, term in enumerate(TERMS) if term in void])

@@ -57,13 +57,13 @@ class Optima:
         self._searched: set[Part] = set()
         self._rule_bound = bounds.of(self.layer).value
 
-    def learn(self, slots: Sequence[int]) -> tuple[Part, ...]:
-        """Take a valid placement ``slots`` [P] as incumbent; its parts, one a node."""
-        per_node, size = self.layer.topology.slots_per_node, len(self.layer.groups[0])
+    def learn(self, phy2log: Sequence[int]) -> tuple[Part, ...]:
+        """Take a valid placement ``phy2log`` [P] as incumbent; its parts, one a node."""
+        slots_per_node, group_size = self.layer.topology.slots_per_node, len(self.layer.groups[0])
         parts = []
-        for first in range(0, len(slots), per_node):
-            inside = slots[first : first + per_node]
-            block = tuple(sorted({e // size for e in inside}))
+        for first in range(0, len(phy2log), slots_per_node):
+            inside = phy2log[first : first + slots_per_node]
+            block = tuple(sorted({e // group_size for e in inside}))
             number = {e: i for i, e in enumerate(self.layer.experts_of(block))}
             count = Counter(inside)
             part = Part(block, tuple(count[e] for e in number))

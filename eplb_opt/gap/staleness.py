@@ -71,7 +71,7 @@ def split_by_change(
     Args:
         seen: the layer as the policies saw it.
         served: the layer as it is served, with load, on the same machine under the same rule.
-        placements: slots [P] by policy, valid under that rule.
+        placements: [P] by policy, valid under that rule.
         search: limits of each search; by default there is none.
 
     Returns:
@@ -184,9 +184,9 @@ def _split(seen: _Balance, served: _Balance, unchanged: bool) -> Split:
     )
 
 
-def _relative(layer: Layer, slots: Sequence[int]) -> Fraction:
+def _relative(layer: Layer, phy2log: Sequence[int]) -> Fraction:
     """Makespan over mean rank load; 1 for a layer without load, where all placements are even."""
-    return value(layer, slots).incumbent / mean_load(layer) if layer.has_load else Fraction(1)
+    return value(layer, phy2log).incumbent / mean_load(layer) if layer.has_load else Fraction(1)
 
 
 def _relative_optimum(
@@ -195,8 +195,8 @@ def _relative_optimum(
     if not layer.has_load:
         return point(1)
     optima = Optima(layer, search)
-    for slots in placements:
-        optima.learn(slots)
+    for phy2log in placements:
+        optima.learn(phy2log)
     optima.sharpen_rule()
     return optima.under_rule() / mean_load(layer)
 

@@ -71,8 +71,10 @@ class Layer:
     @property
     def groups(self) -> list[range]:
         """The logical experts of each group."""
-        size = len(self.loads) // self.topology.num_groups
-        return [range(k * size, (k + 1) * size) for k in range(self.topology.num_groups)]
+        group_size = len(self.loads) // self.topology.num_groups
+        return [
+            range(k * group_size, (k + 1) * group_size) for k in range(self.topology.num_groups)
+        ]
 
     def node_problem(self, groups: Sequence[int]) -> Layer:
         """The global problem inside one node that takes ``groups``; experts in the order of
@@ -91,8 +93,8 @@ class Layer:
 
     def experts_of(self, groups: Sequence[int]) -> list[int]:
         """The logical experts of ``groups``, in their order."""
-        size = len(self.loads) // self.topology.num_groups
-        return [e for k in groups for e in range(k * size, (k + 1) * size)]
+        group_size = len(self.loads) // self.topology.num_groups
+        return [e for k in groups for e in range(k * group_size, (k + 1) * group_size)]
 
     def without_nodes(self) -> Layer:
         """The layer under the global rule, as one node with one group."""

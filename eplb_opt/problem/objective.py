@@ -131,17 +131,17 @@ EVEN_SUM = Cost()
 """The makespan of the summed loads, replicas sharing alike."""
 
 
-def rank_loads(layer: Layer, slots: Sequence[int]) -> list[Fraction]:
+def rank_loads(layer: Layer, phy2log: Sequence[int]) -> list[Fraction]:
     """Tokens on each rank under an even split, ``sum of loads[e] / c_e`` over its slots.
 
-    For ``slots`` [P] and the summed loads of one layer. Exact: the sums are taken in multiples of
+    For ``phy2log`` [P] and the summed loads of one layer. Exact: the sums are taken in multiples of
     ``unit / lcm(counts)``.
     """
-    counts = Counter(slots)
+    counts = Counter(phy2log)
     common = math.lcm(*counts.values())
     replica = {e: layer.loads[e] * (common // c) for e, c in counts.items()}
-    size = layer.topology.slots_per_rank
-    sums = (sum(replica[e] for e in slots[i : i + size]) for i in range(0, len(slots), size))
+    S = layer.topology.slots_per_rank
+    sums = (sum(replica[e] for e in phy2log[i : i + S]) for i in range(0, len(phy2log), S))
     return [Fraction(s, common) * layer.unit for s in sums]
 
 

@@ -53,11 +53,11 @@ class Placement:
         """[L, E, X] int64, the slots of each expert in ascending order, padded with -1; X =
         max(logcnt).
         """
-        layers, slots = self.phy2log.shape
+        layers, num_slots = self.phy2log.shape
         by_expert = np.argsort(self.phy2log, axis=1, kind="stable")
         expert = np.take_along_axis(self.phy2log, by_expert, axis=1)
         first = np.cumsum(self.logcnt, axis=1) - self.logcnt
-        replica_index = np.arange(slots) - np.take_along_axis(first, expert, axis=1)
+        replica_index = np.arange(num_slots) - np.take_along_axis(first, expert, axis=1)
         log2phy = np.full((layers, self.num_logical_experts, int(self.logcnt.max())), -1)
         log2phy[np.arange(layers)[:, None], expert, replica_index] = by_expert
         return log2phy

@@ -51,19 +51,19 @@ def find_violations(placement: Placement, instance: Instance) -> list[Violation]
     return violations
 
 
-def layer_violation(layer: Layer, slots: Sequence[int]) -> str | None:
-    """What is wrong with ``slots`` [P] of one layer, None if they are a valid placement."""
+def layer_violation(layer: Layer, phy2log: Sequence[int]) -> str | None:
+    """What is wrong with ``phy2log`` [P] of one layer, None if they are a valid placement."""
     topology, experts = layer.topology, range(len(layer.loads))
-    if len(slots) != topology.num_physical_experts or set(slots) != set(experts):
+    if len(phy2log) != topology.num_physical_experts or set(phy2log) != set(experts):
         return "the slots do not hold every expert, and no other"
-    size, per_node = topology.slots_per_rank, topology.slots_per_node
-    ranks = [slots[i : i + size] for i in range(0, len(slots), size)]
-    if layer.spread_replicas and any(len(set(rank)) < size for rank in ranks):
+    slots_per_rank, slots_per_node = topology.slots_per_rank, topology.slots_per_node
+    ranks = [phy2log[i : i + slots_per_rank] for i in range(0, len(phy2log), slots_per_rank)]
+    if layer.spread_replicas and any(len(set(rank)) < slots_per_rank for rank in ranks):
         return "a rank holds an expert twice"
     if layer.rule == Rule.HIERARCHICAL:
         group_size = len(experts) // topology.num_groups
-        nodes = [slots[i : i + per_node] for i in range(0, len(slots), per_node)]
-        groups = [{e // group_size for e in node} for node in nodes]
+        nodes = [phy2log[i : i + slots_per_node] for i in range(0, len(phy2log), slots_per_node)]
+        groups = [{e // group_size for e in held} for held in nodes]
         if any(len(found) != topology.groups_per_node for found in groups):
             return "a node does not hold K/N whole groups"
     return None

@@ -278,10 +278,10 @@ class Schedule:
         _check_mapping(stays, len(self.node_of_rank), len(node_of_rank))
         if self.transferring:
             raise RuntimeError("a transfer is under way: call finish() before ranks leave or come")
-        slots = self.topology.slots_per_rank
+        slots_per_rank = self.topology.slots_per_rank
         before = (self.topology.num_physical_experts, self.node_of_rank)
         loads = self.loads()
-        self._settle(slots * len(node_of_rank), node_of_rank)
+        self._settle(slots_per_rank * len(node_of_rank), node_of_rank)
         old = [model.phy2log for model in self._models]
         new = [
             self.engine.place(number, loads[number], self.topology, phy2log.copy())
@@ -292,7 +292,8 @@ class Schedule:
             self._settle(*before)
             return False
         for number, pair in enumerate(zip(old, placed, strict=True)):
-            for layer, rows in enumerate(zip(*over_same_ranks(*pair, stays, slots), strict=True)):
+            both = over_same_ranks(*pair, stays, slots_per_rank)
+            for layer, rows in enumerate(zip(*both, strict=True)):
                 self.engine.move(number, layer, *rows)
         self._models = [self._fresh(phy2log) for phy2log in placed]
         self.counter = self._position = 0

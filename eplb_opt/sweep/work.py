@@ -66,8 +66,8 @@ def build(task: Task) -> Instance:
     """
     loads = _loads(task.source)
     machine, rule = task.machine, task.rule
-    slots = machine.physical or loads.shape[-1] + (machine.redundant or 0)
-    topology = Topology(slots, machine.gpus, machine.nodes, machine.groups)
+    num_slots = machine.physical or loads.shape[-1] + (machine.redundant or 0)
+    topology = Topology(num_slots, machine.gpus, machine.nodes, machine.groups)
     return Instance(loads, topology, rule, task.source.key)  # type: ignore[arg-type]
 
 

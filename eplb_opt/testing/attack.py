@@ -219,12 +219,12 @@ class _Hunt:
         peaks = placement.rank_loads(batch, self.machine.num_ranks).max(1)
         bound = batch.sum(1) / self.machine.num_ranks
         order = np.argsort(-peaks / np.maximum(bound, 1e-9), kind="stable")
-        rows, slots = batch.tolist(), placement.phy2log.tolist()
-        return [(float(peaks[i] / bound[i]), tuple(rows[i]), tuple(slots[i])) for i in order]
+        rows, phy2log = batch.tolist(), placement.phy2log.tolist()
+        return [(float(peaks[i] / bound[i]), tuple(rows[i]), tuple(phy2log[i])) for i in order]
 
     def _prove(self, candidate: tuple[float, tuple[int, ...], tuple[int, ...]]) -> Worst | None:
         """The exact ratio, if the optimum can be proven in time."""
-        ratio, loads, slots = candidate
+        ratio, loads, phy2log = candidate
         if self.worst is not None and ratio <= 0.9 * float(self.worst.ratio):
             return None  # the ratio to the mean is at least that to the optimum
         layer = Instance([loads], self.machine, self.rule).layer(0)  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ class _Hunt:
         result = self._optima[loads]
         if result.status != "optimal" or not result.objective:
             return None
-        return Worst(loads, value(layer, slots).incumbent, result, slots)
+        return Worst(loads, value(layer, phy2log).incumbent, result, phy2log)
 
 
 def _size(loads: tuple[int, ...]) -> tuple[int, int, int]:

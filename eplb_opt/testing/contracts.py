@@ -46,8 +46,8 @@ def _call(policy: Policy, weight: Any, sizes: list[int] | None = None) -> Any:
 
 
 def _instance(loads: Any = LOADS, sizes: list[int] | None = None) -> Instance:
-    slots, groups, nodes, ranks = sizes or SIZES
-    return Instance(loads, Topology(slots, ranks, nodes, groups))
+    num_slots, num_groups, num_nodes, num_ranks = sizes or SIZES
+    return Instance(loads, Topology(num_slots, num_ranks, num_nodes, num_groups))
 
 
 def _checked(policy: Policy, weight: Any, instance: Instance) -> Any:

@@ -63,13 +63,13 @@ def instances(
     rule = draw(st.sampled_from(list(rules)))
     nodes = draw(st.sampled_from([1, 2, 3, 4] if rule == "hierarchical" else [1]))
     groups = nodes * draw(st.integers(1, 2)) if rule == "hierarchical" else 1
-    size = draw(st.integers(1, max(1, max_experts // groups)))
-    experts = groups * size
+    group_size = draw(st.integers(1, max(1, max_experts // groups)))
+    experts = groups * group_size
     ranks = nodes * draw(st.integers(1, 3))
     least = -(-experts // ranks)
-    slots = ranks * draw(st.integers(least, least + 2))
+    num_slots = ranks * draw(st.integers(least, least + 2))
     rows = draw(loads(num_experts=experts, max_layers=max_layers, families=families))
-    return Instance(rows, Topology(slots, ranks, nodes, groups), rule)  # type: ignore[arg-type]
+    return Instance(rows, Topology(num_slots, ranks, nodes, groups), rule)  # type: ignore[arg-type]
 
 
 @st.composite
@@ -83,12 +83,12 @@ def _row(draw: Any, instance: Instance) -> list[int]:
     machine = instance.topology
     hierarchical = str(instance.rule) == "hierarchical"
     nodes, groups = (machine.num_nodes, machine.num_groups) if hierarchical else (1, 1)
-    size = instance.num_logical_experts // groups
+    group_size = instance.num_logical_experts // groups
     order = draw(st.permutations(range(groups)))
     row: list[int] = []
     for node in range(nodes):
         mine = order[node * groups // nodes : (node + 1) * groups // nodes]
-        experts = [group * size + e for group in mine for e in range(size)]
+        experts = [group * group_size + e for group in mine for e in range(group_size)]
         more = machine.num_physical_experts // nodes - len(experts)
         extra = draw(st.lists(st.sampled_from(experts), min_size=more, max_size=more))
         row += draw(st.permutations(experts + extra))

@@ -25,7 +25,7 @@ class Prices:
         replica: [B], nondecreasing in [0, 1]: what a slot for a replica of this bin is worth.
         count: what every replica is worth besides, of either sign.
         rank: what a rank is worth.
-        uncovered: the optimum, replicas without a slot; 0 means that the trial cannot be refuted.
+        uncovered: the optimum, replicas without a slot; 0 means that the trial cannot be excluded.
     """
 
     replica: Floats

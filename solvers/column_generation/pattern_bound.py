@@ -6,7 +6,7 @@ replica the price m besides; then
 
     sum over e of min_k k (u(e, k) + m)  -  m P  <=  G * max {u(p) : pattern p lighter than T}.
 
-Prices that violate this refute T, whatever they are. Column generation finds them: the restricted
+Prices that violate this exclude T, whatever they are. Column generation finds them: the restricted
 master problem proposes, a stabilized mixture is rounded to integers, and the integer knapsack
 decides. See docs/bounds.md.
 
@@ -41,7 +41,7 @@ NEW_PATTERNS = 30
 LARGEST_PRICE = 2**20
 """What the checker accepts."""
 FEASIBLE = 1e-7
-"""Below so many uncovered replicas a trial is given up as not refutable; it decides nothing that is
+"""Below so many uncovered replicas a trial is given up as not excluded; it decides nothing that is
 claimed."""
 
 
@@ -88,7 +88,7 @@ class _IntegerPrices:
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    """``proof`` refutes the trial; ``centre`` are the best prices met, over the relative load
+    """``proof`` excludes the trial; ``centre`` are the best prices met, over the relative load
     ``at``.
     """
 
@@ -99,10 +99,10 @@ class _Outcome:
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """State of the search for the largest makespan that can be refuted, in load units."""
+    """State of the search for the largest makespan that can be excluded, in load units."""
 
-    refuted: Fraction
-    unrefuted: Fraction | None = None
+    excluded: Fraction
+    not_excluded: Fraction | None = None
     evidence: Pattern | None = None
     guess: _Outcome | None = None
 
@@ -130,13 +130,13 @@ def pattern_bound(
             near is tried for equality, which proves the incumbent optimal.
         counts: [E] for a bound on the placements with these counts only; its evidence is then
             not for the checker, which speaks of free counts.
-        precision: relative distance between the bound and a trial that could not be refuted at
+        precision: relative distance between the bound and a trial that could not be excluded at
             which to stop.
 
     Returns:
         A bracket without a placement. Its evidence is None if nothing above ``lower`` was proven.
 
-    The search doubles its step until a trial is not refuted, then bisects; first with coarse bins
+    The search doubles its step until a trial is not excluded, then bisects; first with coarse bins
     of replica loads, then with fine ones. Bound, exact integer arithmetic for everything claimed;
     deterministic unless a time limit is reached.
     """
@@ -149,9 +149,9 @@ def pattern_bound(
     problem = _Problem(layer, counts)
     for resolution in RESOLUTIONS if layer.has_load else ():
         search = _bisect(problem, search, ceiling, resolution, precision, budget)
-    if ceiling is not None and search.refuted < ceiling and search.unrefuted is None:
+    if ceiling is not None and search.excluded < ceiling and search.not_excluded is None:
         search = _try(problem, search, ceiling, RESOLUTIONS[-1], budget)
-    bound = search.refuted * layer.unit
+    bound = search.excluded * layer.unit
     return Bracket(None, None, bound, "patterns", search.evidence, budget.limit)
 
 
@@ -171,8 +171,8 @@ def _bisect(
     precision: float,
     budget: Budget,
 ) -> _Search:
-    """Raise ``search.refuted`` as far as ``resolution`` allows."""
-    search, step = replace(search, unrefuted=None), 4 * precision
+    """Raise ``search.excluded`` as far as ``resolution`` allows."""
+    search, step = replace(search, not_excluded=None), 4 * precision
     while budget.chunk():
         makespan = _next_makespan(search, ceiling, step, precision)
         if makespan is None:
@@ -185,14 +185,14 @@ def _bisect(
 def _try(
     problem: _Problem, search: _Search, makespan: Fraction, resolution: _Resolution, budget: Budget
 ) -> _Search:
-    """Refute ``makespan`` if possible; a trial cut short by the budget decides nothing."""
+    """Exclude ``makespan`` if possible; a trial cut short by the budget decides nothing."""
     trial = _make_trial(problem, makespan, resolution)
-    outcome = _refute(trial, search.guess, budget)
+    outcome = _exclude(trial, search.guess, budget)
     if outcome is None or outcome.proof is not None:
         evidence = _evidence(trial, outcome, problem.layer.unit)
-        search = replace(search, refuted=makespan, evidence=evidence)
+        search = replace(search, excluded=makespan, evidence=evidence)
     elif budget.chunk():
-        search = replace(search, unrefuted=makespan)
+        search = replace(search, not_excluded=makespan)
     return replace(search, guess=outcome or search.guess)
 
 
@@ -200,30 +200,30 @@ def _next_makespan(
     search: _Search, ceiling: Fraction | None, step: float, precision: float
 ) -> Fraction | None:
     """The next trial, None when the interval is narrow enough."""
-    refuted, end = search.refuted, search.unrefuted
+    excluded, end = search.excluded, search.not_excluded
     if end is not None:
-        trial = (refuted + end) / 2
+        trial = (excluded + end) / 2
     else:
-        end, trial = ceiling, refuted * Fraction(1 + step)
+        end, trial = ceiling, excluded * Fraction(1 + step)
         if end is not None:
             trial = min(trial, end)
-    if end is not None and end <= refuted * Fraction(1 + precision):
+    if end is not None and end <= excluded * Fraction(1 + precision):
         return None
     short = trial.limit_denominator(10**6)
-    return short if refuted < short <= (end or short) else trial
+    return short if excluded < short <= (end or short) else trial
 
 
 def _make_trial(problem: _Problem, makespan: Fraction, resolution: _Resolution) -> _Trial:
     layer = problem.layer
     P, G = layer.topology.num_physical_experts, layer.topology.num_ranks
     window = replica_window(layer.loads, P, makespan, problem.counts)
-    size = layer.topology.slots_per_rank
-    bins = bins_of(window.weights, max(resolution.bins // size, 100))
-    return _Trial(makespan, window, bins, P, G, max(resolution.levels // size, 400))
+    slots_per_rank = layer.topology.slots_per_rank
+    bins = bins_of(window.weights, max(resolution.bins // slots_per_rank, 100))
+    return _Trial(makespan, window, bins, P, G, max(resolution.levels // slots_per_rank, 400))
 
 
-def _refute(trial: _Trial, guess: _Outcome | None, budget: Budget) -> _Outcome | None:
-    """Column generation on one trial; None if the counts alone refute it."""
+def _exclude(trial: _Trial, guess: _Outcome | None, budget: Budget) -> _Outcome | None:
+    """Column generation on one trial; None if the counts alone exclude it."""
     if trial.window.spare < 0:
         return None
     at = trial.bins.lightest / GRID
@@ -259,7 +259,7 @@ def _mixture(centre: Prices, prices: Prices, share: float) -> Prices:
 
 
 def _evaluate(trial: _Trial, prices: Prices, budget: Budget) -> _IntegerPrices:
-    """Round the prices to integers and compute the gain exactly; positive refutes the trial."""
+    """Round the prices to integers and compute the gain exactly; positive excludes the trial."""
     replica = np.rint(prices.replica * trial.levels).astype(np.int64)
     count = min(max(round(prices.count * trial.levels), -LARGEST_PRICE), LARGEST_PRICE)
     pricing = price(trial.bins.lightest, replica, trial.slots_per_rank, GRID - 1, budget)

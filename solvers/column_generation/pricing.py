@@ -17,7 +17,7 @@ from solvers.options import Budget
 Ints = NDArray[np.int64]
 FAR = np.int64(2**61)
 ENTRIES = 64
-"""Entries of a table that are as much work as a node of a tree search."""
+"""Entries of a table that are as much work as a step of a tree search."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ class _Table:
 
 
 def price(
-    weights: Ints, values: Ints, size: int, capacity: int, budget: Budget | None = None
+    weights: Ints, values: Ints, num_items: int, capacity: int, budget: Budget | None = None
 ) -> Pricing:
-    """Most valuable patterns of exactly ``size`` items, repeats allowed, of weight at most
+    """Most valuable patterns of exactly ``num_items`` items, repeats allowed, of weight at most
     ``capacity``.
 
     Exact for integer weights and values >= 0. O(size^2 * F * max(values)), where F is the number of
@@ -54,14 +54,14 @@ def price(
     Raises:
         OutOfBudgetError: the budget does not suffice.
     """
-    tables = _tables(weights, values, size - 1, budget or Budget())
+    tables = _tables(weights, values, num_items - 1, budget or Budget())
     rest = tables[-1].lightest if tables else np.zeros(1, dtype=np.int64)
     value = np.searchsorted(rest, capacity - weights, side="right") - 1
     items = np.flatnonzero(value >= 0)
     if not len(items):
-        return Pricing(-1, np.empty((0, size), dtype=np.int64))
+        return Pricing(-1, np.empty((0, num_items), dtype=np.int64))
     best = int((values[items] + value[items]).max())
-    patterns = np.empty((len(items), size), dtype=np.int64)
+    patterns = np.empty((len(items), num_items), dtype=np.int64)
     patterns[:, 0] = items
     v = value[items]
     for column, table in enumerate(reversed(tables), start=1):
@@ -79,12 +79,12 @@ def undominated(weights: Ints, values: Ints) -> Ints:
     return lighter
 
 
-def _tables(weights: Ints, values: Ints, size: int, budget: Budget) -> list[_Table]:
+def _tables(weights: Ints, values: Ints, num_items: int, budget: Budget) -> list[_Table]:
     items = undominated(weights, values)
     top = int(values.max())
     tables: list[_Table] = []
     previous = np.zeros(1, dtype=np.int64)
-    for _ in range(size):
+    for _ in range(num_items):
         lightest = np.full(len(previous) + top, FAR)
         item = np.zeros(len(lightest), dtype=np.int64)
         for i in items.tolist():

@@ -92,7 +92,7 @@ def run(program: Program, backend: str, budget: Budget) -> Outcome:
         RuntimeError: the solver ended its process.
     """
     require_size(backend, len(program.lower), program.nonzeros)
-    if not installed(backend):
+    if not is_installed(backend):
         raise ValueError(f"backend={backend!r} is not installed: pip install 'eplb-opt[milp]'")
     if not budget.chunk():
         return Outcome(None, None, infeasible=False, limit=budget.limit)
@@ -111,7 +111,7 @@ def run(program: Program, backend: str, budget: Budget) -> Outcome:
     return Outcome(read, _integer_bound(answer.bound), answer.infeasible, limit)
 
 
-def installed(backend: str) -> bool:
+def is_installed(backend: str) -> bool:
     """Whether a backend can be used here."""
     from solvers.engines.mip_worker import pulp_solver
 

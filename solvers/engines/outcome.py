@@ -28,7 +28,7 @@ class Outcome:
     limit: Limit | None
 
 
-def improved(
+def with_outcome(
     known: Bracket,
     outcome: Outcome,
     found: Bracket | None,

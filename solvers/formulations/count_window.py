@@ -21,5 +21,5 @@ def window_below(layer: Layer, makespan: Fraction) -> Window:
     """The counts of all placements up to the makespan of a placement that exists."""
     window = count_window(layer, makespan)
     if isinstance(window, str):
-        raise RuntimeError(f"{window} refutes the makespan {makespan} of an existing placement")
+        raise RuntimeError(f"{window} excludes the makespan {makespan} of an existing placement")
     return window

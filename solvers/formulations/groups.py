@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import partial
 
-from eplb_opt import bounds
-from eplb_opt.bounds.partitions import (
-    Block,
-    all_blocks,
-    bottleneck_partition,
-    can_enumerate,
-    lazy_bottleneck,
-)
+from eplb_opt.bounds.partitions import Block, all_blocks, bottleneck_partition, can_enumerate
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit, Result, Stage
 
 
-def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
+def solve_groups(layer: Layer) -> Result:
     """A partition of the groups that minimizes the largest node load (in tokens per node).
-
-    With ``reach`` it minimizes the largest closed-form bound on what a node's fullest rank can
-    reach instead (in tokens per rank): a better guide where few replicas fit on a node.
 
     Optimal by bisection over all blocks where these can be enumerated and the search for the
     partition ends (16 groups on 4 nodes, say).
@@ -35,13 +24,7 @@ def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
         return _solve_by_size(totals, topology.num_nodes)
     blocks = all_blocks(topology.num_groups, topology.num_nodes)
     cost = {block: sum((totals[k] for k in block), Fraction(0)) for block in blocks}
-    if reach:
-        cost = {block: load / topology.ranks_per_node for block, load in cost.items()}
-        bound, best = lazy_bottleneck(
-            cost, lambda block: bounds.of(layer.node_problem(block)).value, topology.num_groups
-        )
-    else:
-        bound, best = bottleneck_partition(cost, topology.num_groups)
+    bound, best = bottleneck_partition(cost, topology.num_groups)
     value = max(cost[block] for block in best)
     if value > bound:  # the search for a partition was given up
         by_size = [tuple(sorted(block)) for block in _largest_first(totals, topology.num_nodes)]
@@ -58,21 +41,17 @@ def solve_groups(layer: Layer, *, reach: bool = False) -> Result:
     )
 
 
-solve_groups_by_reach = partial(solve_groups, reach=True)
-
-
 def _solve_by_size(totals: Sequence[Fraction], num_nodes: int) -> Result:
     blocks = _largest_first(totals, num_nodes)
     companions = sorted(totals)[: len(totals) // num_nodes - 1]
     bound = max(sum(totals, Fraction(0)) / num_nodes, max(totals) + sum(companions))
     value = max(sum((totals[k] for k in block), Fraction(0)) for block in blocks)
-    nodes = node_of_group(blocks)
     return Result(
         Stage.GROUPS,
         "largest-first",
         bound,
         value,
-        node_of_group=nodes,
+        node_of_group=node_of_group(blocks),
         bound_source="mean",
         limit=None if value == bound else Limit.WORK,
     )

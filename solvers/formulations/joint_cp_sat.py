@@ -30,7 +30,7 @@ from eplb_opt.problem.layer import Layer
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
-from solvers.engines.outcome import improved
+from solvers.engines.outcome import with_outcome
 from solvers.formulations.count_window import choices, window_below
 from solvers.local_search.start import first_bracket
 from solvers.model_size import require_size
@@ -54,8 +54,8 @@ def solve_joint(layer: Layer, budget: Budget, initial: tuple[int, ...] | None = 
     except OutOfBudgetError:
         return replace(known, limit=budget.limit)
     outcome = cp_sat.run(model.model, budget)
-    found = None if outcome.value is None else value(layer, model.slots(outcome.value))
-    return improved(known, outcome, found, scale.unit, "cp-sat")
+    found = None if outcome.value is None else value(layer, model.phy2log(outcome.value))
+    return with_outcome(known, outcome, found, scale.unit, "cp-sat")
 
 
 class _Model:
@@ -64,13 +64,13 @@ class _Model:
     def __init__(self, layer: Layer, window: Window, budget: Budget) -> None:
         self.model = cp_model.CpModel()
         self.layer, self.budget = layer, budget
-        self.ranks, self.size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
+        self.ranks, self.S = range(layer.topology.num_ranks), layer.topology.slots_per_rank
         counts = choices(layer, window)
         cells = sum(map(len, counts.values())) * len(self.ranks)
         require_size("cp-sat", cells, 5 * cells)
-        self.pairs = [(e, k) for e, own in counts.items() for k in own]
-        self.y = {pair: self.model.new_bool_var("") for pair in self.pairs}
-        self.n = {pair: self._replicas_by_rank(*pair) for pair in self.pairs}
+        self.choices = [(e, k) for e, own in counts.items() for k in own]
+        self.y = {choice: self.model.new_bool_var("") for choice in self.choices}
+        self.n = {choice: self._replicas_by_rank(*choice) for choice in self.choices}
         self._one_count_for_every_expert()
         self._every_replica_is_placed()
         self._equal_experts_are_ordered()
@@ -82,7 +82,7 @@ class _Model:
 
     def _most(self, count: int) -> int:
         """The most replicas of an expert with ``count`` of them on one rank."""
-        return 1 if self.layer.spread_replicas else min(self.size, count)
+        return 1 if self.layer.spread_replicas else min(self.S, count)
 
     def _one_count_for_every_expert(self) -> None:
         for chosen in self._counts_of().values():
@@ -112,13 +112,13 @@ class _Model:
     def _every_rank_is_full(self) -> list[cp_model.IntVar]:
         """The slots of each rank that experts without load fill; these are needed once each."""
         zeros = self.layer.loads.count(0)
-        most = min(self.size, zeros) if self.layer.spread_replicas or not zeros else self.size
+        most = min(self.S, zeros) if self.layer.spread_replicas or not zeros else self.S
         empty = [self.model.new_int_var(0, most, f"z[{g}]") for g in self.ranks]
         self.model.add(sum(empty) >= zeros)
         for g in self.ranks:
             self.budget.spend(len(self.n))
             placed = cp_model.LinearExpr.sum([row[g] for row in self.n.values()])
-            self.model.add(placed + empty[g] == self.size)
+            self.model.add(placed + empty[g] == self.S)
         return empty
 
     def bound(self, scale: Scale, lower: Fraction, upper: Fraction) -> None:
@@ -126,7 +126,7 @@ class _Model:
         highest = scale.down(upper)
         makespan = self.model.new_int_var(scale.up(lower) if scale.exact else 0, highest, "T")
         rank_load = [self.model.new_int_var(0, highest, f"t[{g}]") for g in self.ranks]
-        loads = [scale.replica(self.layer, e, k) for e, k in self.pairs]
+        loads = [scale.replica(self.layer, e, k) for e, k in self.choices]
         for g in self.ranks:
             self.budget.spend(len(self.n))
             load = cp_model.LinearExpr.weighted_sum([row[g] for row in self.n.values()], loads)
@@ -136,11 +136,11 @@ class _Model:
             self.model.add(rank_load[g - 1] >= rank_load[g])
         self.model.minimize(makespan)
 
-    def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
+    def phy2log(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
         """The placement [P] of a solution; experts without load fill the rest in turn."""
         zeros = cycle(e for e, w in enumerate(self.layer.loads) if not w)
-        slots: list[int] = []
+        phy2log: list[int] = []
         for g in self.ranks:
-            slots += [e for e, k in self.pairs for _ in range(value(self.n[e, k][g]))]
-            slots += islice(zeros, value(self.empty[g]))
-        return tuple(slots)
+            phy2log += [e for e, k in self.choices for _ in range(value(self.n[e, k][g]))]
+            phy2log += islice(zeros, value(self.empty[g]))
+        return tuple(phy2log)

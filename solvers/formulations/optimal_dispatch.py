@@ -31,7 +31,7 @@ from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
-from solvers.engines.outcome import improved
+from solvers.engines.outcome import with_outcome
 from solvers.model_size import require_size
 from solvers.options import Budget, OutOfBudgetError
 
@@ -70,12 +70,12 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
     if outcome.value is not None:
         read = outcome.value
         chosen = [[e for e, x in enumerate(rank) if read(x)] for rank in held]
-        found = _value(layer, _filled(layer, chosen))
-    return improved(known, outcome, found, layer.unit / scale, "cp-sat")
+        found = _value(layer, _fill_up(layer, chosen))
+    return with_outcome(known, outcome, found, layer.unit / scale, "cp-sat")
 
 
-def _value(layer: Layer, slots: Sequence[int]) -> Bracket:
-    return value(layer, slots, SUM, Dispatch.OPTIMAL)
+def _value(layer: Layer, phy2log: Sequence[int]) -> Bracket:
+    return value(layer, phy2log, SUM, Dispatch.OPTIMAL)
 
 
 def _model(
@@ -104,7 +104,7 @@ def _model(
     return model, held
 
 
-def _filled(layer: Layer, chosen: list[list[int]]) -> tuple[int, ...]:
+def _fill_up(layer: Layer, chosen: list[list[int]]) -> tuple[int, ...]:
     """Slots of each rank, the free ones filled with a repetition, which changes no split."""
-    size = layer.topology.slots_per_rank
-    return tuple(e for held in chosen for e in (held + (held or [0])[:1] * size)[:size])
+    S = layer.topology.slots_per_rank
+    return tuple(e for held in chosen for e in (held + (held or [0])[:1] * S)[:S])

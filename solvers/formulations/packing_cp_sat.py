@@ -25,8 +25,8 @@ from eplb_opt.problem.layer import Layer
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
-from solvers.engines.outcome import improved
-from solvers.formulations.replica_classes import ReplicaClass, dealt_slots, replica_classes
+from solvers.engines.outcome import with_outcome
+from solvers.formulations.replica_classes import ReplicaClass, deal_replicas, replica_classes
 from solvers.local_search.start import largest_first
 from solvers.model_size import require_size
 from solvers.options import Budget, OutOfBudgetError
@@ -46,8 +46,8 @@ def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget) -> Bracke
     except OutOfBudgetError:
         return replace(known, limit=budget.limit)
     outcome = cp_sat.run(model.model, budget)
-    found = None if outcome.value is None else value(layer, model.slots(outcome.value))
-    return improved(known, outcome, found, scale.unit, "cp-sat")
+    found = None if outcome.value is None else value(layer, model.phy2log(outcome.value))
+    return with_outcome(known, outcome, found, scale.unit, "cp-sat")
 
 
 class _Model:
@@ -59,8 +59,8 @@ class _Model:
         self.ranks = range(layer.topology.num_ranks)
         cells = len(classes) * len(self.ranks)
         require_size("cp-sat", cells, 3 * cells)
-        self.size = layer.topology.slots_per_rank
-        most = 1 if layer.spread_replicas else self.size
+        self.S = layer.topology.slots_per_rank
+        most = 1 if layer.spread_replicas else self.S
         self.x = [self._by_rank(min(most, len(c.experts))) for c in classes]
         self._every_replica_is_placed()
         self._every_rank_is_full()
@@ -76,7 +76,7 @@ class _Model:
     def _every_rank_is_full(self) -> None:
         for g in self.ranks:
             self.budget.spend(len(self.x))
-            self.model.add(cp_model.LinearExpr.sum([row[g] for row in self.x]) == self.size)
+            self.model.add(cp_model.LinearExpr.sum([row[g] for row in self.x]) == self.S)
 
     def bound(self, lowest: int, highest: int) -> None:
         """Minimize the makespan, which is between ``lowest`` and ``highest``."""
@@ -92,7 +92,7 @@ class _Model:
             self.model.add(rank_load[g - 1] >= rank_load[g])
         self.model.minimize(makespan)
 
-    def slots(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
+    def phy2log(self, value: Callable[[cp_model.IntVar], int]) -> tuple[int, ...]:
         """The placement [P] of a solution."""
         number = [[value(row[g]) for row in self.x] for g in self.ranks]
-        return dealt_slots(self.classes, number)
+        return deal_replicas(self.classes, number)

@@ -30,13 +30,13 @@ def replica_classes(layer: Layer, counts: Sequence[int], scale: Scale) -> list[R
     return [ReplicaClass(load, tuple(es)) for load, es in experts.items()]
 
 
-def dealt_slots(classes: Sequence[ReplicaClass], number: Any) -> tuple[int, ...]:
+def deal_replicas(classes: Sequence[ReplicaClass], number: Any) -> tuple[int, ...]:
     """Slots [P] if rank g takes ``number[g][i]`` of class i; () if there are not enough."""
     left = [list(c.experts) for c in classes]
-    slots: list[int] = []
+    phy2log: list[int] = []
     for row in number:
         for experts, copies in zip(left, row, strict=True):
             if copies > len(experts):
                 return ()
-            slots += [experts.pop() for _ in range(copies)]
-    return tuple(slots)
+            phy2log += [experts.pop() for _ in range(copies)]
+    return tuple(phy2log)

@@ -63,7 +63,7 @@ class _Replica:
     count: int
 
 
-def solve_pairs(layer: Layer, budget: Budget, initial: Sequence[int] | None = None) -> Bracket:
+def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = None) -> Bracket:
     """Optimal counts and packing of a layer with two slots a rank, under the global rule.
 
     Exact, resting on CP-SAT's word where it reports a threshold as infeasible; at a limit the bound
@@ -76,20 +76,20 @@ def solve_pairs(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
     if layer.topology.slots_per_rank != 2 or layer.rule != Rule.GLOBAL:
         raise ValueError(
             f"slots_per_rank={layer.topology.slots_per_rank} under the {layer.rule} rule: "
-            "pairs need 2 and the global rule; use the general method of the joint stage"
+            "backend='two-slots' needs 2 and the global rule, use backend='auto'"
         )
-    starts = [_folded(layer, threshold_counts(layer))]
+    starts = [_fold(layer, threshold_counts(layer))]
     if initial is not None:
         given = value(layer, initial)
-        starts += [given, _folded(layer, given.counts(layer.num_logical_experts))]
+        starts += [given, _fold(layer, given.counts(layer.num_logical_experts))]
     known = Bracket.start(bounds.of(layer), starts)
-    while known.limit is None and not budget.satisfied(known.incumbent, known.bound):
-        known = _halve(layer, known, budget)
+    while known.limit is None and not budget.accepts(known.incumbent, known.bound):
+        known = _bisect(layer, known, budget)
     return known
 
 
-def folded_placement(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
-    """[P] slots with the i-th heaviest replica beside the i-th lightest: optimal for these counts.
+def fold_replicas(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
+    """[P] the i-th heaviest replica beside the i-th lightest: optimal for these counts.
 
     With ``spread_replicas``, ranks with an expert twice then swap with the lightest rank without
     it; that needs counts of at most G and keeps within a makespan for which the conditions hold.
@@ -108,15 +108,15 @@ def folded_placement(layer: Layer, counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(e for pair in pairs for e in pair)
 
 
-def _folded(layer: Layer, counts: Sequence[int]) -> Bracket:
-    return value(layer, folded_placement(layer, counts))
+def _fold(layer: Layer, counts: Sequence[int]) -> Bracket:
+    return value(layer, fold_replicas(layer, counts))
 
 
-def _halve(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
+def _bisect(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
     """Decide one makespan between bound and value, or say which limit came before the decision."""
     lower, upper = known.bound / layer.unit, known.incumbent / layer.unit
     try:
-        candidates = _pair_sums(_replicas(layer, upper, budget), lower, upper)
+        candidates = _candidate_makespans(_replicas(layer, upper, budget), lower, upper)
     except OutOfBudgetError:
         return replace(known, limit=budget.limit)
     if candidates is None:
@@ -127,12 +127,12 @@ def _halve(layer: Layer, known: Bracket, budget: Budget) -> Bracket:
         trial = candidates[middle]
         above = candidates[middle + 1] if middle + 1 < len(candidates) else upper
     else:
-        return known.with_bound(known.incumbent, "pairs")
+        return known.with_bound(known.incumbent, "two-slots")
     decision = _counts_within(layer, trial, budget)
     if decision.counts is not None:
-        return known.with_placement(_folded(layer, decision.counts))
+        return known.with_placement(_fold(layer, decision.counts))
     if decision.limit is None:
-        return known.with_bound(above * layer.unit, "pairs")
+        return known.with_bound(above * layer.unit, "two-slots")
     return replace(known, limit=decision.limit)
 
 
@@ -146,7 +146,7 @@ def _replicas(layer: Layer, makespan: Fraction, budget: Budget) -> list[_Replica
     num, den = makespan.numerator, makespan.denominator
     fewest = [max(1, -(-load * den // num)) for load in layer.loads]
     spare = layer.topology.num_physical_experts - sum(fewest)
-    require_table("pairs", LISTED_FACTOR * len(fewest), spare + 1)
+    require_table("two slots a rank", LISTED_FACTOR * len(fewest), spare + 1)
     choices: list[_Replica] = []
     for e, (load, least) in enumerate(zip(layer.loads, fewest, strict=True)):
         budget.spend(spare)
@@ -157,7 +157,9 @@ def _replicas(layer: Layer, makespan: Fraction, budget: Budget) -> list[_Replica
     return sorted(choices, key=lambda r: (r.share, r.load))  # fractions compare slowly
 
 
-def _pair_sums(replicas: list[_Replica], lower: Fraction, upper: Fraction) -> list[Fraction] | None:
+def _candidate_makespans(
+    replicas: list[_Replica], lower: Fraction, upper: Fraction
+) -> list[Fraction] | None:
     """Sums of two replica loads in [lower, upper), ascending; None if there are too many to list.
 
     Floats, as shares of ``upper``, only narrow the search; the sums themselves are compared

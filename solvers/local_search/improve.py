@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.problem.layer import Layer
-from solvers.compiled import compiled_within
+from solvers.compiled import compile_within
 from solvers.dispatch import value
 from solvers.local_search.iterated import iterate, rehearse
 from solvers.local_search.start import first_packing
@@ -23,7 +23,7 @@ Integers = NDArray[np.int64]
 KICKS = 10
 """Kicks between two looks at the clock."""
 KICK_WORK = 5_000
-"""Work that a kick counts for: nodes of a tree search in about its time."""
+"""Work that a kick counts for: steps of a tree search in about its time."""
 
 
 def improve(
@@ -45,7 +45,7 @@ def improve(
 
     Args:
         layer: the problem; its rule is taken as global.
-        start: [P] slots of a placement to begin with.
+        start: [P] a placement to begin with.
         budget: charged by the kick; None for no limit.
         rounds: kicks; needed if the budget has no time limit.
         seed: of the kicks.
@@ -69,7 +69,7 @@ def improve(
     random = np.array([seed % 2147483646 + 1])
     left = math.inf if rounds is None else rounds
     try:
-        if not compiled_within(budget.seconds_left(), rehearse):
+        if not compile_within(budget.seconds_left(), rehearse):
             left = 0
             budget.chunk()
         while left > 0:
@@ -83,7 +83,7 @@ def improve(
     except KeyboardInterrupt:
         budget.interrupt()
     found = tuple(int(e) for e in ranks.ravel())
-    return min(value(layer, first), value(layer, found), key=lambda x: x.incumbent).slots
+    return min(value(layer, first), value(layer, found), key=lambda x: x.incumbent).phy2log
 
 
 def _start(layer: Layer, size: Integers, start: Sequence[int] | None) -> tuple[Integers, Integers]:

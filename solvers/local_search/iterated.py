@@ -1,6 +1,6 @@
 """Iterated local search: re-splits of two ranks, moves of one replica between experts.
 
-All in integers: ``size[e, k]`` is the load of one of ``k`` replicas of expert ``e``, scaled.
+All in integers. A size is a load in units of :class:`solvers.scaling.Scale`; so is a rank load.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ Integers = NDArray[np.int64]
 
 @compiled
 def rank_loads(ranks: Integers, counts: Integers, size: Integers) -> Integers:
-    """[G] sums of ``size[e, c_e]`` over the slots of ``ranks`` [G, S]."""
+    """[G] rank loads: sums of ``size[e, c_e]`` over the slots.
+
+    Args:
+        ranks: [G, S] the expert in each slot.
+        counts: [E] replicas.
+        size: [E, most + 1] size of one of k replicas.
+    """
     loads = np.zeros(len(ranks), np.int64)
     for g in range(len(ranks)):
         for e in ranks[g]:
@@ -26,7 +32,11 @@ def rank_loads(ranks: Integers, counts: Integers, size: Integers) -> Integers:
 
 @compiled
 def repeats(rank: Integers) -> bool:
-    """Whether the rank holds an expert twice."""
+    """Whether a rank holds an expert twice.
+
+    Args:
+        rank: [S] the expert in each slot.
+    """
     for i in range(len(rank)):
         for j in range(i):
             if rank[i] == rank[j]:
@@ -38,7 +48,17 @@ def repeats(rank: Integers) -> bool:
 def resplit(
     ranks: Integers, counts: Integers, size: Integers, loads: Integers, a: int, b: int, spread: bool
 ) -> bool:
-    """Re-split ranks ``a`` and ``b`` if that lowers the larger of their sums."""
+    """Split what two ranks hold anew if that lowers the larger of their loads; whether it did.
+
+    Args:
+        ranks: [G, S] the expert in each slot; changed in place.
+        counts: [E] replicas.
+        size: [E, most + 1] size of one of k replicas.
+        loads: [G] rank loads; changed in place.
+        a: one rank.
+        b: the other.
+        spread: no rank may hold an expert twice.
+    """
     S = ranks.shape[1]
     experts = np.concatenate((ranks[a], ranks[b]))
     items = np.array([size[e, counts[e]] for e in experts])
@@ -63,7 +83,18 @@ POLISH = 50_000_000
 def polish(
     ranks: Integers, counts: Integers, size: Integers, target: int, spread: bool
 ) -> Integers:
-    """Re-split the heaviest rank with the lightest that helps, until none does; rank loads."""
+    """Re-split the heaviest rank with the lightest that helps, until none does.
+
+    Args:
+        ranks: [G, S] the expert in each slot; changed in place.
+        counts: [E] replicas.
+        size: [E, most + 1] size of one of k replicas.
+        target: rank load that is low enough.
+        spread: no rank may hold an expert twice.
+
+    Returns:
+        [G] rank loads.
+    """
     loads = rank_loads(ranks, counts, size)
     left = max(1, POLISH // subsets(ranks.shape[1]))
     improved = True
@@ -85,7 +116,12 @@ def polish(
 
 @compiled
 def draw(random: Integers, n: int) -> int:
-    """An integer in 0..n-1; ``random`` [1] is the state of Park and Miller's generator."""
+    """An integer in 0..n-1.
+
+    Args:
+        random: [1] state of Park and Miller's generator; changed in place.
+        n: at least 1.
+    """
     random[0] = random[0] * 48271 % 2147483647
     return int(random[0] % n)
 
@@ -94,9 +130,18 @@ def draw(random: Integers, n: int) -> int:
 def move_replica(
     ranks: Integers, counts: Integers, size: Integers, worst: int, spread: bool, random: Integers
 ) -> bool:
-    """Relieve rank ``worst``: one of its experts takes over a slot of an expert with several.
+    """Relieve a rank: one of its experts takes over a slot of an expert with several replicas.
 
-    Of a random sample of such moves the one with the least makespan is made.
+    Of a random sample of such moves the one with the least makespan is made; False if there is
+    none.
+
+    Args:
+        ranks: [G, S] the expert in each slot; changed in place.
+        counts: [E] replicas; changed in place.
+        size: [E, most + 1] size of one of k replicas.
+        worst: the rank.
+        spread: no rank may hold an expert twice.
+        random: [1] state of the generator.
     """
     G, S = ranks.shape
     best = np.iinfo(np.int64).max
@@ -127,7 +172,14 @@ def move_replica(
 
 @compiled
 def exchange(ranks: Integers, worst: int, spread: bool, random: Integers) -> None:
-    """Swap random slots of the worst rank with random others, to leave a local optimum."""
+    """Swap random slots of the worst rank with random others, to leave a local optimum.
+
+    Args:
+        ranks: [G, S] the expert in each slot; changed in place.
+        worst: the rank.
+        spread: no rank may hold an expert twice.
+        random: [1] state of the generator.
+    """
     G, S = ranks.shape
     for _ in range(1 + draw(random, 3)):
         a, g, b = draw(random, S), draw(random, G), draw(random, S)
@@ -150,9 +202,19 @@ def iterate(
     rounds: int,
     random: Integers,
 ) -> int:
-    """Improve ``ranks`` and ``counts`` in place by ``rounds`` kicks; returns the makespan.
+    """Improve a placement in place by random kicks; returns the makespan.
 
-    A kick is kept if the makespan does not rise. Stops at ``target``.
+    A kick is kept if the makespan does not rise.
+
+    Args:
+        ranks: [G, S] the expert in each slot; changed in place.
+        counts: [E] replicas; changed in place.
+        size: [E, most + 1] size of one of k replicas.
+        target: makespan at which it stops.
+        spread: no rank may hold an expert twice.
+        free_counts: replicas may move from one expert to another.
+        rounds: kicks.
+        random: [1] state of the generator; changed in place.
     """
     loads = polish(ranks, counts, size, target, spread)
     makespan = loads.max()

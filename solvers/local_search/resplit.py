@@ -21,50 +21,64 @@ LARGEST_EXACT = 11
 
 @compiled
 def subset_sums(items: Integers) -> tuple[Integers, Integers]:
-    """Sums [2^n] and sizes [2^n] of all subsets of ``items`` [n], by bit mask."""
+    """Sums [2^n] and cardinalities [2^n] of all subsets of the items, by bit mask.
+
+    Args:
+        items: [n] sizes.
+    """
     n = len(items)
     sums = np.zeros(1 << n, np.int64)
-    sizes = np.zeros(1 << n, np.int64)
+    cardinalities = np.zeros(1 << n, np.int64)
     for i in range(n):
         bit = 1 << i
         for mask in range(bit):
             sums[bit + mask] = sums[mask] + items[i]
-            sizes[bit + mask] = sizes[mask] + 1
-    return sums, sizes
+            cardinalities[bit + mask] = cardinalities[mask] + 1
+    return sums, cardinalities
 
 
 @compiled
-def by_size(sums: Integers, sizes: Integers, n: int) -> tuple[Integers, Integers]:
-    """Masks ordered by (size, sum), and where each size starts: [2^n], [n + 2]."""
+def by_cardinality(sums: Integers, cardinalities: Integers, n: int) -> tuple[Integers, Integers]:
+    """Masks [2^n] ordered by (cardinality, sum), and where each cardinality starts [n + 2].
+
+    Args:
+        sums: [2^n] sizes summed, by bit mask.
+        cardinalities: [2^n] number of items, by bit mask.
+        n: items.
+    """
     start = np.zeros(n + 2, np.int64)
-    for size in sizes:
-        start[size + 1] += 1
+    for cardinality in cardinalities:
+        start[cardinality + 1] += 1
     start = np.cumsum(start)
     order = np.zeros(len(sums), np.int64)
     fill = start.copy()
     for mask in np.argsort(sums, kind="mergesort"):
-        order[fill[sizes[mask]]] = mask
-        fill[sizes[mask]] += 1
+        order[fill[cardinalities[mask]]] = mask
+        fill[cardinalities[mask]] += 1
     return order, start
 
 
 @compiled
 def best_split(items: Integers) -> Integers:
-    """[2S] 0 or 1: the S of ``items`` whose sum is nearest to half of the total."""
+    """[2S] 1 for the S items whose sum is nearest to half of the total, 0 for the others.
+
+    Args:
+        items: [2S] sizes.
+    """
     n = len(items)
     S = n // 2
     total = items.sum()
     left, right = items[:S], items[S:]
-    left_sums, left_sizes = subset_sums(left)
-    right_sums, right_sizes = subset_sums(right)
-    left_order, left_start = by_size(left_sums, left_sizes, S)
-    right_order, right_start = by_size(right_sums, right_sizes, S)
+    left_sums, left_cardinalities = subset_sums(left)
+    right_sums, right_cardinalities = subset_sums(right)
+    left_order, left_start = by_cardinality(left_sums, left_cardinalities, S)
+    right_order, right_start = by_cardinality(right_sums, right_cardinalities, S)
     best = 2 * total + 1
     best_left, best_right = np.int64(0), np.int64(0)
-    for size in range(S + 1):
-        j = right_start[S - size + 1] - 1
-        i = left_start[size]
-        while i < left_start[size + 1] and j >= right_start[S - size]:
+    for cardinality in range(S + 1):
+        j = right_start[S - cardinality + 1] - 1
+        i = left_start[cardinality]
+        while i < left_start[cardinality + 1] and j >= right_start[S - cardinality]:
             distance = 2 * (left_sums[left_order[i]] + right_sums[right_order[j]]) - total
             if abs(distance) < best:
                 best, best_left, best_right = abs(distance), left_order[i], right_order[j]
@@ -81,7 +95,11 @@ def best_split(items: Integers) -> Integers:
 
 @compiled
 def best_swap(items: Integers) -> Integers:
-    """[2S] 0 or 1: the first S items, with the one exchange that brings the two sums nearest."""
+    """[2S] 1 for the first S items after the one exchange that brings the two sums nearest.
+
+    Args:
+        items: [2S] sizes.
+    """
     n = len(items)
     S = n // 2
     member = np.zeros(n, np.int64)
@@ -101,7 +119,11 @@ def best_swap(items: Integers) -> Integers:
 
 @compiled
 def split_in_two(items: Integers) -> Integers:
-    """The best re-split for this size: exact up to ``LARGEST_EXACT`` slots, else one exchange."""
+    """[2S] 0 or 1, the best re-split: exact up to ``LARGEST_EXACT`` slots, else one exchange.
+
+    Args:
+        items: [2S] sizes.
+    """
     if len(items) <= 2 * LARGEST_EXACT:
         return best_split(items)
     return best_swap(items)

@@ -25,15 +25,15 @@ def first_packing(items: Integers, experts: Integers, num_ranks: int, spread: bo
     expert with at most G replicas then never meets a rank twice.
     """
     order = np.lexsort((experts, -items))
-    slots = len(items) // num_ranks
+    slots_per_rank = len(items) // num_ranks
     if spread:
-        return np.ascontiguousarray(experts[order].reshape(slots, num_ranks).T)
+        return np.ascontiguousarray(experts[order].reshape(slots_per_rank, num_ranks).T)
     ranks: list[list[int]] = [[] for _ in range(num_ranks)]
     queue = [(0, g) for g in range(num_ranks)]
     for i in order:
         load, g = heapq.heappop(queue)
         ranks[g].append(int(experts[i]))
-        if len(ranks[g]) < slots:
+        if len(ranks[g]) < slots_per_rank:
             heapq.heappush(queue, (load + int(items[i]), g))
     return np.array(ranks, dtype=np.int64)
 
@@ -52,4 +52,4 @@ def first_bracket(layer: Layer, initial: Sequence[int] | None = None) -> Bracket
     """
     starts = [largest_first(layer, threshold_counts(layer))]
     starts += [] if initial is None else [tuple(initial)]
-    return Bracket.start(bounds.of(layer), [value(layer, slots) for slots in starts])
+    return Bracket.start(bounds.of(layer), [value(layer, phy2log) for phy2log in starts])

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.problem.layer import Layer
-from solvers.compiled import compiled, compiled_within
+from solvers.compiled import compile_within, compiled
 from solvers.options import Budget
 from solvers.scaling import scale_for
 
@@ -93,7 +93,7 @@ class MoveSearch:
             self.room.copy(),
             np.full(len(self.room), self.size, np.int64),
         )
-        if not compiled_within(budget.seconds_left(), rehearse):
+        if not compile_within(budget.seconds_left(), rehearse):
             budget.chunk()
             return PAUSED, None
         while nodes := budget.chunk():

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.compiled import compiled, compiled_within
+from solvers.compiled import compile_within, compiled
 from solvers.local_search import iterated as local_search
 from solvers.tree_search.splitting import (
     EXHAUSTED,
     FOUND,
-    NODES,
     PAUSED,
+    WORK,
     Tree,
     advance,
     least_threshold,
@@ -29,19 +29,21 @@ from solvers.tree_search.splitting import (
 
 Integers = NDArray[np.int64]
 
-VECTOR_COST = 20
-"""Nodes that passing over a vector counts for, about its share of time."""
+VECTOR_WORK = 20
+"""Work that passing over a vector counts for, about its share of time."""
 
 
 class Vectors(NamedTuple):
     """Where the enumeration stands.
 
     Attributes:
-        counts: [E] the vector in hand.
-        least, most: [E] limits of the counts.
-        experts, kind: [P] expert and kind of each item of the vector in hand, items by falling
-        size. threshold: [1] the threshold for this vector, [0] if it was not begun. tree: the
-        search of this vector.
+        counts: [E] the vector in hand: replicas of each expert.
+        least: [E] lower limits of the counts.
+        most: [E] upper limits of the counts.
+        experts: [P] the expert of each item of the vector in hand, items by falling size.
+        kind: [P] numbers which of these items are interchangeable.
+        threshold: [1] no rank may carry more with this vector; -1 if it was not begun.
+        tree: the search of this vector.
     """
 
     counts: Integers
@@ -59,14 +61,21 @@ def new_vectors(least: Integers, most: Integers, num_slots: int, num_ranks: int)
         return None
     counts = least.copy()
     fill(counts, most, 0, num_slots - int(least.sum()))
-    slots = np.zeros(num_slots, np.int64)
-    tree = new_tree(slots, num_ranks)
-    return Vectors(counts, least, most, slots.copy(), slots.copy(), np.array([-1]), tree)
+    nothing = np.zeros(num_slots, np.int64)
+    tree = new_tree(nothing, num_ranks)
+    return Vectors(counts, least, most, nothing.copy(), nothing.copy(), np.array([-1]), tree)
 
 
 @compiled
 def fill(counts: Integers, most: Integers, start: int, extra: int) -> None:
-    """Give ``extra`` replicas to the last experts, not before ``start``: the least vector."""
+    """Give further replicas to the last experts, which makes the lexicographically least vector.
+
+    Args:
+        counts: [E] replicas; changed in place.
+        most: [E] upper limits.
+        start: first expert that may take some.
+        extra: replicas to give.
+    """
     e = len(counts) - 1
     while extra > 0 and e >= start:
         more = min(extra, most[e] - counts[e])
@@ -77,7 +86,13 @@ def fill(counts: Integers, most: Integers, start: int, extra: int) -> None:
 
 @compiled
 def next_vector(counts: Integers, least: Integers, most: Integers) -> bool:
-    """The lexicographically next vector of the same sum, in place; False after the last."""
+    """The lexicographically next vector of the same sum; False after the last.
+
+    Args:
+        counts: [E] replicas; changed in place.
+        least: [E] lower limits.
+        most: [E] upper limits.
+    """
     spare = 0
     for e in range(len(counts) - 1, -1, -1):
         if spare > 0 and counts[e] < most[e]:
@@ -92,7 +107,14 @@ def next_vector(counts: Integers, least: Integers, most: Integers) -> bool:
 
 @compiled
 def begin(vectors: Vectors, size: Integers, threshold: int, spread: bool) -> bool:
-    """List the items of the vector in hand; False if it cannot go below ``threshold``."""
+    """List the items of the vector in hand; False if no packing of it keeps to ``threshold``.
+
+    Args:
+        vectors: changed in place.
+        size: [E, most + 1] size of one of k replicas.
+        threshold: no rank may carry more.
+        spread: no rank may hold an expert twice.
+    """
     counts, experts, kind, tree = vectors.counts, vectors.experts, vectors.kind, vectors.tree
     E, G = len(counts), tree.chosen.shape[0]
     sizes = np.empty(E, np.int64)
@@ -128,27 +150,34 @@ def begin(vectors: Vectors, size: Integers, threshold: int, spread: bool) -> boo
 def search(
     vectors: Vectors, size: Integers, threshold: int, spread: bool, budget: int
 ) -> tuple[int, int]:
-    """Search on for about ``budget`` nodes; returns the state and the nodes used.
+    """Search on; returns the state and the work done.
 
     FOUND: the tree holds a packing up to ``threshold``; calling again goes on with the same vector
     and the new threshold. EXHAUSTED: no vector is left. PAUSED: call again.
+
+    Args:
+        vectors: changed in place.
+        size: [E, most + 1] size of one of k replicas.
+        threshold: no rank may carry more.
+        spread: no rank may hold an expert twice.
+        budget: work, about.
     """
-    nodes = 0
-    while nodes < budget:
+    work = 0
+    while work < budget:
         state = EXHAUSTED
-        nodes += VECTOR_COST
+        work += VECTOR_WORK
         if vectors.threshold[0] >= 0 or begin(vectors, size, threshold, spread):
-            before = vectors.tree.counters[NODES]
+            before = vectors.tree.counters[WORK]
             state = advance(vectors.tree, vectors.kind, vectors.threshold[0], spread, budget)
-            nodes += vectors.tree.counters[NODES] - before
+            work += vectors.tree.counters[WORK] - before
         if state == PAUSED:
-            return PAUSED, nodes
+            return PAUSED, work
         vectors.threshold[0] = -1
         if state == FOUND:
-            return FOUND, nodes
+            return FOUND, work
         if not next_vector(vectors.counts, vectors.least, vectors.most):
-            return EXHAUSTED, nodes
-    return PAUSED, nodes
+            return EXHAUSTED, work
+    return PAUSED, work
 
 
 def rehearse() -> None:
@@ -166,4 +195,4 @@ def rehearse() -> None:
 
 def compile_searches() -> None:
     """Compile now what the searches of ``solve`` would else compile on their time."""
-    compiled_within(None, rehearse)
+    compile_within(None, rehearse)

@@ -39,15 +39,15 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
 
     Args:
         layer: the problem.
-        budget: a vector passed over counts as some nodes.
-        initial: [P] slots of a known placement.
+        budget: a vector passed over counts as some steps of the search.
+        initial: [P] a known placement.
     """
     bound = bounds.of(layer)
     if layer.topology.slots_per_rank == 1:
         counts = threshold_counts(layer)
         alone = value(layer, [e for e, count in enumerate(counts) for _ in range(count)])
         return Bracket.start(bound, [alone]).with_bound(alone.incumbent, "counts")
-    slots = improve(
+    phy2log = improve(
         layer,
         start=initial,
         budget=budget,
@@ -55,8 +55,8 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
         seed=budget.options.seed,
         target=bound.value,
     )
-    known = Bracket.start(bound, [value(layer, slots)])
-    if not budget.satisfied(known.incumbent, known.bound) and budget.chunk():
+    known = Bracket.start(bound, [value(layer, phy2log)])
+    if not budget.accepts(known.incumbent, known.bound) and budget.chunk():
         known = _search_counts(layer, known, budget)
     return replace(known, limit=None if known.closed else budget.limit)
 
@@ -86,7 +86,7 @@ class CountSearch:
         random = np.random.default_rng(seed)
         spare = int((vectors.counts - vectors.least).sum())
         number = min(SAMPLES, comb(spare + len(self.order) - 1, spare) // 100)
-        best = np.bincount(self.known.slots, minlength=len(self.order))[self.order]
+        best = np.bincount(self.known.phy2log, minlength=len(self.order))[self.order]
         for _ in range(number):
             if self.threshold < self.goal or not self.budget.chunk(SAMPLING):
                 return
@@ -102,10 +102,10 @@ class CountSearch:
         vectors = self.window()
         state = EXHAUSTED if vectors is None else PAUSED
         while vectors is not None and state != EXHAUSTED and self.threshold >= self.goal:
-            nodes = self.budget.chunk()
-            if not nodes:
+            work = self.budget.chunk()
+            if not work:
                 return False
-            state, used = search(vectors, self.size, self.threshold, self.spread, nodes)
+            state, used = search(vectors, self.size, self.threshold, self.spread, work)
             self.budget.charge(used)
             if state == FOUND:
                 self.accept(vectors)
@@ -113,7 +113,7 @@ class CountSearch:
 
     def accept(self, vectors: Vectors) -> None:
         """Take over the packing that the tree holds; rounding may hide that it is no better."""
-        ranks = self.order[vectors.tree.packed(vectors.experts)]
+        ranks = self.order[vectors.tree.packing(vectors.experts)]
         found = value(self.layer, tuple(int(e) for e in ranks.ravel()))
         self.known = self.known.with_placement(found)
         self.threshold = self.budget.better_than(int(vectors.tree.partial[:, -2].max()))

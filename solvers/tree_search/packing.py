@@ -20,7 +20,7 @@ from eplb_opt import bounds
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit
 from solvers.bracket import Bracket
-from solvers.compiled import compiled_within
+from solvers.compiled import compile_within
 from solvers.dispatch import value
 from solvers.local_search.iterated import iterate
 from solvers.local_search.start import first_packing
@@ -32,8 +32,8 @@ from solvers.tree_search.residues import residue_bound
 from solvers.tree_search.splitting import (
     FOUND,
     NEXT_THRESHOLD,
-    NODES,
     PAUSED,
+    WORK,
     Tree,
     advance,
     least_threshold,
@@ -91,7 +91,7 @@ def solve_packing(
     """
     bound, scale = bounds.of(layer, counts=counts), scale_for(layer, counts)
     experts = np.repeat(np.arange(len(counts)), counts)
-    packed = pack(
+    found = pack(
         item_sizes(layer, scale, counts)[experts],
         layer.topology.num_ranks,
         experts=experts,
@@ -100,10 +100,10 @@ def solve_packing(
         budget=budget,
         seed=budget.options.seed,
     )
-    known = Bracket.start(bound, [value(layer, packed.slots)])
+    known = Bracket.start(bound, [value(layer, found.phy2log)])
     # Rounding down may leave less of the placement's value than is proven of the integers.
-    known = known.with_bound(min(known.incumbent, packed.bound * scale.unit), "search")
-    return replace(known, limit=packed.limit)
+    known = known.with_bound(min(known.incumbent, found.bound * scale.unit), "search")
+    return replace(known, limit=found.limit)
 
 
 def pack(
@@ -148,15 +148,15 @@ def pack(
     of_expert[experts] = sizes
     order = np.lexsort((experts, -sizes))
     items = Items(sizes[order], experts[order], of_expert, spread_replicas)
-    slots = len(sizes) // num_ranks
-    if slots == 1 or (slots == 2 and not spread_replicas):
+    slots_per_rank = len(sizes) // num_ranks
+    if slots_per_rank == 1 or (slots_per_rank == 2 and not spread_replicas):
         ranks = fold(items.expert, num_ranks)
         return _bracket(items, ranks, items.makespan(ranks))
     if incumbent is None:
         incumbent = first_packing(items.size, items.expert, num_ranks, spread_replicas)
     ranks, bound = np.array(incumbent, np.int64), lower_bound
     try:
-        if not (compiled_within(budget.seconds_left(), rehearse) and budget.chunk()):
+        if not (compile_within(budget.seconds_left(), rehearse) and budget.chunk()):
             budget.chunk()
             known = _bracket(items, ranks, bound)
             return replace(known, limit=None if known.closed else budget.limit)
@@ -206,9 +206,9 @@ def _local_search(items: Items, ranks: Integers, bound: int, budget: Budget, see
 
 
 def _bracket(items: Items, ranks: Integers, bound: int, limit: Limit | None = None) -> Bracket:
-    slots = tuple(int(e) for e in ranks.ravel())
+    phy2log = tuple(int(e) for e in ranks.ravel())
     makespan = Fraction(items.makespan(ranks))
-    return Bracket(slots, makespan, Fraction(bound), "search", limit=limit)
+    return Bracket(phy2log, makespan, Fraction(bound), "search", limit=limit)
 
 
 def _tree_search(items: Items, ranks: Integers, bound: int, budget: Budget) -> Bracket:
@@ -222,7 +222,7 @@ def _tree_search(items: Items, ranks: Integers, bound: int, budget: Budget) -> B
         if state == PAUSED:
             break
         if state == FOUND:
-            ranks = tree.packed(items.expert)
+            ranks = tree.packing(items.expert)
             value = items.makespan(ranks)
         else:
             bound = below + 1
@@ -231,7 +231,7 @@ def _tree_search(items: Items, ranks: Integers, bound: int, budget: Budget) -> B
         if state == PAUSED:
             break
         if state == FOUND:
-            ranks, value = tree.packed(items.expert), bound
+            ranks, value = tree.packing(items.expert), bound
         else:
             bound = min(value, int(tree.counters[NEXT_THRESHOLD]))
     limit = budget.limit if bound <= budget.better_than(value) else None
@@ -245,10 +245,10 @@ def _search(
     restart(tree, kind, spread)
     state = PAUSED
     try:
-        while state == PAUSED and (nodes := budget.chunk(share)):
-            before = int(tree.counters[NODES])
-            state = advance(tree, kind, threshold, spread, nodes)
-            budget.charge(int(tree.counters[NODES]) - before)
+        while state == PAUSED and (work := budget.chunk(share)):
+            before = int(tree.counters[WORK])
+            state = advance(tree, kind, threshold, spread, work)
+            budget.charge(int(tree.counters[WORK]) - before)
     except KeyboardInterrupt:
         budget.interrupt()
         return PAUSED

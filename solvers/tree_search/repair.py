@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.options import Budget
-from solvers.tree_search.splitting import FOUND, NODES, advance, new_tree
+from solvers.tree_search.splitting import FOUND, WORK, advance, new_tree
 
 Integers = NDArray[np.int64]
 
 ITEMS = 27
 """Items re-packed at once: three ranks of nine, as many as a few milliseconds explore."""
-TRY_NODES = 20_000
+TRY_WORK = 20_000
 
 
 def repair(
@@ -34,13 +34,13 @@ def repair(
     loads = size[ranks].sum(axis=1)
     for _ in range(tries):
         above = np.flatnonzero(loads > goal)
-        nodes = min(TRY_NODES, budget.chunk())
-        if not len(above) or not nodes:
+        work = min(TRY_WORK, budget.chunk())
+        if not len(above) or not work:
             break
         few = choose_ranks(loads, int(random.choice(above)), goal, ranks.shape[1], random)
         if few is None:
             continue
-        packing, used = repack(ranks[few], size, goal, spread, nodes)
+        packing, used = repack(ranks[few], size, goal, spread, work)
         budget.charge(used)
         if packing is not None:
             ranks[few] = packing
@@ -49,10 +49,10 @@ def repair(
 
 
 def choose_ranks(
-    loads: Integers, worst: int, goal: int, slots: int, random: np.random.Generator
+    loads: Integers, worst: int, goal: int, slots_per_rank: int, random: np.random.Generator
 ) -> Integers | None:
     """Rank ``worst`` and random others that together fit under ``goal``; None if none are seen."""
-    number = min(len(loads), max(3, ITEMS // slots))
+    number = min(len(loads), max(3, ITEMS // slots_per_rank))
     for _ in range(10):
         others = random.permutation(np.delete(np.arange(len(loads)), worst))[: number - 1]
         few = np.r_[worst, others]
@@ -62,15 +62,15 @@ def choose_ranks(
 
 
 def repack(
-    ranks: Integers, size: Integers, goal: int, spread: bool, nodes: int
+    ranks: Integers, size: Integers, goal: int, spread: bool, work: int
 ) -> tuple[Integers | None, int]:
-    """These ranks packed anew with none above ``goal``, None if not found; and nodes used."""
+    """These ranks packed anew with none above ``goal``, None if not found; and the work done."""
     experts = ranks.ravel()
     order = np.lexsort((experts, -size[experts]))
     experts = experts[order]
     items = size[experts]
     tree = new_tree(items, len(ranks))
     kind = experts if spread else np.cumsum(np.r_[0, np.diff(items) != 0])
-    state = advance(tree, kind, goal, spread, nodes)
-    packing: Integers | None = tree.packed(experts) if state == FOUND else None
-    return packing, int(tree.counters[NODES])
+    state = advance(tree, kind, goal, spread, work)
+    packing: Integers | None = tree.packing(experts) if state == FOUND else None
+    return packing, int(tree.counters[WORK])

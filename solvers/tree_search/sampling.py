@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.tree_search.count_vectors import Vectors, begin
-from solvers.tree_search.splitting import FOUND, NODES, advance
+from solvers.tree_search.splitting import FOUND, WORK, advance
 
 Integers = NDArray[np.int64]
 
-VECTOR_NODES = 30_000
-"""Nodes spent on one vector: about a millisecond."""
+TRY_WORK = 30_000
+"""Work on one vector: about a millisecond."""
 MOVES = 4
 """A vector is up to this many moved replicas away from the best one."""
 
@@ -36,10 +36,10 @@ def neighbour(
 def try_vector(
     vectors: Vectors, counts: Integers, size: Integers, threshold: int, spread: bool
 ) -> tuple[bool, int]:
-    """Whether a packing up to ``threshold`` was found (it is in the tree then), and nodes."""
+    """Whether a packing up to ``threshold`` was found (the tree holds it), and the work done."""
     vectors.counts[:] = counts
     if not begin(vectors, size, threshold, spread):
         return False, 0
     tree = vectors.tree
-    state = advance(tree, vectors.kind, vectors.threshold[0], spread, VECTOR_NODES)
-    return state == FOUND, int(tree.counters[NODES])
+    state = advance(tree, vectors.kind, vectors.threshold[0], spread, TRY_WORK)
+    return state == FOUND, int(tree.counters[WORK])

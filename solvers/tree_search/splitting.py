@@ -29,18 +29,20 @@ Integers = NDArray[np.int64]
 FOUND, EXHAUSTED, PAUSED = 0, 1, 2
 NEVER = np.iinfo(np.int64).max
 
-LEVEL, SLOT, NODES, NEXT_THRESHOLD = 0, 1, 2, 3
+LEVEL, SLOT, WORK, NEXT_THRESHOLD = 0, 1, 2, 3
 
 
 class Tree(NamedTuple):
     """Where the search stands: level ``g`` fills rank ``g`` from what ranks ``0..g-1`` left.
 
     Attributes:
-        item: [G + 1, P] the items left at each level, largest first, by their position in the
-        input. size: [G + 1, P] their sizes. prefix: [G + 1, P + 1] sums of the largest items left.
-        chosen: [G, S + 1] positions taken in the level's list. partial: [G, S + 1] sums of the rank
-        in hand. counters: level, slot, nodes, and the smallest threshold that would have let more
-        through.
+        item: [G + 1, P] the items left at each level, largest first, by position in the input.
+        size: [G + 1, P] their sizes, in units of the scale.
+        prefix: [G + 1, P + 1] sums of the sizes of the first 0, 1, .. of them.
+        chosen: [G, S + 1] positions in the level's list of the items that its rank takes.
+        partial: [G, S + 1] sums of the sizes of the first 1, 2, .. of these.
+        counters: [4] level, slot, work done, and the smallest threshold that would have let more
+            through.
     """
 
     item: Integers
@@ -50,7 +52,7 @@ class Tree(NamedTuple):
     partial: Integers
     counters: Integers
 
-    def packed(self, experts: Integers) -> Integers:
+    def packing(self, experts: Integers) -> Integers:
         """[G, S] the experts of the packing found; ``experts`` [P] in the order of the items."""
         return experts[np.take_along_axis(self.item[:-1], self.chosen[:, :-1], axis=1)]
 
@@ -78,7 +80,12 @@ def new_tree(items: Integers, num_ranks: int) -> Tree:
 
 @compiled
 def load(tree: Tree, items: Integers) -> None:
-    """Give the root of the tree ``items`` [P] in descending order."""
+    """Write the items into the root of the tree.
+
+    Args:
+        tree: changed in place.
+        items: [P] sizes in descending order.
+    """
     for p in range(len(items)):
         tree.item[0, p] = p
         tree.size[0, p] = items[p]
@@ -87,7 +94,15 @@ def load(tree: Tree, items: Integers) -> None:
 
 @compiled
 def after(item: Integers, kind: Integers, level: int, p: int, n: int) -> int:
-    """First position below ``p`` whose item is of another kind; ``n`` if none."""
+    """First position after ``p`` whose item is of another kind; ``n`` if none.
+
+    Args:
+        item: [G + 1, P] the items left at each level.
+        kind: [P] numbers what is interchangeable, by position in the input.
+        level: whose list.
+        p: position in it.
+        n: its length.
+    """
     this = kind[item[level, p]]
     while p < n and kind[item[level, p]] == this:
         p += 1
@@ -96,9 +111,15 @@ def after(item: Integers, kind: Integers, level: int, p: int, n: int) -> int:
 
 @compiled
 def restart(tree: Tree, kind: Integers, spread: bool) -> None:
-    """Back to the root: the first rank holds the largest item and is to be filled."""
+    """Back to the root: the first rank holds the largest item and is to be filled.
+
+    Args:
+        tree: changed in place.
+        kind: [P] numbers what is interchangeable.
+        spread: a rank takes one item of a kind only.
+    """
     tree.counters[LEVEL], tree.counters[SLOT] = 0, 1
-    tree.counters[NODES], tree.counters[NEXT_THRESHOLD] = 0, NEVER
+    tree.counters[WORK], tree.counters[NEXT_THRESHOLD] = 0, NEVER
     tree.chosen[0, 0] = 0
     tree.chosen[0, 1] = after(tree.item, kind, 0, 0, len(kind)) if spread else 1
     tree.partial[0, 0] = tree.size[0, 0]
@@ -106,7 +127,15 @@ def restart(tree: Tree, kind: Integers, spread: bool) -> None:
 
 @compiled
 def first_not_above(size: Integers, level: int, start: int, stop: int, limit: int) -> int:
-    """First position from ``start`` on with ``size <= limit``, ``stop`` if none; sizes fall."""
+    """First position from ``start`` on whose size is at most ``limit``, ``stop`` if none.
+
+    Args:
+        size: [G + 1, P] sizes of the items left at each level, descending.
+        level: whose list.
+        start: first position looked at.
+        stop: end of the positions looked at.
+        limit: size.
+    """
     while start < stop:
         middle = (start + stop) // 2
         if size[level, middle] > limit:
@@ -117,8 +146,16 @@ def first_not_above(size: Integers, level: int, start: int, stop: int, limit: in
 
 
 @compiled
-def dominated(size: Integers, chosen: Integers, level: int, S: int, room: int) -> bool:
-    """Whether an item of the rank could be exchanged for a larger one outside within ``room``."""
+def is_dominated(size: Integers, chosen: Integers, level: int, S: int, room: int) -> bool:
+    """Whether an item of the rank could be exchanged for a larger one outside within ``room``.
+
+    Args:
+        size: [G + 1, P] sizes of the items left at each level.
+        chosen: [G, S + 1] positions of the items that the rank of each level takes.
+        level: the rank in hand.
+        S: slots a rank.
+        room: threshold less the rank's sum.
+    """
     for slot in range(1, S):
         taken = slot
         p = chosen[level, slot]
@@ -136,7 +173,14 @@ def dominated(size: Integers, chosen: Integers, level: int, S: int, room: int) -
 
 @compiled
 def open_level(tree: Tree, level: int, kind: Integers, spread: bool) -> None:
-    """List the items that the ranks above leave; the rank of ``level`` takes the largest."""
+    """List the items that the ranks above leave; the rank of ``level`` takes the largest.
+
+    Args:
+        tree: changed in place.
+        level: the rank.
+        kind: [P] numbers what is interchangeable.
+        spread: a rank takes one item of a kind only.
+    """
     G, S = tree.chosen.shape[0], tree.chosen.shape[1] - 1
     taken = 0
     kept = 0
@@ -157,10 +201,15 @@ def open_level(tree: Tree, level: int, kind: Integers, spread: bool) -> None:
 
 @compiled
 def least_threshold(prefix: Integers, m: int, S: int) -> int:
-    """A bound for the ``m`` ranks that are left, from the prefix sums of their items.
+    """A bound on the makespan of the ``m`` ranks that are left.
 
     Of the jm + 1 heaviest items some rank holds j + 1; of the jm + 1 lightest as well, and what
     that rank cannot take falls on the others.
+
+    Args:
+        prefix: [mS + 1] sums of the sizes of the largest 0, 1, .. items left.
+        m: ranks.
+        S: slots a rank.
     """
     n = m * S
     total = prefix[n]
@@ -176,17 +225,22 @@ def least_threshold(prefix: Integers, m: int, S: int) -> int:
 
 @compiled
 def advance(tree: Tree, kind: Integers, threshold: int, spread: bool, budget: int) -> int:
-    """Search on for at most ``budget`` nodes: FOUND, EXHAUSTED or PAUSED (call again to go on).
+    """Search on: FOUND, EXHAUSTED or PAUSED (call again to go on).
 
-    ``kind`` [P] numbers what is interchangeable: items of one size, or with ``spread`` of one
-    expert, of which a rank then takes one only.
+    Args:
+        tree: changed in place.
+        kind: [P] numbers what is interchangeable: items of one size, or with ``spread`` of one
+            expert.
+        threshold: no rank may carry more.
+        spread: a rank takes one item of a kind only.
+        budget: work, in steps down or up the tree.
     """
     item, size, prefix, chosen, partial, counters = tree
     G, S = chosen.shape[0], chosen.shape[1] - 1
     level, slot, next_threshold = counters[LEVEL], counters[SLOT], counters[NEXT_THRESHOLD]
-    nodes, state = 0, PAUSED
-    while nodes < budget and state == PAUSED:
-        nodes += 1
+    work, state = 0, PAUSED
+    while work < budget and state == PAUSED:
+        work += 1
         m, q = G - level, S - 1 - slot
         n = m * S
         start, before = chosen[level, slot], partial[level, slot - 1]
@@ -207,7 +261,7 @@ def advance(tree: Tree, kind: Integers, threshold: int, spread: bool, budget: in
                 slot += 1
                 chosen[level, slot] = after(item, kind, level, p, n) if spread else p + 1
                 continue
-            if spread or not dominated(size, chosen, level, S, threshold - partial[level, slot]):
+            if spread or not is_dominated(size, chosen, level, S, threshold - partial[level, slot]):
                 open_level(tree, level + 1, kind, spread)
                 if m == 1:
                     state = FOUND
@@ -227,5 +281,5 @@ def advance(tree: Tree, kind: Integers, threshold: int, spread: bool, budget: in
             n = (G - level) * S
             chosen[level, slot] = after(item, kind, level, chosen[level, slot], n)
     counters[LEVEL], counters[SLOT], counters[NEXT_THRESHOLD] = level, slot, next_threshold
-    counters[NODES] += nodes
+    counters[WORK] += work
     return state

@@ -111,8 +111,8 @@ def test_one_message_names_field_and_value(case: str) -> None:
 def test_arrays_are_sequences() -> None:
     start, counts = np.arange(16) % 8, np.full(8, 2)
     assert solve(GLOBAL, initial=start).status == "optimal"
-    packed = solve(GLOBAL, stage="packing", given=Stages(counts=counts))
-    assert packed.counts == (2,) * 8
+    found = solve(GLOBAL, stage="packing", given=Stages(counts=counts))
+    assert found.counts == (2,) * 8
     nodes = solve(NODES, stage="counts", given=Stages(node_of_group=np.array([1, 0, 1, 0])))
     assert nodes.node_of_group == (1, 0, 1, 0)
 
@@ -149,8 +149,8 @@ def test_counts_never_exceed_what_spread_replicas_allows() -> None:
     limits = Stages(least=[2, 1, 1], most=[4, 3, 5])
     result = solve(SPREAD, stage="counts", given=limits)
     assert (result.counts, result.objective) == ((2, 2, 2), 500)
-    packed = solve(SPREAD, stage="packing", given=limits)
-    assert packed.counts == (2, 2, 2)
+    found = solve(SPREAD, stage="packing", given=limits)
+    assert found.counts == (2, 2, 2)
 
 
 def test_counts_that_cannot_be_spread_are_infeasible() -> None:

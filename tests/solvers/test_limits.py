@@ -20,12 +20,12 @@ from eplb_opt.certificate import Trust, verify_document
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition, portfolio, solve
 from solvers.backends import BACKENDS
-from solvers.compiled import HAVE_NUMBA, compiled_within
+from solvers.compiled import HAVE_NUMBA, compile_within
 from solvers.engines import mip, mip_process
 from solvers.options import Budget, OutOfBudgetError, SearchOptions
 
 HARD = Instance([np.random.default_rng(3).integers(1, 5000, 24)], Topology(32, 8)).layer(0)
-MILP = [name for name in mip.ENGINES if mip.installed(name)]
+MILP = [name for name in mip.ENGINES if mip.is_installed(name)]
 
 
 def random_layer(experts: int, *sizes: int, **machine: int) -> Layer:
@@ -73,8 +73,8 @@ def test_what_is_not_proven_has_a_reason(
 def test_a_short_time_limit_ends_every_backend_by_time(
     backend: str, sizes: tuple[int, int]
 ) -> None:
-    if backend == "pairs" and sizes != (72, 36):
-        pytest.skip("pairs need two slots a rank")
+    if backend == "two-slots" and sizes != (72, 36):
+        pytest.skip("two-slots takes S = 2 only")
     if backend in mip.ENGINES and backend not in MILP:
         pytest.skip(f"{backend} is not installed")
     result = solve(random_layer(48, *sizes), backend=backend, time_limit=0.05)
@@ -177,12 +177,12 @@ def test_compilation_is_not_waited_for_beyond_the_limit() -> None:
         calls.append(1)
         may_end.wait()
 
-    assert not compiled_within(0, rehearsal)
+    assert not compile_within(0, rehearsal)
     assert not calls
-    assert not compiled_within(0.01, rehearsal)
-    assert not compiled_within(0, rehearsal)
+    assert not compile_within(0.01, rehearsal)
+    assert not compile_within(0, rehearsal)
     may_end.set()
-    assert compiled_within(None, rehearsal)
+    assert compile_within(None, rehearsal)
     assert calls == [1]
 
 
@@ -287,8 +287,8 @@ def test_without_a_limit_local_search_ends_by_its_own_work() -> None:
 
 
 def test_on_one_rank_the_mean_is_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At (500, 1000) the search for a refutation took 10 s."""
-    monkeypatch.setattr(closed_form, "refute", None)
+    """At (500, 1000) the destructive bound took 10 s."""
+    monkeypatch.setattr(closed_form, "exclude", None)
     layer = random_layer(500, 1000, 1)
     assert bounds.of(layer) == closed_form.Bound(Fraction(sum(layer.loads)), "mean")
     assert solve(layer).status == "optimal"
@@ -298,7 +298,7 @@ def test_on_one_rank_the_mean_is_the_optimum(monkeypatch: pytest.MonkeyPatch) ->
 @given(
     st.lists(st.integers(0, 60), min_size=2, max_size=6),
     st.sampled_from([(6, 2), (6, 3), (8, 2), (9, 3)]),
-    st.sampled_from([("LARGEST_REFUTATION", 1), ("LARGEST_SEARCH", 8), ("LARGEST_GRID", 1)]),
+    st.sampled_from([("LARGEST_TRIAL", 1), ("LARGEST_SEARCH", 8), ("LARGEST_GRID", 1)]),
 )
 def test_bounds_that_are_cut_short_are_bounds(
     loads: list[int], sizes: tuple[int, int], cap: tuple[str, int]

@@ -46,14 +46,14 @@ def test_an_interrupt_of_a_part_ends_the_whole() -> None:
 
 def test_a_target_or_a_tolerance_is_enough() -> None:
     budget = Budget(SearchOptions(tolerance=Fraction(1, 10)), target=Fraction(20))
-    assert budget.satisfied(Fraction(20), Fraction(1))
-    assert budget.satisfied(Fraction(33), Fraction(30))
-    assert not budget.satisfied(Fraction(34), Fraction(30))
+    assert budget.accepts(Fraction(20), Fraction(1))
+    assert budget.accepts(Fraction(33), Fraction(30))
+    assert not budget.accepts(Fraction(34), Fraction(30))
     assert budget.part().target == 20
     assert budget.part(target=Fraction(5)).target == 5
 
 
-@pytest.mark.parametrize("backend", ["portfolio", "search", "cp-sat", "scipy", "pairs"])
+@pytest.mark.parametrize("backend", ["portfolio", "search", "cp-sat", "scipy", "two-slots"])
 def test_every_backend_charges_its_work(backend: str) -> None:
     loads = generate("lognormal", num_layers=1, num_experts=10, tokens=40_960, seed=0)
     layer = Instance(loads, Topology(14, 7)).layer(0)
@@ -86,7 +86,7 @@ def test_a_bracket_only_comes_closer() -> None:
         _ = Bracket(None, None, Fraction(1), "x").incumbent
 
 
-@pytest.mark.parametrize("backend", ["search", "pairs", "portfolio"])
+@pytest.mark.parametrize("backend", ["search", "two-slots", "portfolio"])
 def test_a_tolerance_that_ended_the_search_is_said(backend: str) -> None:
     result = solve(Instance([[8, 1]], Topology(6, 3)).layer(0), backend=backend, tolerance=0.5)
     assert (str(result.status), result.limit) == ("feasible", "tolerance")

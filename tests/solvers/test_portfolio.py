@@ -15,7 +15,7 @@ def instance(family: str, experts: int, *sizes: int) -> Instance:
     return Instance(loads, Topology(*sizes))
 
 
-@pytest.mark.parametrize("step", ["_improved", "_bounded"])
+@pytest.mark.parametrize("step", ["_improve", "_raise_bound"])
 def test_interrupt_in_a_step_keeps_placement_and_bound(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +75,9 @@ def test_a_search_that_time_ends_says_so(sizes: tuple[int, int, int]) -> None:
     assert (result.limit == "time") == (result.objective > result.lower_bound)
 
 
-@pytest.mark.parametrize(("sizes", "source"), [((64, 72, 36), "pairs"), ((12, 24, 8), "search")])
+@pytest.mark.parametrize(
+    ("sizes", "source"), [((64, 72, 36), "two-slots"), ((12, 24, 8), "search")]
+)
 def test_what_proved_the_bound_is_named(sizes: tuple[int, int, int], source: str) -> None:
     result = solve(instance("lognormal", *sizes).layer(0), time_limit=60)
     assert (str(result.status), result.bound_source) == ("optimal", source)

@@ -54,10 +54,10 @@ class Scenario:
 
     def machine(self, ranks: int) -> Topology:
         """The machine with so many ranks."""
-        slots = ranks * self.topology.slots_per_rank
+        num_slots = ranks * self.topology.slots_per_rank
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said once, when the machine changed
-            return machine(slots, self.nodes(ranks), self.topology.num_groups)
+            return machine(num_slots, self.nodes(ranks), self.topology.num_groups)
 
     @classmethod
     def of(

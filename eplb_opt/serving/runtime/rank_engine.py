@@ -119,7 +119,7 @@ class RankEngine:
         self.bytes_received += num_bytes(incoming)
 
     def _layer(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> Layer:
-        slots = len(old) // self.group.size
-        own = slice(self.group.rank * slots, (self.group.rank + 1) * slots)
-        moves = plan(old, new, slots, self.node_of_rank)
+        slots_per_rank = len(old) // self.group.size
+        own = slice(self.group.rank * slots_per_rank, (self.group.rank + 1) * slots_per_rank)
+        moves = plan(old, new, slots_per_rank, self.node_of_rank)
         return Layer(old[own].tolist(), new[own].tolist(), moves, self.group.rank)

@@ -41,7 +41,7 @@ def fill(
     Raises:
         RuntimeError: a peer is gone, or did not answer in time.
     """
-    slots = len(layer.old)
+    num_slots = len(layer.old)
     incoming = {
         move.expert: [torch.empty_like(tensor[0]) for tensor in weights]
         for move in layer.moves
@@ -52,7 +52,7 @@ def fill(
         for part, tensor in enumerate(weights):
             tag = number * len(weights) + part
             if move.sender == layer.rank:
-                row = tensor[move.source % slots]
+                row = tensor[move.source % num_slots]
                 batch.append(dist.P2POp(dist.isend, row, move.receiver, group, tag))
                 peers.append(move.receiver)
             if move.receiver == layer.rank:

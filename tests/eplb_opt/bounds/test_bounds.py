@@ -13,8 +13,8 @@ from eplb_opt.bounds import partitions
 from eplb_opt.bounds.closed_form import (
     Window,
     _fewest_heavier,
+    exclude,
     groups_bound,
-    refute,
     threshold,
     threshold_counts,
 )
@@ -103,12 +103,12 @@ def test_each_argument_wins_where_it_should(
     assert (bound.value, bound.source) == (value, source)
 
 
-def test_refutation_names_its_argument() -> None:
+def test_what_excludes_a_makespan_is_named() -> None:
     layer = layer_of([6, 6, 6, 1], 4, 2)
-    assert refute(layer, Fraction(9)) == "mean"
-    assert refute(layer, Fraction(11)) == "pigeonhole"
-    assert refute(layer, Fraction(12)) is None
-    assert refute(layer, Fraction(-1)) == "mean"
+    assert exclude(layer, Fraction(9)) == "mean"
+    assert exclude(layer, Fraction(11)) == "pigeonhole"
+    assert exclude(layer, Fraction(12)) is None
+    assert exclude(layer, Fraction(-1)) == "mean"
 
 
 def test_given_counts_are_bounded_on_their_own() -> None:

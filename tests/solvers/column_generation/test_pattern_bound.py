@@ -38,7 +38,7 @@ def test_bound_never_exceeds_the_optimum_and_its_certificate_holds(layer: Layer)
 
 @settings(max_examples=100, deadline=None)
 @given(tiny_layers())
-def test_an_optimal_incumbent_is_never_refuted(layer: Layer) -> None:
+def test_an_optimal_incumbent_is_never_excluded(layer: Layer) -> None:
     optimum = joint_optimum(layer)
     bound = pattern_bound(layer, upper=optimum, precision=1e-6)
     assert bound.bound <= optimum

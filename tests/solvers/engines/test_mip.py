@@ -13,7 +13,7 @@ from solvers.engines import mip
 from solvers.model_size import require_size
 from solvers.options import Budget, SearchOptions
 
-INSTALLED = [name for name in ("scipy", "cbc", "highs", "scip") if mip.installed(name)]
+INSTALLED = [name for name in ("scipy", "cbc", "highs", "scip") if mip.is_installed(name)]
 
 
 def hard() -> Layer:
@@ -81,7 +81,7 @@ def test_scipy_s_solution_at_a_limit_is_used() -> None:
 
 
 def test_a_missing_solver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mip, "installed", lambda _: False)
+    monkeypatch.setattr(mip, "is_installed", lambda _: False)
     with pytest.raises(ValueError, match=r"backend='highs' is not installed.*eplb-opt\[milp\]"):
         mip.run(program_with_optimum(1), "highs", Budget())
 

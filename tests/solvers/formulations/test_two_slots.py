@@ -14,7 +14,7 @@ from eplb_opt.problem.topology import Topology
 from solvers import solve
 from solvers.column_generation.pattern_bound import pattern_bound
 from solvers.dispatch import value
-from solvers.formulations.two_slots import folded_placement, solve_pairs
+from solvers.formulations.two_slots import fold_replicas, solve_joint
 from solvers.options import Budget, SearchOptions
 from tests.oracles.layers import all_placements, best_packing, joint_optimum, make_layer
 
@@ -31,7 +31,7 @@ def pair_layers(draw: st.DrawFn) -> Layer:
 @settings(max_examples=200, deadline=None)
 @given(pair_layers())
 def test_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
-    result = solve_pairs(layer, Budget())
+    result = solve_joint(layer, Budget())
     assert result.closed
     assert result.value == result.bound == joint_optimum(layer)
     assert result.placement is not None
@@ -49,7 +49,7 @@ def test_folding_is_optimal_for_given_counts(choices: list[tuple[int, int]]) -> 
         (Fraction(w, c) for w, c in zip(loads, counts, strict=True) for _ in range(c)),
         reverse=True,
     )
-    placement = folded_placement(layer, counts)
+    placement = fold_replicas(layer, counts)
     assert value(layer, placement).incumbent == best_packing(tuple(replicas), 2)
 
 
@@ -62,7 +62,7 @@ def test_spread_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
     if not spread:
         assert solve(layer).status == SolveStatus.INFEASIBLE
         return
-    result = solve_pairs(layer, Budget())
+    result = solve_joint(layer, Budget())
     assert result.value == result.bound
     assert result.value == min(value(layer, slots).incumbent for slots in spread)
     assert result.placement is not None
@@ -76,15 +76,15 @@ def is_spread(slots: tuple[int, ...], num_ranks: int) -> bool:
 def test_spreading_can_cost() -> None:
     # 9 + 1 and 5 + 5 is best; spread, the halves of 1 join 9 and 10
     layer = make_layer([9, 10, 1], 4, 2)
-    assert solve_pairs(layer, Budget()).value == 10
-    assert solve_pairs(replace(layer, spread_replicas=True), Budget()).value == Fraction(21, 2)
+    assert solve_joint(layer, Budget()).value == 10
+    assert solve_joint(replace(layer, spread_replicas=True), Budget()).value == Fraction(21, 2)
 
 
 def test_a_medium_layer_is_proven() -> None:
     loads = np.random.default_rng(5).integers(1, 5000, 16).tolist()
     layer = make_layer(loads, 24, 12)
-    result = solve_pairs(layer, Budget())
-    greedy = value(layer, folded_placement(layer, threshold_counts(layer))).incumbent
+    result = solve_joint(layer, Budget())
+    greedy = value(layer, fold_replicas(layer, threshold_counts(layer))).incumbent
     assert result.closed
     assert result.value is not None
     assert result.value < greedy
@@ -92,7 +92,7 @@ def test_a_medium_layer_is_proven() -> None:
 
 def test_the_bound_is_valid_when_no_time_is_given() -> None:
     layer = make_layer([9, 7, 5, 3, 2], 8, 4)
-    result = solve_pairs(layer, Budget(SearchOptions(time_limit=0)))
+    result = solve_joint(layer, Budget(SearchOptions(time_limit=0)))
     optimum = joint_optimum(layer)
     assert result.limit == "time"
     assert result.value is not None
@@ -101,17 +101,17 @@ def test_the_bound_is_valid_when_no_time_is_given() -> None:
 
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="slots_per_rank=3"):
-        solve_pairs(make_layer([1, 2], 6, 2), Budget())
+        solve_joint(make_layer([1, 2], 6, 2), Budget())
     nodes = Instance([[1, 2, 3, 4]], Topology(8, 4, num_nodes=2, num_groups=2)).layer(0)
     with pytest.raises(ValueError, match="hierarchical"):
-        solve_pairs(nodes, Budget())
+        solve_joint(nodes, Budget())
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_pattern_bound_stays_below_the_optimum_of_pairs(seed: int) -> None:
     loads = np.random.default_rng(seed).lognormal(6, 1.2, 20).astype(int).tolist()
     layer = make_layer(loads, 28, 14)
-    result = solve_pairs(layer, Budget())
+    result = solve_joint(layer, Budget())
     assert result.closed
     assert pattern_bound(layer, precision=1e-6).bound <= result.bound
 
@@ -122,9 +122,9 @@ def test_more_sums_than_can_be_listed_are_bisected(loads: list[int], ranks: int)
     layer = make_layer(loads, 2 * ranks, ranks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("solvers.formulations.two_slots.LISTED", 2)
-        result = solve_pairs(layer, Budget())
+        result = solve_joint(layer, Budget())
     assert result.closed
-    assert result.value == solve_pairs(layer, Budget()).value
+    assert result.value == solve_joint(layer, Budget()).value
 
 
 def test_loads_of_any_size_do_not_overflow() -> None:
@@ -133,6 +133,6 @@ def test_loads_of_any_size_do_not_overflow() -> None:
     layer = Instance([loads], Topology(8, 4)).layer(0)
     with pytest.raises(OverflowError):
         float(max(layer.loads))
-    result = solve_pairs(layer, Budget())
+    result = solve_joint(layer, Budget())
     assert result.closed
     assert result.value == solve(layer, backend="brute-force").objective

@@ -76,7 +76,7 @@ def test_bound_is_valid_when_nodes_run_out(problem, nodes):
 
 @pytest.mark.parametrize("seed", [12, 25, 45, 46])
 def test_ascent_proves_what_descent_left_open(seed):
-    """Four fifths of the nodes do not refute what is just below the optimum; from the bound up, the
+    """Four fifths of the work do not exclude what is just below the optimum; from the bound up, the
     rest does.
     """
     items = np.random.default_rng(seed).integers(1, 10**5, 15)
