@@ -1,45 +1,29 @@
 """Production heuristics for expert placement: torch, batched over layers, on any device.
 
-The pipeline is groups -> counts -> packing -> refinement -> maps. Here one layer of 8 experts in 4
-groups, on 2 nodes of 2 ranks of 3 slots:
+A policy is a choice of stages: groups -> counts -> packing -> refinement -> maps. Here for a layer
+of 8 experts in 4 groups, on 2 nodes of 2 ranks of 3 slots:
 
 >>> import torch
->>> from heuristics import grouping, hierarchical, makespan, packing, pair_resplit, replication
+>>> from heuristics import grouping, packing, pair_resplit, pipeline, replication
 >>> weight = torch.tensor([[90.0, 40, 60, 30, 20, 70, 15, 50]])
->>> shape = hierarchical.Shape(num_slots=12, num_groups=4, num_nodes=2, num_ranks=4)
+>>> place = pipeline.Pipeline(
+...     pack_groups=grouping.groups_by_reach,  # whole groups of experts to nodes
+...     count=replication.greedy_replicas,  # a node's slots to its experts
+...     pack=packing.by_load(packing.lpt),  # replicas to the node's ranks
+...     refinements=[pair_resplit.resplit_pairs],  # the replicas of two ranks split anew
+... )
+>>> phy2log = place(weight, num_replicas=12, num_groups=4, num_nodes=2, num_gpus=4)
+>>> phy2log, log2phy, logcnt = pipeline.maps(phy2log, num_experts=8)
+>>> phy2log.view(4, 3).tolist(), logcnt.tolist()
+([[0, 1, 6], [0, 7, 7], [4, 5, 5], [2, 2, 3]], [[2, 1, 2, 1, 1, 2, 1, 2]])
 
-Groups to nodes (``grouping``; by totals alone ``packing``). From here on a node is a row.
+How the stages are run stands in :meth:`pipeline.Pipeline.place`, 20 lines that all policies share.
 
->>> experts = hierarchical.experts_by_node(weight, shape, grouping.groups_by_reach)
->>> experts.tolist()
-[[0, 1, 6, 7], [2, 3, 4, 5]]
->>> loads = weight[0, experts]
-
-Counts: whose replica is each of a node's 6 (``replication``; ``count_search`` tries others).
-
->>> replicas = replication.greedy_replicas(loads, 6)
-
-Packing: replicas to ranks (``packing``).
-
->>> packed = replicas.gather(1, packing.lpt(replication.replica_loads(loads, replicas), 2))
->>> makespan.makespans(loads, packed, 2).tolist()
-[100.0, 95.0]
-
-Refinement: pairs of ranks split anew (``pair_resplit``; ``effort`` says how often).
-
->>> better = pair_resplit.resplit_pairs(loads, packed, 2)
->>> makespan.makespans(loads, better, 2).tolist()
-[100.0, 90.0]
-
-Maps, as engines read them (``hierarchical``, which runs all of this on all layers at once).
-
->>> phy2log, log2phy, logcnt = hierarchical.maps(experts.gather(1, better).view(1, 12), 8)
->>> phy2log.tolist(), logcnt.tolist()
-([[0, 1, 6, 0, 7, 7, 4, 5, 5, 2, 2, 3]], [[2, 1, 2, 1, 1, 2, 1, 2]])
-
-``policies`` composes the stages and reads the policies' names, ``drop_ins`` plugs them into
-engines, ``migration`` and ``matching`` start from an old placement, ``published`` has the stages of
-the four seed programs.
+- ``replication``, ``packing``, ``grouping``, ``pair_resplit``, ``count_search``: our stages;
+- ``refined``: our policy, made of them; ``matching`` and ``migration`` let it start from an old
+  placement;
+- ``published``: the four seed programs, made of stages of their own;
+- ``policies``: the names of all these; ``drop_ins``: the functions that engines call.
 """
 
 from heuristics.drop_ins import RefinedEplbPolicy, rebalance_experts_sglang

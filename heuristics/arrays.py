@@ -33,7 +33,7 @@ def sort_rows(values: Tensor) -> Tensor:
     return torch.sort(values, dim=1).values
 
 
-def luck(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+def uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     """Random numbers in [0, 1) with the dtype and device of ``like``.
 
     Drawn on the CPU, so that a seed means the same on every device.

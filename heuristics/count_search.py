@@ -11,22 +11,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from heuristics.arrays import argmin_rows, luck, sort_rows
-from heuristics.makespan import better, makespans
+from heuristics.arrays import argmin_rows, sort_rows, uniform
+from heuristics.makespan import keep_better, makespans
 from heuristics.packing import lpt, snake
-from heuristics.pair_resplit import encode, resplit, rounds
+from heuristics.pair_resplit import PackedPlacement, resplit, rounds
 from heuristics.replication import count_replicas, greedy_counts, replica_loads, replicas_in_order
 
 RECEIVERS, DONORS = 4, 4
 """A trial weighs each of four heavy replicas' experts against each of four donors."""
 NOISE = 0.15
-"""Who is heavy and who can spare a replica is blurred by this much, so that trials differ."""
+"""Loads are multiplied by random factors of 1 - NOISE .. 1 + NOISE, so that trials differ."""
 GAIN = 1e-5
 """A move helps where it lowers the bound by more than this part; sums in float32 are no better."""
 VARIANTS = 8
 """Counts tried at once in a trial."""
-EASINGS = 8
-"""Moves by which a trial first makes room, where greedy counts leave none."""
+REALLOCATIONS = 8
+"""Replicas moved between experts before a trial, to lower the bound."""
 TRIAL_ROUNDS = 8
 """Rounds of re-splitting for each of them."""
 TRIAL_SHARE = 8
@@ -41,20 +41,22 @@ def least_makespan(items: Tensor, num_ranks: int) -> Tensor:
     for j = 1 .. S - 1, what the rank that holds j + 1 of the ``j G + 1`` heaviest carries at least.
     """
     num_slots = items.shape[1]
-    slots = num_slots // num_ranks
-    if slots == 2:
+    slots_per_rank = num_slots // num_ranks
+    if slots_per_rank == 2:
         return (items[:, :num_ranks] + items[:, num_ranks:].flip(1)).amax(1)
     sums = torch.nn.functional.pad(items.cumsum(1), (1, 0))
     ranks = torch.arange(1, num_ranks + 1, device=items.device)
     heaviest = sums[:, -1:] - sums[:, num_slots - ranks]
-    alone = (heaviest + sums[:, (slots - 1) * ranks]) / ranks
-    together = torch.arange(1, slots, device=items.device)
+    alone = (heaviest + sums[:, (slots_per_rank - 1) * ranks]) / ranks
+    together = torch.arange(1, slots_per_rank, device=items.device)
     first = num_slots - together * num_ranks - 1
-    shared = sums[:, first + together + 1] - sums[:, first] + sums[:, slots - 1 - together]
+    shared = sums[:, first + together + 1] - sums[:, first] + sums[:, slots_per_rank - 1 - together]
     return torch.cat([alone, shared], 1).amax(1)
 
 
-def ease(loads: Tensor, replicas: Tensor, num_ranks: int, trials: int, seed: int) -> Tensor:
+def reallocate_replicas(
+    loads: Tensor, replicas: Tensor, num_ranks: int, trials: int, seed: int
+) -> Tensor:
     """The expert of each replica [B, P] after moves that lower :func:`least_makespan`.
 
     A trial tries 16 moves of one replica and makes the best one that helps. A row where none helps
@@ -65,21 +67,21 @@ def ease(loads: Tensor, replicas: Tensor, num_ranks: int, trials: int, seed: int
         replicas: [B, P] the expert of each replica.
         num_ranks: G.
         trials: how often.
-        seed: of the blur.
+        seed: of the random factors.
     """
     generator = torch.Generator().manual_seed(seed)
     items = (loads / count_replicas(replicas, loads.shape[1])).gather(1, replicas)
     bound = least_makespan(sort_rows(items), num_ranks)
     for _ in range(trials):
-        replicas, bound = _move_one(loads, replicas, bound, num_ranks, generator)
+        replicas, bound = _make_best_move_replica(loads, replicas, bound, num_ranks, generator)
     return replicas
 
 
-def _move_one(
+def _make_best_move_replica(
     loads: Tensor, replicas: Tensor, bound: Tensor, num_ranks: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     counts = count_replicas(replicas, loads.shape[1])
-    receiver, donor = _candidates(loads, counts, generator)
+    receiver, donor = _propose_moves(loads, counts, generator)
     gained, left = counts.gather(1, receiver) + 1, counts.gather(1, donor) - 1
     possible = (left > 0) & (receiver != donor)
     left = left.clamp(min=1)
@@ -100,56 +102,64 @@ def _move_one(
     return replicas.scatter(1, slot, moved), torch.where(helps, after, bound[:, None])[:, 0]
 
 
-def _candidates(loads: Tensor, counts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _propose_moves(
+    loads: Tensor, counts: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Receivers and donors [B, 16]: every pair of four experts with heavy replicas and four whose
     replicas would stay light with one less.
     """
     heavy, light = loads / counts, torch.where(counts > 1, loads / (counts - 1), torch.inf)
-    blur = 1 - NOISE + 2 * NOISE * luck((2, *loads.shape), generator, loads)
-    receiver = (heavy * blur[0]).topk(min(RECEIVERS, loads.shape[1])).indices
-    donor = (light * blur[1]).topk(min(DONORS, loads.shape[1]), largest=False).indices
+    factor = 1 - NOISE + 2 * NOISE * uniform((2, *loads.shape), generator, loads)
+    receiver = (heavy * factor[0]).topk(min(RECEIVERS, loads.shape[1])).indices
+    donor = (light * factor[1]).topk(min(DONORS, loads.shape[1]), largest=False).indices
     return receiver.repeat_interleave(donor.shape[1], 1), donor.repeat(1, receiver.shape[1])
 
 
-def try_counts(loads: Tensor, best: Tensor, num_ranks: int, trials: range, far: float) -> Tensor:
-    """Place rows that are far from balance anew, with other counts; an accelerator does not wait
-    for how many these are and takes as many as may be.
+def try_counts(
+    loads: Tensor, best: Tensor, num_ranks: int, trials: range, least_excess: float
+) -> Tensor:
+    """Place rows anew with other counts, where the makespan exceeds ``max(mean rank load, largest
+    replica under greedy counts)`` by more than ``least_excess`` of it.
+
+    On an accelerator a trial always takes its most rows: the host would have to wait for how many
+    exceed it.
     """
-    slots = best.shape[1] // num_ranks
-    most = len(best) if slots <= 3 else -(-len(best) // TRIAL_SHARE)
+    slots_per_rank = best.shape[1] // num_ranks
+    most = len(best) if slots_per_rank <= 3 else -(-len(best) // TRIAL_SHARE)
     largest = (loads / greedy_counts(loads, best.shape[1])).amax(1)
     floor = torch.maximum(loads.sum(1) / num_ranks, largest)
     for seed in trials:
         excess = makespans(loads, best, num_ranks) / floor - 1
-        chance = luck((len(best),), torch.Generator().manual_seed(seed), loads) + 0.5
-        score, rows = torch.where(excess > far, excess * chance, 0.0).topk(most)
+        chance = uniform((len(best),), torch.Generator().manual_seed(seed), loads) + 0.5
+        score, rows = torch.where(excess > least_excess, excess * chance, 0.0).topk(most)
         if best.device.type == "cpu":
             rows = rows[score > 0]
             if len(rows) == 0:
                 break
-        tried = _other_counts(loads[rows], best[rows], num_ranks, seed)
+        tried = _place_with_other_counts(loads[rows], best[rows], num_ranks, seed)
         best = best.index_copy(0, rows, tried)
     return best
 
 
-def _other_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
-    """Place rows anew, with eased counts and seven changes of these; the best of each row, if it is
-    better.
+def _place_with_other_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
+    """Place rows anew, with reallocated replicas and seven variants of these counts; the best of
+    each row, if it is better.
     """
     rows, num_slots = best.shape
     many = loads.repeat_interleave(VARIANTS, 0)
-    eased = ease(loads.float(), best, num_ranks, EASINGS, seed)
-    replicas = replicas_in_order(_moved_counts(loads, eased, num_ranks, seed), num_slots)
+    start = reallocate_replicas(loads.float(), best, num_ranks, REALLOCATIONS, seed)
+    replicas = replicas_in_order(_vary_counts(loads, start, num_ranks, seed), num_slots)
     pack = snake if num_slots == 2 * num_ranks else lpt
     placed = replicas.gather(1, pack(replica_loads(many, replicas), num_ranks))
     if num_slots > 2 * num_ranks:
-        placed, _ = resplit(placed, encode(many, placed, num_ranks), rounds(0, TRIAL_ROUNDS))
+        packed = PackedPlacement.of(many, placed, num_ranks)
+        placed, _ = resplit(placed, packed, rounds(0, TRIAL_ROUNDS))
     choice = argmin_rows(makespans(many, placed, num_ranks).view(rows, VARIANTS))
     placed = placed.view(rows, VARIANTS, num_slots)[torch.arange(rows, device=best.device), choice]
-    return better(loads, best, placed, num_ranks)
+    return keep_better(loads, best, placed, num_ranks)
 
 
-def _moved_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
+def _vary_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
     """Counts [8 B, E]: those of ``best``; then an expert of the heaviest rank takes a replica from
     another expert, in the odd variants a heavy expert of any rank takes one more.
 
@@ -160,18 +170,20 @@ def _moved_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Ten
     counts = count_replicas(best, loads.shape[1])
     ranks = best.view(rows, num_ranks, -1)
     heaviest = (loads / counts).gather(1, best).view_as(ranks).sum(2).argmax(1)
-    crowd = ranks[torch.arange(rows, device=device), heaviest]
-    which = (luck((rows, VARIANTS), generator, loads) * crowd.shape[1]).long()
-    receiver = crowd.gather(1, which).view(-1, 1)
+    on_heaviest = ranks[torch.arange(rows, device=device), heaviest]
+    which = (uniform((rows, VARIANTS), generator, loads) * on_heaviest.shape[1]).long()
+    receiver = on_heaviest.gather(1, which).view(-1, 1)
     loads, counts = (x.repeat_interleave(VARIANTS, 0) for x in (loads, counts))
-    noise = luck((3, *loads.shape), generator, loads)
+    noise = uniform((3, *loads.shape), generator, loads)
     variant = torch.arange(VARIANTS, device=device).repeat(rows)[:, None]
-    counts = _move(loads, counts, receiver, noise[0], (variant > 0).long())
+    counts = _move_replica(loads, counts, receiver, noise[0], (variant > 0).long())
     receiver = (loads / counts * noise[1]).argmax(1, keepdim=True)
-    return _move(loads, counts, receiver, noise[2], variant % 2)
+    return _move_replica(loads, counts, receiver, noise[2], variant % 2)
 
 
-def _move(loads: Tensor, counts: Tensor, receiver: Tensor, noise: Tensor, active: Tensor) -> Tensor:
+def _move_replica(
+    loads: Tensor, counts: Tensor, receiver: Tensor, noise: Tensor, active: Tensor
+) -> Tensor:
     """Give a replica to ``receiver`` [B, 1] where ``active`` [B, 1] is 1 and an expert can spare
     one.
     """

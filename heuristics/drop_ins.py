@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from heuristics.hierarchical import Maps
 from heuristics.matching import keep_slots
+from heuristics.pipeline import Maps
 from heuristics.policies import placer, rebalance_experts
 
 

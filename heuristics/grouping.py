@@ -1,7 +1,8 @@
-"""Groups to nodes by what a node can reach, where all ways to do it can be listed."""
+"""Groups to nodes: by their total loads, or by what each node can reach with its groups."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import combinations
 from math import comb
@@ -10,11 +11,19 @@ import torch
 from torch import Tensor
 
 from heuristics.arrays import argmin_rows, sort_rows
-from heuristics.hierarchical import Shape
 from heuristics.packing import lpt
+from heuristics.shape import Shape
 
 MAX_PARTITIONS = 5775
 """All partitions are listed up to this many, as 12 groups on 3 nodes have; 8 on 4 have 105."""
+
+
+def by_total(pack: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, Shape], Tensor]:
+    """A packing of items made one of groups [L, K], by their total loads, from loads [L, K, E/K].
+
+    In float32, as DeepSeek EPLB adds: every policy that packs by totals starts from its groups.
+    """
+    return lambda loads, shape: pack(loads.float().sum(2), shape.num_nodes)
 
 
 def groups_by_reach(loads: Tensor, shape: Shape) -> Tensor:
@@ -23,10 +32,10 @@ def groups_by_reach(loads: Tensor, shape: Shape) -> Tensor:
     Minimizes the largest :func:`node_bounds` over all partitions; LPT of the groups' loads where
     these are more than ``MAX_PARTITIONS``. Ties: the first in lexicographic order.
     """
-    nodes, size = shape.num_nodes, shape.num_groups // shape.num_nodes
-    if num_partitions(shape.num_groups, size) > MAX_PARTITIONS:
-        return lpt(loads.float().sum(2), nodes)
-    subsets, partition = partitions(shape.num_groups, size, loads.device)
+    per_node = shape.num_groups // shape.num_nodes
+    if num_partitions(shape.num_groups, per_node) > MAX_PARTITIONS:
+        return by_total(lpt)(loads, shape)
+    subsets, partition = partitions(shape.num_groups, per_node, loads.device)
     bounds = node_bounds(loads, subsets, shape)
     worst = bounds.index_select(1, partition.flatten()).view(-1, *partition.shape).amax(2)
     return subsets[partition[argmin_rows(worst)]].flatten(1)
@@ -49,22 +58,26 @@ def node_bounds(loads: Tensor, subsets: Tensor, shape: Shape) -> Tensor:
     return torch.maximum(mean, largest.view_as(mean))
 
 
-def num_partitions(groups: int, size: int) -> int:
-    """Ways to split ``groups`` into unordered sets of ``size``."""
-    return 1 if groups == 0 else comb(groups - 1, size - 1) * num_partitions(groups - size, size)
+def num_partitions(groups: int, per_node: int) -> int:
+    """Ways to split ``groups`` into unordered sets of ``per_node``."""
+    return (
+        1
+        if groups == 0
+        else comb(groups - 1, per_node - 1) * num_partitions(groups - per_node, per_node)
+    )
 
 
 @lru_cache(maxsize=16)
-def partitions(groups: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All subsets of a size [n, size], and all partitions as numbers of subsets [m, K / size]."""
-    subsets = list(combinations(range(groups), size))
+def partitions(groups: int, per_node: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All subsets of so many groups [n, K/N], and all partitions as numbers of subsets [m, N]."""
+    subsets = list(combinations(range(groups), per_node))
     number = {subset: i for i, subset in enumerate(subsets)}
 
     def split(left: tuple[int, ...]) -> list[list[int]]:
         if not left:
             return [[]]
         found = []
-        for others in combinations(left[1:], size - 1):
+        for others in combinations(left[1:], per_node - 1):
             first = (left[0], *others)
             rest = tuple(group for group in left if group not in first)
             found += [[number[first], *tail] for tail in split(rest)]

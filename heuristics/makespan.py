@@ -14,7 +14,7 @@ def makespans(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
     return per_slot.view(len(phy2log), num_ranks, -1).sum(2).amax(1)
 
 
-def better(loads: Tensor, first: Tensor, second: Tensor, num_ranks: int) -> Tensor:
+def keep_better(loads: Tensor, first: Tensor, second: Tensor, num_ranks: int) -> Tensor:
     """Row by row the placement with the smaller makespan; the first if they are equal."""
     wins = makespans(loads, second, num_ranks) < makespans(loads, first, num_ranks)
     return torch.where(wins[:, None], second, first)

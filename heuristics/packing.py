@@ -7,10 +7,22 @@ int64: the item in each slot, where slots ``g S .. (g + 1) S - 1`` belong to pac
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from heuristics.arrays import native
+from heuristics.replication import replica_loads
+
+
+def by_load(pack: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """A packing of items made one of replicas, by their loads alone: (loads [B, E], the expert of
+    each replica [B, P], G) -> the expert in each slot [B, P].
+    """
+    return lambda loads, replicas, num_ranks: replicas.gather(
+        1, pack(replica_loads(loads, replicas), num_ranks)
+    )
 
 
 def lpt(loads: Tensor, num_packs: int) -> Tensor:
@@ -27,11 +39,11 @@ def lpt(loads: Tensor, num_packs: int) -> Tensor:
     if capacity == 1:
         return torch.arange(items, device=loads.device).repeat(rows, 1)
     heaviest_first = torch.sort(loads, dim=1, descending=True, stable=True)
-    slot = _lpt_slots(heaviest_first.values, num_packs, capacity)
+    slot = _assign_slots(heaviest_first.values, num_packs, capacity)
     return torch.empty_like(slot).scatter_(1, slot, heaviest_first.indices)
 
 
-def _lpt_slots(loads: Tensor, num_packs: int, capacity: int) -> Tensor:
+def _assign_slots(loads: Tensor, num_packs: int, capacity: int) -> Tensor:
     """The slot of each item [B, P], items in the order in which they are placed."""
     rows, items = loads.shape
     device = loads.device

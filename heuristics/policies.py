@@ -1,28 +1,26 @@
-"""The named policies, and the one reading of their names.
+"""The one table of names: of policies, and of stages; and the one reading of them.
 
-A policy is a short composition of counts rule, packing and refinement. The command line, the
-drop-ins and replays all ask :func:`placer` for it.
+The command line, the drop-ins and replays all ask :func:`placer`. No other module of ours depends
+on ``published``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from heuristics.composition import Composition, compose
-from heuristics.effort import place_refined
-from heuristics.grouping import groups_by_reach
-from heuristics.hierarchical import Maps, Shape, by_total, maps, place_hierarchically
-from heuristics.makespan import better
-from heuristics.matching import NoStartError, check_old, receives, relabel
-from heuristics.migration import migrate
-from heuristics.packing import lpt, snake
-from heuristics.published.swaps import swapped_groups
+from heuristics.grouping import by_total
+from heuristics.matching import NoStartError
+from heuristics.packing import by_load, lpt, snake
+from heuristics.pair_resplit import resplit_pairs
+from heuristics.pipeline import Counting, Maps, Pipeline, Placing, maps
+from heuristics.published import programs
+from heuristics.refined import refined
+from heuristics.replication import greedy_replicas
 
 Place = Callable[[Tensor, int, int, int, int], Tensor]
 """(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> phy2log [L, P]."""
@@ -30,8 +28,12 @@ Place = Callable[[Tensor, int, int, int, int], Tensor]
 Policy = Callable[[Tensor, int, int, int, int], Maps]
 """The same arguments -> the three maps."""
 
+COUNTS: dict[str, Counting] = {"greedy": greedy_replicas, **programs.COUNTS}
+PACKINGS: dict[str, Placing] = {"lpt": by_load(lpt), "snake": by_load(snake), **programs.PACKINGS}
+REFINEMENTS: dict[str, Placing] = {"pair-resplit": resplit_pairs, **programs.REFINEMENTS}
 
-deepseek = Composition("greedy", "lpt")
+
+deepseek = Pipeline(by_total(lpt), greedy_replicas, by_load(lpt))
 """DeepSeek EPLB: LPT of groups to nodes, greedy counts, LPT of replicas to ranks; in float32.
 
 Places what the published program places, slot for slot. Ties: equal loads in the order of their
@@ -39,93 +41,6 @@ index (the published program leaves the order of equal loads to an unstable sort
 
 Reference: https://github.com/deepseek-ai/EPLB
 """
-
-waterfill_diverse = Composition("water-filling", "diverse", ["exchange-for-peak"])
-"""Seed program 000."""
-
-apportion_zigzag = Composition(
-    "apportioned", "interleaved-snake", ["exchange-for-spread"], pack_groups=by_total(snake)
-)
-"""Seed program 001, valid where that returns a wrong number of slots."""
-
-vectorized_swap = Composition(
-    "greedy", "lpt", ["swap-extremes"], pack_groups=by_total(swapped_groups)
-)
-"""Seed program 002."""
-
-replica_refine = Composition(
-    "greedy", "lpt", ["swap-extremes", "replica-move"], pack_groups=by_total(swapped_groups)
-)
-"""Seed program 004 on 002, never worse than ``vectorized_swap``."""
-
-
-def refined(
-    weight: Tensor,
-    num_replicas: int,
-    num_groups: int,
-    num_nodes: int,
-    num_gpus: int,
-    *,
-    effort: str = "default",
-    seed: int = 0,
-    old: Tensor | None = None,
-    move_budget: int | None = None,
-) -> Tensor:
-    """The baseline improved: pairs of ranks re-split, groups to nodes likewise, other counts tried.
-
-    In no layer worse than ``deepseek``; more effort is never worse. The same on a CPU whatever the
-    number of threads.
-
-    Args:
-        weight: [L, E] tokens per logical expert.
-        num_replicas: P.
-        num_groups: K.
-        num_nodes: N.
-        num_gpus: G.
-        effort: ``fast``, ``default`` or ``thorough``.
-        seed: of the changes of counts that are tried; the same on every device.
-        old: [L, P] the placement now. What is placed anew is then written so that many experts stay
-            where they are.
-        move_budget: received experts a layer at most. The result is then the best found within
-            it, and in no layer worse than ``old``, of which it may be a change (under the
-            hierarchical rule with the groups on the nodes where ``old`` has them).
-
-    Returns:
-        The expert in each slot, [L, P] int64.
-
-    Raises:
-        ValueError: an argument does not fit; the message names it.
-    """
-    shape = Shape.resolve(weight, num_replicas, num_groups, num_nodes, num_gpus)
-    if move_budget is not None and (old is None or move_budget < 0):
-        raise ValueError(f"move_budget={move_budget} must not be negative, and needs old")
-    if old is not None:
-        old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, weight)
-    fresh = _fresh(weight, shape, effort, seed)
-    if old is None:
-        return fresh
-    fresh = relabel(fresh, old, num_gpus, shape.num_nodes, weight.shape[1])
-    return fresh if move_budget is None else _within(weight, shape, old, fresh, move_budget)
-
-
-def _fresh(weight: Tensor, shape: Shape, effort: str, seed: int) -> Tensor:
-    """``refined`` without an old placement."""
-    loads = weight if weight.dtype == torch.float64 else weight.float()
-    place = partial(place_refined, effort=effort, seed=seed)
-    if shape.num_groups <= 2 * shape.num_nodes or effort == "fast":  # LPT balances them best
-        return place_hierarchically(loads, shape, by_total(lpt), place)
-    # Nodes that could be lighter nearly always become lighter, but not by law.
-    fast = place_hierarchically(loads, shape, by_total(lpt), partial(place_refined, effort="fast"))
-    regrouped = place_hierarchically(loads, shape, groups_by_reach, place)
-    return better(loads.double(), fast, regrouped, shape.num_ranks)
-
-
-def _within(weight: Tensor, shape: Shape, old: Tensor, fresh: Tensor, budget: int) -> Tensor:
-    """``old`` changed within the budget, or ``fresh`` where it fits and is better."""
-    loads, ranks = weight.double(), shape.num_ranks
-    found = migrate(loads, old, ranks, [budget], num_nodes=shape.num_nodes).phy2log[:, 0]
-    fits = receives(old, fresh, ranks, weight.shape[1]) <= budget
-    return better(loads, found, torch.where(fits[:, None], fresh, found), ranks)
 
 
 @dataclass(frozen=True)
@@ -172,18 +87,20 @@ TABLE: dict[str, NamedPolicy] = {
         deepseek, "the field's baseline: greedy counts, largest replica into the lightest rank"
     ),
     "waterfill-diverse": NamedPolicy(
-        waterfill_diverse,
+        programs.waterfill_diverse,
         "water-filled counts, one replica of each expert first, bounded exchanges",
     ),
     "apportion-zigzag": NamedPolicy(
-        apportion_zigzag,
+        programs.apportion_zigzag,
         "Huntington-Hill counts, interleaved zigzag packing, bounded exchanges",
     ),
     "vectorized-swap": NamedPolicy(
-        vectorized_swap, "the baseline, then swaps between the heaviest and the lightest rank"
+        programs.vectorized_swap,
+        "the baseline, then swaps between the heaviest and the lightest rank",
     ),
     "replica-refine": NamedPolicy(
-        replica_refine, "vectorized-swap, then a replica moved where that lowers the makespan"
+        programs.replica_refine,
+        "vectorized-swap, then a replica moved where that lowers the makespan",
     ),
     "refined": NamedPolicy(
         refined, "pairs of ranks re-split, groups balanced, other counts tried; never worse"
@@ -193,6 +110,28 @@ TABLE: dict[str, NamedPolicy] = {
 
 KEEPING, RELABEL = "refined", "relabel"
 """The policy that can start from the placement until now, and the word for keeping all it can."""
+
+
+def compose(name: str) -> Pipeline:
+    """The policy that ``counts + packing [+ refinement ..]`` names, groups to nodes by LPT.
+
+    Raises:
+        ValueError: fewer than two stages, or a name that does not exist.
+    """
+    stages = [stage.strip() for stage in name.split("+")]
+    if len(stages) < 2:
+        raise ValueError(f"policy={name!r} does not name a counts rule and a packing, joined by +")
+    _check_known("counts rule", stages[0], COUNTS)
+    _check_known("packing", stages[1], PACKINGS)
+    for stage in stages[2:]:
+        _check_known("refinement", stage, REFINEMENTS)
+    refinements = [REFINEMENTS[stage] for stage in stages[2:]]
+    return Pipeline(by_total(lpt), COUNTS[stages[0]], PACKINGS[stages[1]], refinements)
+
+
+def _check_known(kind: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{kind} {name!r} is not one of {', '.join(known)}")
 
 
 class UnknownPolicyError(ValueError):
@@ -221,14 +160,14 @@ def placer(name: str) -> NamedPolicy:
     if "+" in name:
         return NamedPolicy(compose(name), "stages by name")
     if name.startswith(f"{KEEPING}:"):
-        return _keeping(name)
+        return _read_keeping(name)
     raise UnknownPolicyError(
         f"policy={name!r} is not one of {', '.join(TABLE)}, nor {KEEPING}:N or {KEEPING}:{RELABEL},"
         " nor stages joined by +"
     )
 
 
-def _keeping(name: str) -> NamedPolicy:
+def _read_keeping(name: str) -> NamedPolicy:
     """``refined`` that starts from the placement until now, from ``refined:relabel`` or
     ``refined:N``.
     """
@@ -258,6 +197,7 @@ def with_maps(place: Place, name: str = "policy") -> Policy:
 
 
 POLICIES: dict[str, Policy] = {name: with_maps(policy, name) for name, policy in TABLE.items()}
+"""The same as functions with the signature and results of DeepSeek EPLB; reports show their name."""
 
 
 def rebalance_experts(

@@ -6,6 +6,8 @@ to counts ``c [B, E]`` int64 with ``c >= 1`` and ``sum(c) = P`` in every row; th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,11 @@ def replicas_in_order(counts: Tensor, num_slots: int) -> Tensor:
     expert = torch.arange(experts, device=counts.device).repeat(rows)
     flat = torch.repeat_interleave(expert, counts.flatten(), output_size=rows * num_slots)
     return flat.view(rows, num_slots)
+
+
+def in_order(counts: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
+    """The expert of each replica [B, P], experts in order, under a rule for counts [B, E]."""
+    return lambda loads, num_slots: replicas_in_order(counts(loads, num_slots), num_slots)
 
 
 def replica_loads(loads: Tensor, labels: Tensor) -> Tensor:

@@ -1,3 +1,1 @@
-"""Stages of the four seed programs, and counts rules beside them; of the named policies only those
-that are theirs use them, and whoever composes stages by name.
-"""
+"""The four seed programs (``programs``), made of their own stages and of some of ours."""

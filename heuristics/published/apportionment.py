@@ -1,4 +1,4 @@
-"""The seed programs' replica counts, and even ones. One function a rule, all rows at once.
+"""The seed programs' replica counts. One function a rule, all rows at once.
 
 A rule maps loads ``w [B, E]`` (floating point, one problem a row) and a number of slots ``P >= E``
 to counts ``c [B, E]`` int64 with ``c >= 1`` and ``sum(c) = P`` in every row.
@@ -21,17 +21,17 @@ def huntington_hill_counts(loads: Tensor, num_slots: int) -> Tensor:
     counts = torch.ones_like(loads, dtype=torch.int64)
     more = _add(loads, counts, num_slots - loads.shape[1], geometric=True)
     empty = loads.amax(1, keepdim=True) == 0
-    return torch.where(empty, even_counts(loads, num_slots), more)
+    return torch.where(empty, _even_counts(loads, num_slots), more)
 
 
-def even_counts(loads: Tensor, num_slots: int) -> Tensor:
+def _even_counts(loads: Tensor, num_slots: int) -> Tensor:
     """The same count for every expert, one more for the first ``P mod E``."""
     rows, experts = loads.shape
     expert = torch.arange(experts, device=loads.device)
     return (num_slots // experts + (expert < num_slots % experts).long()).repeat(rows, 1)
 
 
-def apportioned_counts(loads: Tensor, num_slots: int) -> Tensor:
+def apportion_counts(loads: Tensor, num_slots: int) -> Tensor:
     """Huntington-Hill, then about a tenth of the further slots dealt again by D'Hondt where it
     helps.
 
@@ -81,7 +81,7 @@ def _add(
     return counts
 
 
-def water_filled_counts(loads: Tensor, num_slots: int) -> Tensor:
+def fill_counts(loads: Tensor, num_slots: int) -> Tensor:
     """``c_e = max(1, ceil(w_e / T))`` for the least T (by bisection) at which they fit into P
     slots.
 
@@ -95,9 +95,9 @@ def water_filled_counts(loads: Tensor, num_slots: int) -> Tensor:
     high = loads.amax(1, keepdim=True).double().clamp(min=1.0)
     for _ in range(40):
         middle = (low + high) / 2
-        fits = _filled(loads, middle).sum(1, keepdim=True) <= num_slots
+        fits = _fill(loads, middle).sum(1, keepdim=True) <= num_slots
         low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    counts = _filled(loads, high)
+    counts = _fill(loads, high)
     for _ in range(-(-(num_slots - experts) // experts)):
         left = num_slots - counts.sum(1, keepdim=True)
         heaviest = torch.sort(loads / counts, dim=1, descending=True, stable=True).indices
@@ -106,5 +106,5 @@ def water_filled_counts(loads: Tensor, num_slots: int) -> Tensor:
     return counts
 
 
-def _filled(loads: Tensor, level: Tensor) -> Tensor:
+def _fill(loads: Tensor, level: Tensor) -> Tensor:
     return torch.ceil(loads / level.to(loads.dtype)).long().clamp(min=1)

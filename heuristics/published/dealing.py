@@ -13,7 +13,7 @@ from heuristics.packing import snake
 from heuristics.replication import count_replicas, replica_loads
 
 
-def interleaved_snake(loads: Tensor, replicas: Tensor, num_packs: int) -> Tensor:
+def deal_interleaved(loads: Tensor, replicas: Tensor, num_packs: int) -> Tensor:
     """Deal replicas as :func:`snake` does, but in the order of what is left of their experts.
 
     The replica that comes after ``k`` others of its expert counts as ``w_e (c_e - k) / c_e``:
@@ -35,12 +35,12 @@ def interleaved_snake(loads: Tensor, replicas: Tensor, num_packs: int) -> Tensor
     return labels.gather(1, snake(left, num_packs))
 
 
-def diverse(loads: Tensor, replicas: Tensor, num_packs: int) -> Tensor:
+def deal_diverse(loads: Tensor, replicas: Tensor, num_packs: int) -> Tensor:
     """One replica of each expert by LPT, then the further ones, apart from their like where loads
     tie.
 
     Loads within a millionth of the mean replica tie; then fewest replicas of the expert, fewest
-    items, lowest pack. As seed program 000. Arguments and result as :func:`interleaved_snake`.
+    items, lowest pack. As seed program 000. Arguments and result as :func:`deal_interleaved`.
     """
     labels = torch.sort(replicas, dim=1).values
     if num_packs in (1, labels.shape[1]):
@@ -51,13 +51,11 @@ def diverse(loads: Tensor, replicas: Tensor, num_packs: int) -> Tensor:
     heaviest = torch.sort(load, dim=1, descending=True, stable=True).indices
     further = torch.sort((~first).gather(1, heaviest).long(), dim=1, stable=True).indices
     order = heaviest.gather(1, further)
-    slots = _diverse_slots(
-        load.gather(1, order), labels.gather(1, order), loads.shape[1], num_packs
-    )
+    slots = _assign_slots(load.gather(1, order), labels.gather(1, order), loads.shape[1], num_packs)
     return torch.empty_like(slots).scatter_(1, slots, labels.gather(1, order))
 
 
-def _diverse_slots(load: Tensor, labels: Tensor, num_experts: int, num_packs: int) -> Tensor:
+def _assign_slots(load: Tensor, labels: Tensor, num_experts: int, num_packs: int) -> Tensor:
     """The slot of each replica [B, P], replicas in the order in which they are placed."""
     rows, num_slots = labels.shape
     capacity, device = num_slots // num_packs, load.device

@@ -28,7 +28,8 @@ class Exchanges:
         peak: makespan afterwards.
         spread: makespan less the lightest rank afterwards.
         repeats: 0 to 2, how many of the two ranks would receive an expert they hold (candidates 0
-        to 3). tie: [B, n, 4], the order among equals.
+            to 3).
+        tie: [B, n, 4], the order among equals.
     """
 
     peak: Tensor
@@ -56,10 +57,10 @@ def exchange_for_spread(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tenso
 
 def _exchange(loads: Tensor, phy2log: Tensor, num_ranks: int, *, for_peak: bool) -> Tensor:
     rows, num_slots = phy2log.shape
-    capacity = num_slots // num_ranks
-    if capacity == 1 or num_ranks == 1:
+    slots_per_rank = num_slots // num_ranks
+    if slots_per_rank == 1 or num_ranks == 1:
         return phy2log
-    item = replica_loads(loads, phy2log).double().view(rows, num_ranks, capacity)
+    item = replica_loads(loads, phy2log).double().view(rows, num_ranks, slots_per_rank)
     label = phy2log.view_as(item)
     totals = item.sum(2)
     deep = totals.amax(1) - totals.amin(1) > DEEP_IMBALANCE * totals.mean(1)
@@ -73,7 +74,7 @@ def _exchange(loads: Tensor, phy2log: Tensor, num_ranks: int, *, for_peak: bool)
 def _exchange_once(
     item: Tensor, label: Tensor, active: Tensor, for_peak: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, num_ranks, capacity = item.shape
+    rows, num_ranks, slots_per_rank = item.shape
     row = torch.arange(rows, device=item.device)
     totals = item.sum(2)
     ascending = torch.sort(totals, dim=1, stable=True).indices
@@ -87,10 +88,12 @@ def _exchange_once(
     partner = light[row, rank]
     given = give.gather(1, torch.stack([single // 2, 1 - single // 2], 1))
     taken = take[row, rank].gather(1, torch.stack([single % 2, 1 - single % 2], 1))
-    source = torch.cat([heavy[:, None] * capacity + given, partner[:, None] * capacity + taken], 1)
+    source = torch.cat(
+        [heavy[:, None] * slots_per_rank + given, partner[:, None] * slots_per_rank + taken], 1
+    )
     first, second = (wins & active)[:, None], (wins & active & both)[:, None]
     swapped = torch.cat([first, second, first, second], 1)
-    order = torch.arange(num_ranks * capacity, device=item.device).repeat(rows, 1)
+    order = torch.arange(num_ranks * slots_per_rank, device=item.device).repeat(rows, 1)
     order.scatter_(1, source, torch.where(swapped, source.roll(2, 1), source))
     item, label = (x.flatten(1).gather(1, order).view_as(x) for x in (item, label))
     return item, label, wins & active
@@ -118,12 +121,12 @@ def _options(
     out, back = mine.gather(1, give), theirs.gather(2, take)
     gets = (theirs[:, :, None, :] == out[:, None, :, None]).any(3).long()[:, :, :, None]
     got = (mine[:, None, None, :] == back[:, :, :, None]).any(3).long()[:, :, None, :]
-    size = int(item.shape[1] * item.shape[2])
-    tie = (light[:, :, None, None] * size + out[:, None, :, None]) * size + back[:, :, None, :]
+    slots = int(item.shape[1] * item.shape[2])
+    tie = (light[:, :, None, None] * slots + out[:, None, :, None]) * slots + back[:, :, None, :]
     return Exchanges(peak, spread, (gets + got).flatten(2), tie.flatten(2))
 
 
-def _least(keys: list[Tensor], tolerance: Tensor) -> Tensor:
+def _argmin_by_keys(keys: list[Tensor], tolerance: Tensor) -> Tensor:
     """The column that is least by the first key, then by the next, .. [B] from keys [B, C]."""
     left = torch.ones_like(keys[0], dtype=torch.bool)
     for key in keys:
@@ -138,7 +141,7 @@ def _choose_for_peak(options: Exchanges, totals: Tensor) -> tuple[Tensor, Tensor
     limit = (totals.amax(1, keepdim=True) - tolerance)[:, 0]
     peak = options.peak[:, :, :4].flatten(1)
     keys = [peak, options.spread[:, :, :4].flatten(1), options.repeats.flatten(1)]
-    which = _least(keys, tolerance)
+    which = _argmin_by_keys(keys, tolerance)
     single = peak.gather(1, which[:, None])[:, 0] < limit
     both = ~single & (options.peak[:, 0, 4] < limit)
     return torch.where(both, 0, which), both, single | both
@@ -150,7 +153,7 @@ def _choose_for_spread(options: Exchanges, totals: Tensor) -> tuple[Tensor, Tens
     """
     tolerance = RELATIVE_TOLERANCE * totals.amax(1, keepdim=True)
     peak, spread = (x[:, :, :4].flatten(1) for x in (options.peak, options.spread))
-    which = _least([peak, spread, options.tie.flatten(1)], tolerance)[:, None]
+    which = _argmin_by_keys([peak, spread, options.tie.flatten(1)], tolerance)[:, None]
     wins = spread.gather(1, which) + tolerance < (totals.amax(1) - totals.amin(1))[:, None]
     pair_peak, pair_spread = (
         x[:, :, 4].gather(1, which // 4) for x in (options.peak, options.spread)

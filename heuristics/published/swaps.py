@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from heuristics.makespan import better
-from heuristics.packing import lpt
+from heuristics.makespan import keep_better
+from heuristics.packing import by_load, lpt
 from heuristics.replication import count_replicas, replica_loads, replicas_in_order
 
 MAX_SWAPS = 50
@@ -26,11 +26,11 @@ def swap_extremes(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
     Ties: the lowest rank, then the first replicas. O(50 B (P + S^2)) time.
     """
     rows, num_slots = phy2log.shape
-    capacity = num_slots // num_ranks
-    if capacity == 1 or num_ranks == 1:
+    slots_per_rank = num_slots // num_ranks
+    if slots_per_rank == 1 or num_ranks == 1:
         return phy2log
     row = torch.arange(rows, device=loads.device)
-    item = replica_loads(loads, phy2log).view(rows, num_ranks, capacity)
+    item = replica_loads(loads, phy2log).view(rows, num_ranks, slots_per_rank)
     slots = torch.arange(num_slots, device=loads.device).repeat(rows, 1).view_as(item)
     for _ in range(MAX_SWAPS):
         totals = item.sum(2)
@@ -39,9 +39,8 @@ def swap_extremes(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
         difference = item[row, heavy][:, :, None] - item[row, light][:, None, :]
         gain, which = (spread - (spread - 2 * difference).abs()).flatten(1).max(1)
         swap = (gain > RELATIVE_TOLERANCE * top)[:, None]
-        pair = torch.stack(
-            [heavy * capacity + which // capacity, light * capacity + which % capacity], 1
-        )
+        give, take = which // slots_per_rank, which % slots_per_rank
+        pair = torch.stack([heavy * slots_per_rank + give, light * slots_per_rank + take], 1)
         if item.device.type == "cpu" and not bool(swap.any()):
             break
         for values in (item.view(rows, -1), slots.view(rows, -1)):
@@ -57,12 +56,12 @@ def move_replica(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
     growth would be more than what the receiver's replicas lose. As seed program 004.
     """
     rows, num_slots = phy2log.shape
-    capacity = num_slots // num_ranks
+    slots_per_rank = num_slots // num_ranks
     row = torch.arange(rows, device=loads.device)
     counts = count_replicas(phy2log, loads.shape[1])
-    count = counts.gather(1, phy2log).view(rows, num_ranks, capacity)
-    item = replica_loads(loads, phy2log).view(rows, num_ranks, capacity)
-    expert = phy2log.view(rows, num_ranks, capacity)
+    count = counts.gather(1, phy2log).view(rows, num_ranks, slots_per_rank)
+    item = replica_loads(loads, phy2log).view(rows, num_ranks, slots_per_rank)
+    expert = phy2log.view(rows, num_ranks, slots_per_rank)
     totals = item.sum(2)
     heavy, light = totals.argmax(1), totals.argmin(1)
     growth = item[row, light] / (count[row, light] - 1)
@@ -83,10 +82,10 @@ def refine_replicas(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
     """
     counts = move_replica(loads, phy2log, num_ranks)
     replicas = replicas_in_order(counts, phy2log.shape[1])
-    packed = replicas.gather(1, lpt(replica_loads(loads, replicas), num_ranks))
-    return better(loads, phy2log, swap_extremes(loads, packed, num_ranks), num_ranks)
+    packed = by_load(lpt)(loads, replicas, num_ranks)
+    return keep_better(loads, phy2log, swap_extremes(loads, packed, num_ranks), num_ranks)
 
 
-def swapped_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
+def swap_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
     """Groups to nodes by LPT and swaps between the heaviest and the lightest node."""
     return swap_extremes(group_loads, lpt(group_loads, num_nodes), num_nodes)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from eplb_opt import Placement
 from heuristics import POLICIES, rebalance_experts
-from heuristics.composition import COUNTS, PACKINGS, REFINEMENTS, compose
 from heuristics.packing import snake
+from heuristics.policies import COUNTS, PACKINGS, REFINEMENTS, compose
 from heuristics.replication import count_replicas, greedy_counts
 
 few_loads = st.lists(st.integers(0, 60), min_size=4, max_size=4)
@@ -84,7 +84,7 @@ def test_every_composition_is_valid(counts, packing):
         ("greedy", "'greedy' does not name a counts rule and a packing"),
         ("best + lpt", "counts rule 'best' is not one of greedy, "),
         ("greedy + best", "packing 'best' is not one of lpt, "),
-        ("greedy + lpt + best", "refinement 'best' is not one of swap-extremes, "),
+        ("greedy + lpt + best", "refinement 'best' is not one of pair-resplit, "),
     ],
 )
 def test_unknown_stages_are_named(name, message):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heuristics.count_search import ease, least_makespan
+from heuristics.count_search import least_makespan, reallocate_replicas
 from heuristics.makespan import makespans
 from heuristics.policies import deepseek, refined
 from heuristics.replication import count_replicas, greedy_replicas
@@ -42,12 +42,12 @@ def test_the_least_makespan_sees_heavy_replicas_that_must_share():
     assert least_makespan(row, 4).item() == pytest.approx(1.21)
 
 
-def test_easing_moves_replicas_until_the_heavy_ones_fit():
+def test_reallocation_moves_replicas_until_the_heavy_ones_fit():
     generator = torch.Generator().manual_seed(3)
     loads = (1.5 * torch.randn(200, 64, generator=generator, dtype=torch.float64)).exp()
     greedy = greedy_replicas(loads, 72)
-    eased = ease(loads, greedy, 8, 8, seed=0)
-    counts = count_replicas(eased, 64)
+    reallocated = reallocate_replicas(loads, greedy, 8, 8, seed=0)
+    counts = count_replicas(reallocated, 64)
     assert counts.sum(1).eq(72).all()
     assert counts.min() == 1
 
@@ -55,7 +55,7 @@ def test_easing_moves_replicas_until_the_heavy_ones_fit():
         items = (loads / count_replicas(replicas, 64)).gather(1, replicas)
         return least_makespan(items.sort(1).values, 8)
 
-    before, after = bound(greedy), bound(eased)
+    before, after = bound(greedy), bound(reallocated)
     assert bool((after <= before * (1 + 1e-12)).all())
     assert bool((after < 0.9 * before).any())
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from heuristics.grouping import groups_by_reach, node_bounds, num_partitions, partitions
-from heuristics.hierarchical import Shape
 from heuristics.replication import greedy_counts
+from heuristics.shape import Shape
 
 
 @pytest.mark.parametrize(

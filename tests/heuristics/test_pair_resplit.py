@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from heuristics.pair_resplit import Round, decode, encode, refine
+from heuristics.pair_resplit import PackedPlacement, Round, run_rounds
 
 
 @pytest.mark.parametrize("partners", [1, 3, 7, 100])
@@ -13,10 +13,10 @@ def test_a_round_keeps_all_replicas_and_raises_no_makespan(slots, ranks, partner
     generator = torch.Generator().manual_seed(slots * ranks)
     loads = torch.rand(6, slots * ranks, generator=generator, dtype=torch.float64).exp().pow(3)
     placement = torch.rand(6, slots * ranks, generator=generator).argsort(dim=1)
-    before = encode(loads, placement, ranks)
-    after = refine(before, [Round(partners, shift=3)])
-    assert np.array_equal(np.sort(decode(after), axis=1), np.sort(placement, axis=1))
+    before = PackedPlacement.of(loads, placement, ranks)
+    after = run_rounds(before, [Round(partners, shift=3)])
+    assert np.array_equal(np.sort(after.phy2log, axis=1), np.sort(placement, axis=1))
     totals = (after.replicas >> 32).sum(1).view(6, ranks)
     assert torch.equal(after.totals, totals.float())
-    assert bool((after.peak <= before.peak).all())
-    assert bool((after.peak < before.peak).any())
+    assert bool((after.makespan <= before.makespan).all())
+    assert bool((after.makespan < before.makespan).any())

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from eplb_opt import Placement
-from heuristics.effort import EFFORTS
 from heuristics.policies import deepseek, refined
+from heuristics.refined import EFFORTS
 
 # (experts, slots, groups, nodes, ranks): S = 9, 10, 5, 4, 3, 2, 1 and a single rank
 SHAPES = [
