@@ -19,7 +19,7 @@ from heuristics.effort import place_refined
 from heuristics.grouping import groups_by_reach
 from heuristics.hierarchical import Maps, Shape, by_total, maps, place_hierarchically
 from heuristics.makespan import better
-from heuristics.matching import NoStartError, check_old, receives, relabel
+from heuristics.matching import NoStartError, check_old, count_transfers, relabel
 from heuristics.migration import migrate
 from heuristics.packing import lpt, snake
 from heuristics.published.swaps import swapped_groups
@@ -124,7 +124,7 @@ def _within(weight: Tensor, shape: Shape, old: Tensor, fresh: Tensor, budget: in
     """``old`` changed within the budget, or ``fresh`` where it fits and is better."""
     loads, ranks = weight.double(), shape.num_ranks
     found = migrate(loads, old, ranks, [budget], num_nodes=shape.num_nodes).phy2log[:, 0]
-    fits = receives(old, fresh, ranks, weight.shape[1]) <= budget
+    fits = count_transfers(old, fresh, ranks, weight.shape[1]) <= budget
     return better(loads, found, torch.where(fits[:, None], fresh, found), ranks)
 
 
