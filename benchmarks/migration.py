@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from eplb_opt import Instance, Topology
-from eplb_opt.certificate import TooLargeError, nothing_moves_less
+from eplb_opt.certificate import TooLargeError, needs_transfers
 from eplb_opt.io import read_loads
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.transfer import copied, received
+from eplb_opt.problem.transfer import count_copies, count_transfers
 from heuristics.makespan import makespans
 from heuristics.migration import migrate
 from heuristics.policies import refined
 from heuristics.replication import count_replicas
 from solvers.dispatch import value
-from solvers.migration import fewest_moves, relabel
+from solvers.migration import fewest_transfers, relabel
 
 SHAPES = {"global": (288, 1, 1, 32), "hierarchical": (288, 8, 4, 32)}
 """(slots, groups, nodes, ranks)"""
@@ -114,8 +114,8 @@ def compare(path: str, noise: float, seed: int) -> None:
         best = torch.stack([thorough, *(row[1] for row in rows)]).amin(0)
         for name, makespan, placed, seconds in rows:
             over = 100 * (makespan / best - 1)
-            moves = received(old, placed, size).sum(1)
-            local = copied(old, placed, size).sum(1).mean()
+            moves = count_transfers(old, placed, size).sum(1)
+            local = count_copies(old, placed, size).sum(1).mean()
             figures = f"{over.mean():.3f} / {over.max():.3f} | {moves.mean():.1f} / {moves.max()}"
             print(f"| {rule} | {name} | {figures} | {local:.1f} | {seconds:.2f} |", flush=True)
 
@@ -136,10 +136,10 @@ def prove(shape: tuple[int, int, int], noise: float, within: float, seconds: flo
         over = float(value(layer, start).incumbent / goal - 1)
         maps = found.phy2log[i].tolist()
         fits = [x for x in maps if value(layer, x).incumbent <= limit]
-        ours = [int(received([start], [x], slots // ranks).sum()) for x in fits]
+        ours = [int(count_transfers([start], [x], slots // ranks).sum()) for x in fits]
         initial = [*fits, best[i].tolist()]
-        result = fewest_moves(layer, start, limit, time_limit=seconds, initial=initial)
-        proven = f"{result.lower_bound} .. {result.moves} | {result.status}, {result.proof}"
+        result = fewest_transfers(layer, start, limit, time_limit=seconds, initial=initial)
+        proven = f"{result.lower_bound} .. {result.transfers} | {result.status}, {result.proof}"
         proven += f" | {redone(layer, start, limit, result.lower_bound)}"
         print(
             f"| {experts}, {slots}, {ranks} | {i} | {100 * over:.1f} | {min(ours, default='-')} | "
@@ -152,7 +152,7 @@ def redone(layer: Layer, old: list[int], limit: Fraction, moves: int) -> str:
     """What the checker, which knows no solver, says of a lower bound."""
     start = time.perf_counter()
     try:
-        verdict = "yes" if nothing_moves_less(layer, old, limit, moves) else "WRONG"
+        verdict = "yes" if needs_transfers(layer, old, limit, moves) else "WRONG"
     except TooLargeError:
         verdict = "too large"
     return f"{verdict}, {time.perf_counter() - start:.1f} s"

@@ -21,7 +21,7 @@ from eplb_opt.certificate import writing
 from eplb_opt.gap.loss_split import Interval, PolicySplit, Split
 from eplb_opt.gap.outcome import GapReport, PolicyGap
 from eplb_opt.gap.reference import Reference
-from eplb_opt.migration import LayerPlan, MigrationPlan, Move
+from eplb_opt.migration import Candidate, LayerPlan, MigrationPlan
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import SUM, Dispatch, Objective
 from eplb_opt.problem.placement import Placement
@@ -217,8 +217,8 @@ def migrate(plan: MigrationPlan, old: str, budget: int, within: float | None) ->
         "within": within,
         "layers": [_layer_plan(layer, plan.budgets) for layer in plan.layers],
         "front": [
-            {"budget": b, "above_mean": mean, "above_max": most, "received_mean": moves}
-            for b, mean, most, moves in plan.summary()
+            {"budget": b, "above_mean": mean, "above_max": most, "received_mean": transfers}
+            for b, mean, most, transfers in plan.summary()
         ],
         "interrupted": plan.interrupted,
     }
@@ -230,23 +230,23 @@ def _layer_plan(plan: LayerPlan, budgets: Sequence[int]) -> Document:
         "status": "ok" if plan.lower_bound > 0 else "no-load",
         "lower_bound": float_below(plan.lower_bound),
         "lower_bound_exact": exact_text(plan.lower_bound),
-        "before": _move(plan.before),
-        "after": {**_move(plan.after), "phy2log": list(plan.after.slots)},
-        "received_at_least": plan.at_least,
+        "before": _candidate(plan.before),
+        "after": {**_candidate(plan.after), "phy2log": list(plan.after.phy2log)},
+        "received_at_least": plan.transfers_at_least,
         "front": [
-            {"budget": budget, **_move(move)}
-            for budget, move in zip(budgets, plan.front, strict=True)
+            {"budget": budget, **_candidate(found)}
+            for budget, found in zip(budgets, plan.front, strict=True)
         ],
     }
 
 
-def _move(move: Move) -> Document:
+def _candidate(found: Candidate) -> Document:
     return {
-        "makespan": nearest_float(move.makespan),
-        "makespan_exact": exact_text(move.makespan),
-        "above": move.above,
-        "received": move.received,
-        "copied": move.copied,
+        "makespan": nearest_float(found.makespan),
+        "makespan_exact": exact_text(found.makespan),
+        "above": found.gap,
+        "received": found.transfers,
+        "copied": found.copies,
     }
 
 

@@ -1,8 +1,8 @@
-"""From the placement now to a better one: what a few received experts buy, and what is proven.
+"""From the placement now to a better one: what a few transfers buy, and what is proven.
 
-By layer there is a *front*: for each number of received experts the least makespan that was found
-with them. One placement of it is chosen, and with a search it is proven how many experts its
-makespan takes at least (:mod:`solvers.migration`).
+By layer there is a *front*: for each number of transfers the least makespan that was found with
+them. One placement of it is chosen, and with a search it is proven how many transfers its makespan
+takes at least (:mod:`solvers.migration`).
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.result import Limit
 from eplb_opt.problem.shown import Shown, ShowsItself, percent
 from eplb_opt.problem.topology import Rule
-from eplb_opt.problem.transfer import copied, received
+from eplb_opt.problem.transfer import count_copies, count_transfers
 from solvers.dispatch import value
 from solvers.options import SearchOptions
 
-STEPS = (0, 5, 10, 20, 40, 80, 160)
-"""Received experts at which the front is shown, up to the budget."""
+SHOWN_BUDGETS = (0, 5, 10, 20, 40, 80, 160)
+"""Transfers at which the front is shown, up to the budget."""
 
 
 @dataclass(frozen=True)
-class Move:
+class Candidate:
     """A placement of one layer and what it takes to get there.
 
     Attributes:
-        slots: [P] the logical expert in each slot.
+        phy2log: [P] the logical expert in each slot.
         makespan: in tokens, exact.
-        above: makespan over the lower bound, less 1; None for a layer without load.
-        received: experts that its ranks must hold and did not hold.
-        copied: slots that are filled from the rank's own memory.
+        gap: makespan over the lower bound, less 1; None for a layer without load.
+        transfers: experts sent to ranks that did not hold them.
+        copies: slots that are filled from the rank's own memory.
     """
 
-    slots: tuple[int, ...]
+    phy2log: tuple[int, ...]
     makespan: Fraction
-    above: float | None
-    received: int
-    copied: int
+    gap: float | None
+    transfers: int
+    copies: int
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,20 @@ class LayerPlan:
 
     Attributes:
         layer: its number.
-        lower_bound: in tokens, proven, whatever is received.
+        lower_bound: in tokens, proven, for any number of transfers.
         before: the placement now.
         front: for each of the plan's budgets the best placement within it.
         after: the one chosen.
-        at_least: no placement as good as ``after`` receives fewer; None if that was not searched.
+        transfers_at_least: no placement as good as ``after`` takes fewer; None if that was not
+            searched.
     """
 
     layer: int
     lower_bound: Fraction
-    before: Move
-    front: tuple[Move, ...]
-    after: Move
-    at_least: int | None = None
+    before: Candidate
+    front: tuple[Candidate, ...]
+    after: Candidate
+    transfers_at_least: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +77,7 @@ class MigrationPlan(ShowsItself):
 
     Attributes:
         instance: the loads now.
-        budgets: received experts of a layer, for which ``front`` has a placement each.
+        budgets: numbers of transfers of a layer, for which ``front`` has a placement each.
         layers: in order.
         interrupted: Ctrl-C ended the search for proofs early, or came before there was any layer.
     """
@@ -88,29 +89,29 @@ class MigrationPlan(ShowsItself):
 
     def _shown(self) -> Shown:
         """What each budget buys."""
-        columns = ("", "mean above bound", "max above bound", "received")
+        columns = ("", "mean above bound", "max above bound", "transfers")
         rows = [
-            (f"at most {budget}", percent(mean), percent(most), f"{moves:.1f}")
-            for budget, mean, most, moves in self.summary()
+            (f"at most {budget}", percent(mean), percent(most), f"{transfers:.1f}")
+            for budget, mean, most, transfers in self.summary()
         ]
         return Shown(f"MigrationPlan({self.instance!r})", columns, rows)
 
     @property
     def placement(self) -> Placement:
         """The placement chosen for each layer."""
-        slots = np.array([layer.after.slots for layer in self.layers])
+        slots = np.array([layer.after.phy2log for layer in self.layers])
         return Placement(slots, self.instance.num_logical_experts)
 
     def summary(self) -> list[tuple[int, float, float, float]]:
         """For each budget, over the layers with load: mean and maximum of makespan over bound less
-        1, and the mean of received experts; empty without such a layer.
+        1, and the mean of transfers; empty without such a layer.
         """
         fronts = [layer.front for layer in self.layers if layer.lower_bound > 0]
         rows = []
-        for budget, moves in zip(self.budgets, zip(*fronts, strict=True), strict=False):
-            above = [move.above or 0.0 for move in moves]
-            mean = sum(move.received for move in moves) / len(moves)
-            rows.append((budget, sum(above) / len(above), max(above), mean))
+        for budget, candidates in zip(self.budgets, zip(*fronts, strict=True), strict=False):
+            gaps = [x.gap or 0.0 for x in candidates]
+            transfers = sum(x.transfers for x in candidates) / len(candidates)
+            rows.append((budget, sum(gaps) / len(gaps), max(gaps), transfers))
         return rows
 
 
@@ -122,18 +123,18 @@ def plan_migration(
     within: Fraction | None = None,
     search: SearchOptions | None = None,
 ) -> MigrationPlan:
-    """Change the placement ``before`` for the loads of ``instance``, receiving few experts.
+    """Change the placement ``before`` for the loads of ``instance``, with few transfers.
 
     The front is a heuristic's (:mod:`heuristics.migration`); bounds, makespans and what is proven
-    of received experts are exact.
+    of transfers are exact.
 
     Args:
         instance: the loads now; without ``spread_replicas``.
         before: [L, P] a valid placement of the instance.
-        budget: received experts of a layer at most.
-        within: choose the fewest received experts that come within this ratio above the lower
+        budget: transfers of a layer at most.
+        within: choose the fewest transfers that come within this ratio above the lower
             bound; None, or where none come: the least makespan.
-        search: limits of the search of each layer for fewer received experts, or for the proof that
+        search: limits of the search of each layer for fewer transfers, or for the proof that
             it takes as many; None for no search.
 
     Raises:
@@ -143,21 +144,21 @@ def plan_migration(
         >>> from eplb_opt import Topology
         >>> now = Instance([[4, 3, 2, 1]], Topology(4, 2))
         >>> plan = plan_migration(now, np.array([[0, 1, 2, 3]]), budget=2, search=SearchOptions())
-        >>> [(x.after.received, x.at_least, str(x.after.makespan)) for x in plan.layers]
+        >>> [(x.after.transfers, x.transfers_at_least, str(x.after.makespan)) for x in plan.layers]
         [(2, 2, '5')]
     """
     if instance.spread_replicas:
         raise ValueError("spread_replicas: a migration does not keep replicas apart")
-    shown = tuple(sorted({step for step in (*STEPS, budget) if step <= budget}))
+    shown = tuple(sorted({b for b in (*SHOWN_BUDGETS, budget) if b <= budget}))
     plan = MigrationPlan(instance, shown, (), interrupted=True)
     try:
-        plan = _front(plan, before, budget, within)
-        return plan if search is None else _proven(plan, before, budget, within, search)
+        plan = _find_front(plan, before, budget, within)
+        return plan if search is None else _prove(plan, before, budget, within, search)
     except KeyboardInterrupt:
         return replace(plan, interrupted=True)
 
 
-def _front(
+def _find_front(
     plan: MigrationPlan, before: NDArray[np.int64], budget: int, within: Fraction | None
 ) -> MigrationPlan:
     import torch
@@ -177,38 +178,41 @@ def _front(
     layers = []
     for layer, old, maps in zip(instance.layers(), before, found.phy2log.numpy(), strict=True):
         bound = bounds.of(layer).value
-        moves = [_move(layer, bound, old, new) for new in maps]
-        front = tuple(moves[j] for j in kept)
-        now = _move(layer, bound, old, old)
-        layers.append(LayerPlan(layer.index, bound, now, front, _chosen(moves, bound, within)))
+        candidates = [_evaluate(layer, bound, old, new) for new in maps]
+        front = tuple(candidates[j] for j in kept)
+        now = _evaluate(layer, bound, old, old)
+        layers.append(LayerPlan(layer.index, bound, now, front, _choose(candidates, bound, within)))
     return MigrationPlan(instance, plan.budgets, tuple(layers))
 
 
-def _move(layer: Layer, bound: Fraction, old: NDArray[np.int64], new: NDArray[np.int64]) -> Move:
-    size, slots = layer.topology.slots_per_rank, tuple(int(e) for e in new)
-    moves, copies = (int(count(old[None], new[None], size).sum()) for count in (received, copied))
-    makespan = value(layer, slots).incumbent
-    above = relative_gap(makespan, bound) if bound > 0 else None
-    return Move(slots, makespan, above, moves, copies)
+def _evaluate(
+    layer: Layer, bound: Fraction, old: NDArray[np.int64], new: NDArray[np.int64]
+) -> Candidate:
+    maps = old[None], new[None], layer.topology.slots_per_rank
+    transfers, copies = (int(count(*maps).sum()) for count in (count_transfers, count_copies))
+    phy2log = tuple(int(e) for e in new)
+    makespan = value(layer, phy2log).incumbent
+    gap = relative_gap(makespan, bound) if bound > 0 else None
+    return Candidate(phy2log, makespan, gap, transfers, copies)
 
 
-def _chosen(moves: Sequence[Move], bound: Fraction, within: Fraction | None) -> Move:
-    """The fewest received experts that come within the ratio; else the least makespan."""
+def _choose(candidates: Sequence[Candidate], bound: Fraction, within: Fraction | None) -> Candidate:
+    """The fewest transfers that come within the ratio; else the least makespan."""
     if within is not None:
-        near = [move for move in moves if move.makespan <= (1 + within) * bound]
+        near = [x for x in candidates if x.makespan <= (1 + within) * bound]
         if near:
-            return min(near, key=lambda move: (move.received, move.makespan))
-    return min(moves, key=lambda move: (move.makespan, move.received))
+            return min(near, key=lambda x: (x.transfers, x.makespan))
+    return min(candidates, key=lambda x: (x.makespan, x.transfers))
 
 
-def _proven(
+def _prove(
     plan: MigrationPlan,
     before: NDArray[np.int64],
     budget: int,
     within: Fraction | None,
     search: SearchOptions,
 ) -> MigrationPlan:
-    """With proven numbers of received experts, and with the placements that the proofs came upon;
+    """With proven numbers of transfers, and with the placements that the proofs came upon;
     after Ctrl-C the other layers stay as they are.
     """
     layers = list(plan.layers)
@@ -236,17 +240,19 @@ def _prove_layer(
     """For the first of the makespans that takes no more than the budget, or for the last; the plan
     as it was after Ctrl-C.
     """
-    from solvers.migration import fewest_moves
+    from solvers.migration import fewest_transfers
 
-    start = plan.after.slots
+    start = plan.after.phy2log
     for makespan in makespans:
-        result = fewest_moves(layer, plan.before.slots, makespan, initial=[start], search=search)
+        result = fewest_transfers(
+            layer, plan.before.phy2log, makespan, initial=[start], search=search
+        )
         if result.limit == Limit.INTERRUPT:
             return plan, result.limit
-        if result.moves is not None and result.moves <= budget:
+        if result.transfers is not None and result.transfers <= budget:
             break
-    plan = replace(plan, at_least=result.lower_bound)
+    plan = replace(plan, transfers_at_least=result.lower_bound)
     if result.placement is not None and result.placement != start:
-        after = _move(layer, plan.lower_bound, before, np.array(result.placement))
+        after = _evaluate(layer, plan.lower_bound, before, np.array(result.placement))
         plan = replace(plan, after=after)
     return plan, result.limit

@@ -35,7 +35,7 @@ def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like
     if low < 0 or high >= experts:
         kind = NoStartError if low == -1 and high < experts else ValueError
         raise kind(f"old holds expert {low if low < 0 else high}, not in 0..{experts - 1}")
-    on_node = held(old, num_nodes, experts) > 0
+    on_node = count_on_ranks(old, num_nodes, experts) > 0
     groups = on_node.view(layers, num_nodes, num_groups, -1).any(3).sum(2)
     split = (groups != num_groups // num_nodes).nonzero().tolist()
     if split and num_nodes > 1:
@@ -49,7 +49,7 @@ def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like
     return old
 
 
-def held(phy2log: Tensor, num_ranks: int, num_experts: int) -> Tensor:
+def count_on_ranks(phy2log: Tensor, num_ranks: int, num_experts: int) -> Tensor:
     """How often each rank holds each expert: [B, G, E] int32 from [B, P]."""
     rows, slots = phy2log.shape
     rank = torch.arange(slots, device=phy2log.device) // (slots // num_ranks)
@@ -58,36 +58,36 @@ def held(phy2log: Tensor, num_ranks: int, num_experts: int) -> Tensor:
     return count.scatter_add_(1, rank * num_experts + phy2log, ones).view(rows, num_ranks, -1)
 
 
-def receives(old: Tensor, new: Tensor, num_ranks: int, num_experts: int) -> Tensor:
-    """Received experts of each row [B]: ``sum over ranks of |new experts - old experts|``."""
-    before, after = (held(x, num_ranks, num_experts) > 0 for x in (old, new))
+def count_transfers(old: Tensor, new: Tensor, num_ranks: int, num_experts: int) -> Tensor:
+    """Transfers of each row [B]: ``sum over ranks of |new experts - old experts|``."""
+    before, after = (count_on_ranks(x, num_ranks, num_experts) > 0 for x in (old, new))
     return (after & ~before).flatten(1).sum(1)
 
 
 def relabel(new: Tensor, old: Tensor, num_ranks: int, num_nodes: int, num_experts: int) -> Tensor:
     """``new`` [B, P] with nodes, ranks and slots in another order, so that much stays in place.
 
-    Ranks of each pair of nodes are matched, then nodes, both by :func:`matching`: a heuristic
+    Ranks of each pair of nodes are matched, then nodes, both by :func:`match_columns`: a heuristic
     (``solvers.migration.relabel`` is exact), never worse than ``new`` as it is written.
     """
     rows, per_node = len(new), num_ranks // num_nodes
-    before, after = ((held(x, num_ranks, num_experts) > 0).float() for x in (old, new))
+    before, after = ((count_on_ranks(x, num_ranks, num_experts) > 0).float() for x in (old, new))
     kept = (before @ after.transpose(1, 2)).view(rows, num_nodes, per_node, num_nodes, per_node)
     inner = kept.permute(0, 1, 3, 2, 4).reshape(-1, per_node, per_node)
-    ranks = matching(inner)
+    ranks = match_columns(inner)
     value = inner.gather(2, ranks[:, :, None]).sum((1, 2)).view(rows, num_nodes, num_nodes)
-    node = matching(value)
+    node = match_columns(value)
     chosen = ranks.view(rows, num_nodes, num_nodes, per_node)
     chosen = chosen.gather(2, node[:, :, None, None].expand(-1, -1, 1, per_node))[:, :, 0]
     order = (node[:, :, None] * per_node + chosen).view(rows, num_ranks, 1)
     by_rank = new.view(rows, num_ranks, -1)
     moved = by_rank.gather(1, order.expand_as(by_rank)).flatten(1)
-    needed = [receives(old, x, num_ranks, num_experts) for x in (moved, new)]
+    needed = [count_transfers(old, x, num_ranks, num_experts) for x in (moved, new)]
     fewer = needed[0] < needed[1]
     return keep_slots(torch.where(fewer[:, None], moved, new), old, num_ranks)
 
 
-def matching(value: Tensor) -> Tensor:
+def match_columns(value: Tensor) -> Tensor:
     """A column for each row of matrices [B, n, n], all different: [B, n] int64; a heuristic.
 
     Greedy, the largest entry first, then exchanges of two columns while the sum rises. O(n^3) time
@@ -128,7 +128,7 @@ def keep_slots(phy2log: Tensor, old: Tensor, num_ranks: int) -> Tensor:
         )
     new, before = (x.view(len(x), num_ranks, -1) for x in (phy2log, old))
     same = before[:, :, :, None] == new[:, :, None, :]
-    same &= _occurrence(before)[:, :, :, None] == _occurrence(new)[:, :, None, :]
+    same &= _count_earlier(before)[:, :, :, None] == _count_earlier(new)[:, :, None, :]
     stays, kept = same.any(2), same.any(3)
     free = torch.sort(
         kept.long(), dim=2, stable=True
@@ -138,7 +138,7 @@ def keep_slots(phy2log: Tensor, old: Tensor, num_ranks: int) -> Tensor:
     return torch.empty_like(new).scatter_(2, slot, new).flatten(1)
 
 
-def _occurrence(experts: Tensor) -> Tensor:
+def _count_earlier(experts: Tensor) -> Tensor:
     """How many slots before this one, on the same rank, hold the same expert; [L, G, S]."""
     equal = experts[:, :, :, None] == experts[:, :, None, :]
     return equal.tril(-1).sum(3)

@@ -1,20 +1,21 @@
-"""Moving less: a placement improved by a few changes, under a budget of received experts.
+"""A placement improved by a few changes, under a budget of transfers.
 
 Two kinds of change are tried, all of a kind at once for all rows:
 
 - *swap*: a slot of the heaviest rank and a slot of another rank exchange their experts (two
-  receives, fewer where an expert is already or was before on its new rank);
-- *new replica*: a slot whose expert has other replicas takes another expert (one receive, none if
-  its rank holds that expert now or held it before); the shares of both experts change everywhere.
+  transfers, fewer where an expert is already or was before on its new rank);
+- *new replica*: a slot whose expert has other replicas takes another expert (one transfer, none
+  if its rank holds that expert now or held it before). The shares of both experts change
+  everywhere.
 
 Ranks should carry at most a target ``T``. With ``excess = sum over ranks of max(0, load - T)``, the
-change with the most ``excess`` taken away per received expert is made; one that returns a receive
-at no cost in excess is made at once. Two passes:
+change with the most ``excess`` taken away per transfer is made; one that saves an earlier transfer
+and adds no excess is made at once. Two passes:
 
 1. ``T`` follows the makespan M down: ``T = floor + REACH (M - floor)``, where ``floor`` is the mean
-   rank load. This gives the makespan for every number of receives up to the budget.
-2. ``T`` is fixed a little below what pass 1 reached with the budget, so that no receive is spent on
-   ranks that are light enough.
+   rank load. This gives the makespan for every number of transfers up to the budget.
+2. ``T`` is fixed a little below what pass 1 reached with the budget, so that no transfer is spent
+   on ranks that are light enough.
 
 Every placement on the way is a candidate; for each budget the best that fits is kept.
 """
@@ -27,15 +28,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from heuristics.matching import held, keep_slots
+from heuristics.matching import count_on_ranks, keep_slots
 from heuristics.replication import count_replicas
 
 REACH = 0.2
 """Target over floor as a share of makespan over floor, in the first pass."""
 FIXED = 0.8
 """The same in the second pass, with the makespan that the first reached; fixed there."""
-STEPS_PER_RECEIVE, MORE_STEPS = 2, 20
-"""Changes in a pass at most: so many for each receive of the budget, and some more."""
+CHANGES_PER_TRANSFER, MORE_CHANGES = 2, 20
+"""Changes in a pass at most: so many for each transfer of the budget, and some more."""
 NOISE = 1e-6
 """Relative to the target: an excess below this is rounding."""
 GAIN = 1e-12
@@ -47,7 +48,7 @@ class Migration:
     """Placements that replace an old one, by budget.
 
     Attributes:
-        budgets: received experts of a row at most, ascending.
+        budgets: transfers of a row at most, ascending.
         makespan: [B, n] float64 for each of the n budgets; none is above the old one.
         phy2log: [B, n, P] int64.
     """
@@ -86,11 +87,12 @@ class _Task:
 @dataclass(frozen=True)
 class _Change:
     """One change of each row: ``slot`` takes ``expert``, then ``other`` takes ``returned``; with
-    the score by which it is chosen (``-inf``: there is none) and what it receives. All [B].
+    the score by which it is chosen (``-inf``: there is none) and how many transfers it adds
+    (negative: it saves earlier ones). All [B].
     """
 
     score: Tensor
-    cost: Tensor
+    transfers: Tensor
     slot: Tensor
     expert: Tensor
     other: Tensor
@@ -113,7 +115,7 @@ def migrate(
     every_budget: bool = False,
     second_pass: bool = True,
 ) -> Migration:
-    """The best placements found that receive at most so many experts a row.
+    """The best placements found with at most so many transfers a row.
 
     Under the hierarchical rule the groups stay on the nodes where ``old`` has them.
 
@@ -121,7 +123,7 @@ def migrate(
         loads: [B, E] tokens per logical expert now.
         old: [B, P] a valid placement.
         num_ranks: G.
-        budgets: received experts a row at most.
+        budgets: transfers a row at most.
         num_nodes: N, 1 under the global rule.
         every_budget: make the second pass for every budget, not for the largest alone.
         second_pass: False leaves it out, which takes half the time.
@@ -130,20 +132,20 @@ def migrate(
         A placement for each budget; no makespan is above that of ``old`` or of a smaller budget. A
         heuristic.
     """
-    task = _task(loads.double(), old, num_ranks, num_nodes)
+    task = _set_up(loads.double(), old, num_ranks, num_nodes)
     found = _start(task, tuple(sorted(set(budgets))))
-    found = _pass(task, found, found.budgets[-1], None)
+    found = _run_pass(task, found, found.budgets[-1], None)
     last = found.budgets if every_budget else found.budgets[-1:]
     for budget in last if second_pass else ():
         reached = found.makespan[:, found.budgets.index(budget)]
-        found = _pass(task, found, budget, task.floor + FIXED * (reached - task.floor))
+        found = _run_pass(task, found, budget, task.floor + FIXED * (reached - task.floor))
     kept = [keep_slots(found.phy2log[:, i], old, num_ranks) for i in range(len(found.budgets))]
     return replace(found, phy2log=torch.stack(kept, 1))
 
 
-def _task(loads: Tensor, old: Tensor, num_ranks: int, num_nodes: int) -> _Task:
+def _set_up(loads: Tensor, old: Tensor, num_ranks: int, num_nodes: int) -> _Task:
     rows, experts = loads.shape
-    before = held(old, num_ranks, experts) > 0
+    before = count_on_ranks(old, num_ranks, experts) > 0
     node = before.view(rows, num_nodes, -1, experts).any(2)
     if num_nodes == 1:
         node = torch.ones_like(node)
@@ -154,37 +156,37 @@ def _task(loads: Tensor, old: Tensor, num_ranks: int, num_nodes: int) -> _Task:
 
 
 def _start(task: _Task, budgets: tuple[int, ...]) -> Migration:
-    peak = _State.of(task, task.old, task.floor).peak
-    makespan = peak[:, None].repeat(1, len(budgets))
+    makespan = _State.of(task, task.old, task.floor).makespan[:, None]
+    makespan = makespan.repeat(1, len(budgets))
     return Migration(budgets, makespan, task.old[:, None].repeat(1, len(budgets), 1))
 
 
-def _pass(task: _Task, found: Migration, budget: int, target: Tensor | None) -> Migration:
+def _run_pass(task: _Task, found: Migration, budget: int, target: Tensor | None) -> Migration:
     """Change after change from the old placement; rows that have come to their end drop out."""
     rows = torch.arange(len(task.old), device=task.old.device)
     placed, used = task.old, torch.zeros_like(rows)
-    for _ in range(STEPS_PER_RECEIVE * budget + MORE_STEPS):
+    for _ in range(CHANGES_PER_TRANSFER * budget + MORE_CHANGES):
         state = _State.of(task, placed, target)
-        found = _noted(found, rows, state, used)
-        change = _best_change(task, state, budget - used)
+        found = _note(found, rows, state, used)
+        change = _find_change(task, state, budget - used)
         goes = torch.nonzero(change.score > -torch.inf)[:, 0]
         if len(goes) == 0:
             break
         placed = placed.scatter(1, change.slot[:, None], change.expert[:, None])
         placed = placed.scatter(1, change.other[:, None], change.returned[:, None])[goes]
-        used = (used + change.cost)[goes]
+        used = (used + change.transfers)[goes]
         if len(goes) < len(rows):
             rows, task = rows[goes], task.rows(goes)
             target = None if target is None else target[goes]
     return found
 
 
-def _noted(found: Migration, rows: Tensor, state: _State, used: Tensor) -> Migration:
+def _note(found: Migration, rows: Tensor, state: _State, used: Tensor) -> Migration:
     """``found`` with the placements of some rows, where they fit a budget and are better."""
     limits = torch.tensor(found.budgets, device=used.device)
     best, placed = found.makespan[rows], found.phy2log[rows]
-    better = (used[:, None] <= limits) & (state.peak[:, None] < best * (1 - GAIN))
-    best = torch.where(better, state.peak[:, None], best)
+    better = (used[:, None] <= limits) & (state.makespan[:, None] < best * (1 - GAIN))
+    best = torch.where(better, state.makespan[:, None], best)
     placed = torch.where(better[:, :, None], state.placed[:, None], placed)
     makespan, phy2log = found.makespan.clone(), found.phy2log.clone()
     makespan[rows], phy2log[rows] = best, placed
@@ -197,17 +199,18 @@ class _State:
 
     Attributes:
         placed: [B, P].
-        peak: [B] float64 makespan in tokens.
+        makespan: [B] float64 makespan in tokens.
         counts: [B, E] replicas.
         weight: [B, E] load of an expert, share: that of one replica.
         over: [B, G] rank load less 1.
         number: [B, G, E] how often a rank holds an expert.
-        enters: [B, G, E] bool: the rank would have to receive the expert.
-        returns: [B, P] bool: the slot's expert was received, and leaves the rank with the slot.
+        enters: [B, G, E] bool: the expert would be a transfer to the rank.
+        returns: [B, P] bool: the slot's expert is a transfer, which is saved if the slot takes
+            another one.
     """
 
     placed: Tensor
-    peak: Tensor
+    makespan: Tensor
     counts: Tensor
     weight: Tensor
     share: Tensor
@@ -223,42 +226,42 @@ class _State:
         counts = count_replicas(placed, experts)
         share = task.loads / counts
         load = share.gather(1, placed).view(rows, task.num_ranks, -1).sum(2)
-        peak = load.amax(1)
+        makespan = load.amax(1)
         if target is None:
-            target = task.floor + REACH * (peak - task.floor)
-        number = held(placed, task.num_ranks, experts)
+            target = task.floor + REACH * (makespan - task.floor)
+        number = count_on_ranks(placed, task.num_ranks, experts)
         cell = task.rank * experts + placed
         alone = number.flatten(1).gather(1, cell) == 1
         new = ~task.before.flatten(1).gather(1, cell)
         weight, share = ((x / target[:, None]).float() for x in (task.loads, share))
         over = (load / target[:, None] - 1).float()
         enters = (number == 0) & ~task.before
-        return cls(placed, peak, counts, weight, share, over, number, enters, alone & new)
+        return cls(placed, makespan, counts, weight, share, over, number, enters, alone & new)
 
 
-def _best_change(task: _Task, state: _State, left: Tensor) -> _Change:
-    """The change with the best score of each row, that receives at most ``left`` [B]."""
-    change = _best_swap(task, state, left)
+def _find_change(task: _Task, state: _State, left: Tensor) -> _Change:
+    """The change with the best score of each row, with at most ``left`` [B] transfers."""
+    change = _find_swap(task, state, left)
     if task.old.shape[1] == task.loads.shape[1]:  # no expert has a replica to spare
         return change
-    return change.or_better(_best_replica(task, state, left))
+    return change.or_better(_find_replica(task, state, left))
 
 
 def _excess(over: Tensor) -> Tensor:
     return over.clamp(min=0)
 
 
-def _score(gain: Tensor, cost: Tensor, possible: Tensor, left: Tensor) -> Tensor:
-    """Excess taken away per receive; a free change counts as a tenth of a receive.
+def _score(gain: Tensor, transfers: Tensor, possible: Tensor, left: Tensor) -> Tensor:
+    """Excess taken away per transfer; a change without one counts as a tenth of a transfer.
 
-    A change that returns a receive and loses nothing comes before all others.
+    A change that saves a transfer and adds no excess comes before all others.
     """
-    score = torch.where(gain > NOISE, gain / cost.clamp(min=0.1), -torch.inf)
-    score = torch.where((cost < 0) & (gain >= 0), 1e6 + gain, score)
-    return torch.where(possible & (cost <= left[:, None, None]), score, -torch.inf)
+    score = torch.where(gain > NOISE, gain / transfers.clamp(min=0.1), -torch.inf)
+    score = torch.where((transfers < 0) & (gain >= 0), 1e6 + gain, score)
+    return torch.where(possible & (transfers <= left[:, None, None]), score, -torch.inf)
 
 
-def _best_swap(task: _Task, state: _State, left: Tensor) -> _Change:
+def _find_swap(task: _Task, state: _State, left: Tensor) -> _Change:
     """Of all exchanges between the heaviest rank a and another rank b: expert x of a, y of b."""
     rows, num_slots = state.placed.shape
     per_rank, every = num_slots // task.num_ranks, torch.arange(rows, device=left.device)
@@ -277,18 +280,18 @@ def _best_swap(task: _Task, state: _State, left: Tensor) -> _Change:
     def of_y(table: Tensor) -> Tensor:  # [B, G, E] -> [B, 1, P]: y of each slot on a
         return table[every, a].gather(1, state.placed)[:, None]
 
-    cost = of_x(state.enters).int() + of_y(state.enters).int()
-    cost = cost - state.returns[:, None].int() - state.returns.gather(1, own)[:, :, None].int()
+    saved = state.returns[:, None].int() + state.returns.gather(1, own)[:, :, None].int()
+    transfers = of_x(state.enters).int() + of_y(state.enters).int() - saved
     possible = of_x(task.allowed) & of_y(task.allowed) & (x[:, :, None] != state.placed[:, None])
     possible &= rank != a[:, None, None]
-    best, which = _score(gain, cost, possible, left).flatten(1).max(1)
+    best, which = _score(gain, transfers, possible, left).flatten(1).max(1)
     slot, other = own.gather(1, which[:, None] // num_slots)[:, 0], which % num_slots
     y, returned = (state.placed.gather(1, p[:, None])[:, 0] for p in (other, slot))
-    paid = cost.flatten(1).gather(1, which[:, None])[:, 0].long()
+    paid = transfers.flatten(1).gather(1, which[:, None])[:, 0].long()
     return _Change(best, paid, slot, y, other, returned)
 
 
-def _best_replica(task: _Task, state: _State, left: Tensor) -> _Change:
+def _find_replica(task: _Task, state: _State, left: Tensor) -> _Change:
     """Of all slots p on rank r whose expert x has other replicas, and experts y to take the slot.
 
     With A_g >= 0 and B_g <= 0 what rank g != r gains by the larger shares of x and loses by the
@@ -313,10 +316,11 @@ def _best_replica(task: _Task, state: _State, left: Tensor) -> _Change:
     after = mine + on_r.gather(2, x[:, :, None]) * grown.gather(1, x)[:, :, None] - x_shares
     after = after + on_r * shrunk[:, None] + (state.share + shrunk)[:, None]
     gain = elsewhere + _excess(mine) - _excess(after)
-    cost = state.enters.gather(1, here).int() - state.returns.gather(1, slot)[:, :, None].int()
+    saved = state.returns.gather(1, slot)[:, :, None].int()
+    transfers = state.enters.gather(1, here).int() - saved
     y = torch.arange(experts, device=left.device)
     possible = (copies > 1)[:, :, None] & (y != x[:, :, None]) & task.allowed.gather(1, here)
-    best, which = _score(gain, cost, possible, left).flatten(1).max(1)
+    best, which = _score(gain, transfers, possible, left).flatten(1).max(1)
     chosen, expert = slot.gather(1, which[:, None] // experts)[:, 0], which % experts
-    paid = cost.flatten(1).gather(1, which[:, None])[:, 0].long()
+    paid = transfers.flatten(1).gather(1, which[:, None])[:, 0].long()
     return _Change(best, paid, chosen, expert, chosen, expert)

@@ -197,7 +197,7 @@ def with_maps(place: Place, name: str = "policy") -> Policy:
 
 
 POLICIES: dict[str, Policy] = {name: with_maps(policy, name) for name, policy in TABLE.items()}
-"""The same as functions with the signature and results of DeepSeek EPLB; reports show their name."""
+"""The same with the signature and results of DeepSeek EPLB; reports show their names."""
 
 
 def rebalance_experts(

@@ -15,7 +15,7 @@ from torch import Tensor
 from heuristics.count_search import try_counts
 from heuristics.grouping import by_total, groups_by_reach
 from heuristics.makespan import keep_better
-from heuristics.matching import check_old, receives, relabel
+from heuristics.matching import check_old, count_transfers, relabel
 from heuristics.migration import migrate
 from heuristics.packing import by_load, lpt, snake
 from heuristics.pair_resplit import PackedPlacement, resplit, rounds
@@ -116,7 +116,7 @@ def _keep_within(weight: Tensor, shape: Shape, old: Tensor, new: Tensor, budget:
     """``old`` changed within the budget, or ``new`` where it fits and is better."""
     loads, ranks = weight.double(), shape.num_ranks
     found = migrate(loads, old, ranks, [budget], num_nodes=shape.num_nodes).phy2log[:, 0]
-    fits = receives(old, new, ranks, weight.shape[1]) <= budget
+    fits = count_transfers(old, new, ranks, weight.shape[1]) <= budget
     return keep_better(loads, found, torch.where(fits[:, None], new, found), ranks)
 
 

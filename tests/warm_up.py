@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 
 from eplb_opt import Instance, Topology, solve
-from solvers.migration import fewest_moves
+from solvers.migration import fewest_transfers
 from solvers.options import SearchOptions
 
 WORK = SearchOptions(work_limit=3_000_000)
@@ -17,7 +17,7 @@ def main() -> None:
     for stage in ("joint", "packing"):
         solve(layer, stage=stage, backend="search", search=WORK)
     start = [i % 24 for i in range(32)]
-    fewest_moves(layer, start, Fraction(int(loads.sum()), 8) * Fraction(11, 10), search=WORK)
+    fewest_transfers(layer, start, Fraction(int(loads.sum()), 8) * Fraction(11, 10), search=WORK)
 
 
 if __name__ == "__main__":

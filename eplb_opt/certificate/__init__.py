@@ -2,7 +2,7 @@
 
 from eplb_opt.certificate.budget import Budget, TooLargeError
 from eplb_opt.certificate.document import Verdict, verify_document
-from eplb_opt.certificate.moves import nothing_moves_less
+from eplb_opt.certificate.moves import needs_transfers
 from eplb_opt.certificate.parsing import parse_document
 from eplb_opt.certificate.proof import CertificateError, Trust, check_bound
 
@@ -13,7 +13,7 @@ __all__ = [
     "Trust",
     "Verdict",
     "check_bound",
-    "nothing_moves_less",
+    "needs_transfers",
     "parse_document",
     "verify_document",
 ]

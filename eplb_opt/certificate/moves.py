@@ -22,7 +22,7 @@ DEEPEST = 800
 """Calls within each other up to which experts are placed by recursion."""
 
 
-def nothing_moves_less(
+def needs_transfers(
     layer: Layer,
     old: Sequence[int],
     makespan_limit: Fraction,
@@ -43,7 +43,7 @@ def nothing_moves_less(
     Example:
         >>> from eplb_opt import Instance, Topology
         >>> layer = Instance([[4, 3, 2, 1]], Topology(4, 2)).layer(0)
-        >>> [nothing_moves_less(layer, (0, 1, 2, 3), Fraction(5), m) for m in (2, 3)]
+        >>> [needs_transfers(layer, (0, 1, 2, 3), Fraction(5), m) for m in (2, 3)]
         [True, False]
     """
     if layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1:

@@ -1,4 +1,4 @@
-"""``eplb-opt migrate``: what a few received experts buy, starting from the placement now."""
+"""``eplb-opt migrate``: what a few transfers buy, starting from the placement now."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ INITIAL = "initial"
     type=click.IntRange(min=0),
     default=40,
     show_default=True,
-    help="Received experts of a layer at most.",
+    help="Transfers of a layer at most.",
 )
 @click.option(
     "--within",
     type=Finite(min=0),
-    help="Receive no more than this ratio above the lower bound needs, for instance 0.01.",
+    help="No more transfers than this ratio above the lower bound needs, for instance 0.01.",
 )
 @click.option(
     "--prove",
     type=Finite(min=0, min_open=True),
     metavar="SECONDS",
-    help="Search each layer so long for fewer receives, or for the proof that it needs as many.",
+    help="Search each layer so long for fewer transfers, or for the proof that it needs as many.",
 )
 @click.option("--policy", help="Which placement of OLD, if it holds several.")
 @click.option(
@@ -70,12 +70,12 @@ def command(
     placements: str | None,
     json_target: str | None,
 ) -> int:
-    """Change the placement OLD for the loads LOADS, receiving at most --budget experts a layer.
+    """Change the placement OLD for the loads LOADS, with at most --budget transfers a layer.
 
     OLD is a file of placements (--placements of another command, or SGLang's json), or the word
-    'initial' for expert i mod E in slot i. A rank receives an expert that it must hold and did not
-    hold; slots that are filled from the rank's own memory are copied. Under the hierarchical rule
-    groups stay on their nodes.
+    'initial' for expert i mod E in slot i. A transfer sends an expert to a rank that must hold
+    it and did not; slots that are filled from the rank's own memory are copied. Under the
+    hierarchical rule groups stay on their nodes.
 
     \b
     eplb-opt gap before.json --redundant 32 --gpus 32 --policy refined --placements old.npz
@@ -112,9 +112,9 @@ def command(
         write_json(json_target, documents.migrate(plan, old, budget, within))
     if json_target != "-":
         show(describe(instance), _layer_table(plan))
-        show("fullest rank over the lower bound by received experts", _front_table(plan))
+        show("fullest rank over the lower bound by transfers", _front_table(plan))
     if plan.interrupted:
-        proven = sum(layer.at_least is not None for layer in plan.layers)
+        proven = sum(layer.transfers_at_least is not None for layer in plan.layers)
         proofs = f", {proven} with a proof" if prove is not None else ""
         return interrupted(f"{len(plan.layers)} of {instance.num_layers} layers are done{proofs}")
     return 0
@@ -162,7 +162,7 @@ def _read_old(old: str, policy: str | None, instance: Instance) -> NDArray[np.in
 
 
 def _layer_table(plan: MigrationPlan) -> Any:
-    proven = any(layer.at_least is not None for layer in plan.layers)
+    proven = any(layer.transfers_at_least is not None for layer in plan.layers)
     result = table(
         "layer",
         "now",
@@ -170,33 +170,33 @@ def _layer_table(plan: MigrationPlan) -> Any:
         "lower bound",
         "now above",
         "after above",
-        "received",
-        "copied",
-        *(["receives needed"] if proven else []),
+        "transfers",
+        "copies",
+        *(["transfers needed"] if proven else []),
     )
     for layer in plan.layers:
         before, after = layer.before, layer.after
         result.add_row(
             str(layer.layer),
             *(f"{float(x):.3f}" for x in (before.makespan, after.makespan, layer.lower_bound)),
-            percent(before.above),
-            percent(after.above),
-            str(after.received),
-            str(after.copied),
+            percent(before.gap),
+            percent(after.gap),
+            str(after.transfers),
+            str(after.copies),
             *([_needed(layer)] if proven else []),
         )
     return result
 
 
 def _needed(layer: LayerPlan) -> str:
-    least, received = layer.at_least, layer.after.received
+    least, transfers = layer.transfers_at_least, layer.after.transfers
     if least is None:
         return "-"
-    return f"{received}, proven" if least == received else f"{least} .. {received}"
+    return f"{transfers}, proven" if least == transfers else f"{least} .. {transfers}"
 
 
 def _front_table(plan: MigrationPlan) -> Any:
-    result = table("received at most", "mean above", "max above", "received, mean")
-    for budget, mean, most, moves in plan.summary():
-        result.add_row(str(budget), percent(mean), percent(most), f"{moves:.1f}")
+    result = table("transfers at most", "mean above", "max above", "transfers, mean")
+    for budget, mean, most, transfers in plan.summary():
+        result.add_row(str(budget), percent(mean), percent(most), f"{transfers:.1f}")
     return result

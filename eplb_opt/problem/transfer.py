@@ -1,8 +1,8 @@
 """What must move between ranks when one placement replaces another.
 
 A slot whose expert stays needs nothing. An expert that its rank held before, in another slot, is
-copied locally. Every other expert that a rank needs is received once, however many slots of the
-rank will hold it; whoever held it sends.
+copied locally. Every other expert that a rank needs is one *transfer* from a rank that held it,
+however many slots of the rank will hold it.
 
 Ranks that come or go: both maps are written over the same ranks, with -1 in the slots of ranks that
 do not hold (or will not hold) anything.
@@ -22,8 +22,8 @@ EMPTY = -1
 
 
 @dataclass(frozen=True)
-class Receive:
-    """One expert sent from rank to rank.
+class Transfer:
+    """The weights of one expert, sent to a rank that did not hold them.
 
     Attributes:
         expert: the logical expert.
@@ -40,31 +40,31 @@ class Receive:
     target: int
 
 
-def received(old: ArrayLike, new: ArrayLike, slots_per_rank: int) -> NDArray[np.int64]:
-    """Distinct experts that each rank must receive: [L, G] from maps [L, P].
+def count_transfers(old: ArrayLike, new: ArrayLike, slots_per_rank: int) -> NDArray[np.int64]:
+    """Transfers to each rank: [L, G] int64 from maps [L, P].
 
-    ``|{new experts of the rank} - {old experts of the rank}|``. This is the traffic that no
-    executor can avoid.
+    ``|{new experts of the rank} - {old experts of the rank}|``. No executor can
+    do with fewer.
     """
-    before, after = (_held(np.asarray(m), slots_per_rank) for m in (old, new))
+    before, after = (_find_holders(np.asarray(m), slots_per_rank) for m in (old, new))
     width = max(before.shape[2], after.shape[2])
     before, after = (np.pad(m, ((0, 0), (0, 0), (0, width - m.shape[2]))) for m in (before, after))
     count: NDArray[np.int64] = (after & ~before).sum(2)
     return count
 
 
-def copied(old: ArrayLike, new: ArrayLike, slots_per_rank: int) -> NDArray[np.int64]:
-    """Slots of each rank that are filled from the rank's own memory: [L, G].
+def count_copies(old: ArrayLike, new: ArrayLike, slots_per_rank: int) -> NDArray[np.int64]:
+    """Slots of each rank that are filled from the rank's own memory: [L, G] int64.
 
-    Those that change, less those that :func:`received` counts.
+    Those that change, less :func:`count_transfers`.
     """
     before, after = np.asarray(old), np.asarray(new)
     changed = (before != after) & (after != EMPTY)
     per_rank: NDArray[np.int64] = changed.reshape(len(changed), -1, slots_per_rank).sum(2)
-    return per_rank - received(old, new, slots_per_rank)
+    return per_rank - count_transfers(old, new, slots_per_rank)
 
 
-def _held(phy2log: NDArray[np.int64], slots_per_rank: int) -> NDArray[np.bool_]:
+def _find_holders(phy2log: NDArray[np.int64], slots_per_rank: int) -> NDArray[np.bool_]:
     """Which experts each rank holds, [L, G, E]."""
     layers, slots = phy2log.shape
     held = np.zeros((layers, slots // slots_per_rank, int(phy2log.max()) + 2), dtype=bool)
@@ -73,12 +73,12 @@ def _held(phy2log: NDArray[np.int64], slots_per_rank: int) -> NDArray[np.bool_]:
     return held[:, :, :-1]
 
 
-def plan(
+def plan_transfers(
     old: ArrayLike,
     new: ArrayLike,
     slots_per_rank: int,
     node_of_rank: Sequence[int] | None = None,
-) -> list[Receive]:
+) -> list[Transfer]:
     """Who sends what to whom in one layer, for maps [P].
 
     Holders on the receiver's node send first; then receivers are shared evenly over the holders of
@@ -106,7 +106,7 @@ def plan(
         raise ValueError(f"no rank holds expert {missing[0]}, which the new placement needs")
     nodes = node_of_rank or [0] * (len(before) // slots_per_rank)
     sent: Counter[int] = Counter()
-    moves = []
+    transfers = []
     for expert, targets in receivers.items():
         sends: Counter[int] = Counter()
         near = {nodes[rank] for rank in holders[expert]} if targets else set()
@@ -116,8 +116,8 @@ def plan(
             sends[sender] += 1
             sent[sender] += 1
             source = holders[expert][sender]
-            moves.append(Receive(expert, sender, rank, source, targets[rank]))
-    return moves
+            transfers.append(Transfer(expert, sender, rank, source, targets[rank]))
+    return transfers
 
 
 def _first_slots(phy2log: list[int], slots_per_rank: int) -> dict[int, dict[int, int]]:

@@ -34,8 +34,8 @@ replica_refine = Pipeline(
 """Seed program 004 on 002, never worse than ``vectorized_swap``."""
 
 # By name for comparison: followed by pair-resplit, no rule or packing below is better than greedy
-# and LPT. Over the mean load on 290 recorded layers of DeepSeek-V3: 0.03 % with any of them at S = 5,
-# 0.10 to 0.16 % at S = 4; on zipf 1.1 at S = 4 Huntington-Hill leaves 17 %, greedy 4.5 %.
+# and LPT. Over the mean load on 290 recorded layers of DeepSeek-V3: 0.03 % with any of them at
+# S = 5, 0.10 to 0.16 % at S = 4; on zipf 1.1 at S = 4 Huntington-Hill leaves 17 %, greedy 4.5 %.
 COUNTS: dict[str, Counting] = {
     "huntington-hill": in_order(huntington_hill_counts),
     "apportioned": in_order(apportion_counts),

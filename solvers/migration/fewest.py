@@ -12,10 +12,10 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
-from solvers.migration.move_search import EXHAUSTED, MoveSearch
 from solvers.migration.program import LARGEST, counts_within, num_variables, solve_program
-from solvers.migration.relabel import Slots
+from solvers.migration.relabel import Phy2Log
 from solvers.migration.result import MigrationResult
+from solvers.migration.transfer_search import EXHAUSTED, TransferSearch
 from solvers.options import Budget, SearchOptions
 
 NODES = 1 << 28
@@ -24,7 +24,7 @@ FIRST_NODES = 1 << 20
 """Nodes to find any placement that keeps the limit, or that there is none."""
 
 
-def fewest_moves(
+def fewest_transfers(
     layer: Layer,
     old: Sequence[int],
     makespan_limit: Fraction,
@@ -57,8 +57,8 @@ def fewest_moves(
     Example:
         >>> from eplb_opt import Instance, Topology
         >>> layer = Instance([[4, 3, 2, 1]], Topology(4, 2)).layer(0)
-        >>> result = fewest_moves(layer, (0, 1, 2, 3), Fraction(5))
-        >>> result.moves, str(result.status), str(result.makespan)
+        >>> result = fewest_transfers(layer, (0, 1, 2, 3), Fraction(5))
+        >>> result.transfers, str(result.status), str(result.makespan)
         (2, 'optimal', '5')
     """
     budget = Budget(search or SearchOptions(time_limit))
@@ -84,9 +84,9 @@ def _solve(
     known = MigrationResult(makespan_limit, at_least, proof="higher limit" if at_least else "none")
     for slots in starts:
         known = known.with_placement(layer, old, slots)
-    if known.moves != 0 and known.lower_bound == 0 and not _changes_for_free(layer):
+    if known.transfers != 0 and known.lower_bound == 0 and not _changes_for_free(layer):
         known = replace(known, lower_bound=1, proof="old is above the limit")
-    if known.moves is None or known.moves > known.lower_bound:
+    if known.transfers is None or known.transfers > known.lower_bound:
         known = _prove(layer, old, known, budget)
     return known
 
@@ -105,14 +105,14 @@ def pareto(
     time_limit: float | None = None,
     initial: Iterable[Sequence[int]] = (),
 ) -> list[MigrationResult]:
-    """:func:`fewest_moves` for each limit, the highest limit first: what each step down costs.
+    """:func:`fewest_transfers` for each limit, the highest limit first: what each step down costs.
 
     A bound also holds for every lower limit, and a placement for every higher one. ``time_limit``
     is for each of them.
     """
     starts, bound, results = [tuple(slots) for slots in initial], 0, list[MigrationResult]()
     for limit in sorted(set(makespan_limits), reverse=True):
-        result = fewest_moves(
+        result = fewest_transfers(
             layer, old, limit, time_limit=time_limit, initial=starts, at_least=bound
         )
         bound = max(bound, result.lower_bound)
@@ -121,7 +121,7 @@ def pareto(
     return results
 
 
-def _prove(layer: Layer, old: Slots, known: MigrationResult, budget: Budget) -> MigrationResult:
+def _prove(layer: Layer, old: Phy2Log, known: MigrationResult, budget: Budget) -> MigrationResult:
     """With a bound, and perhaps a better placement, from optimization."""
     if known.makespan_limit < bounds.of(layer).value:
         return replace(known, infeasible=True, proof="makespan bound")
@@ -138,18 +138,20 @@ def _prove(layer: Layer, old: Slots, known: MigrationResult, budget: Budget) -> 
     return known
 
 
-def _searched(layer: Layer, old: Slots, known: MigrationResult, budget: Budget) -> MigrationResult:
+def _searched(
+    layer: Layer, old: Phy2Log, known: MigrationResult, budget: Budget
+) -> MigrationResult:
     """With one receive more after the other, until a placement keeps the limit."""
-    search = MoveSearch.of(layer, old, known.makespan_limit)
+    search = TransferSearch.of(layer, old, known.makespan_limit)
     try:
-        if known.moves is None:
-            state, slots = search.within(len(old), budget.part(work=FIRST_NODES))
+        if known.transfers is None:
+            state, slots = search.find(len(old), budget.part(work=FIRST_NODES))
             if state == EXHAUSTED:
                 return replace(known, infeasible=True, proof="search")
             known = known.with_placement(layer, old, slots)
         rest = budget.part(work=NODES)
         while known.open:
-            state, slots = search.within(known.lower_bound, rest)
+            state, slots = search.find(known.lower_bound, rest)
             if state != EXHAUSTED:
                 return replace(known.with_placement(layer, old, slots), limit=rest.limit)
             known = replace(known, lower_bound=known.lower_bound + 1, proof="search")
@@ -159,7 +161,7 @@ def _searched(layer: Layer, old: Slots, known: MigrationResult, budget: Budget) 
     return known
 
 
-def _by_node(layer: Layer, old: Slots, known: MigrationResult, budget: Budget) -> MigrationResult:
+def _by_node(layer: Layer, old: Phy2Log, known: MigrationResult, budget: Budget) -> MigrationResult:
     """Each node with the groups that it has: the sum, as far as moving groups costs no less."""
     per_node, group_size = layer.topology.slots_per_node, len(layer.groups[0])
     cap, total, slots, limit = 2 * group_size, 0, list[int](), known.limit

@@ -26,7 +26,7 @@ from fractions import Fraction
 from eplb_opt.bounds.closed_form import Window
 from eplb_opt.problem.layer import Layer
 from solvers.engines import mip
-from solvers.migration.relabel import Slots, ranks_of
+from solvers.migration.relabel import Phy2Log, split_by_rank
 from solvers.migration.result import MigrationResult
 from solvers.options import Budget
 from solvers.scaling import scale_for
@@ -54,7 +54,7 @@ def num_variables(layer: Layer, counts: list[range]) -> int:
 
 
 def solve_program(
-    layer: Layer, old: Slots, known: MigrationResult, counts: list[range], budget: Budget
+    layer: Layer, old: Phy2Log, known: MigrationResult, counts: list[range], budget: Budget
 ) -> MigrationResult:
     """The incumbent and the bound with what HiGHS says of the program, which asks for fewer
     receives than the incumbent's; for a layer under the global rule.
@@ -63,9 +63,9 @@ def solve_program(
     while True:
         budget.charge(model.program.nonzeros)
         outcome = mip.run(model.program, "scipy", budget)
-        if outcome.infeasible and known.moves is None:
+        if outcome.infeasible and known.transfers is None:
             return replace(known, infeasible=True, proof="milp")
-        bound = known.moves if outcome.infeasible else outcome.bound
+        bound = known.transfers if outcome.infeasible else outcome.bound
         if bound is not None and known.lower_bound < bound:
             known = replace(known, lower_bound=bound, proof="milp")
         covers = [] if outcome.value is None else model.covers(outcome.value)
@@ -82,15 +82,15 @@ class _Model:
     """The program, built constraint family by constraint family."""
 
     def __init__(
-        self, layer: Layer, old: Slots, known: MigrationResult, counts: list[range]
+        self, layer: Layer, old: Phy2Log, known: MigrationResult, counts: list[range]
     ) -> None:
         self.layer, self.known, self.counts = layer, known, counts
         self.program, self.size = mip.Program(), layer.topology.slots_per_rank
         self.ranks = range(layer.topology.num_ranks)
-        fewer = len(old) if known.moves is None else known.moves - 1
+        fewer = len(old) if known.transfers is None else known.transfers - 1
         self.program.objective = self.program.variable(known.lower_bound, fewer)
         self.n: dict[tuple[int, int, int], int] = {}
-        before = [Counter(rank) for rank in ranks_of("old", old, layer.topology)]
+        before = [Counter(rank) for rank in split_by_rank("old", old, layer.topology)]
         received = [h for e in range(len(counts)) for h in self._place(e, before)]
         self.program.add([*((h, 1.0) for h in received), (self.program.objective, -1)], 0, 0)
         self._fill_ranks()
@@ -156,7 +156,7 @@ class _Model:
                 enough.append((many, 1.0))
             program.add(enough, -math.inf, len(cover) - 1)
 
-    def slots(self, read: Read) -> Slots:
+    def slots(self, read: Read) -> Phy2Log:
         """The placement of a solution."""
         ranks: list[list[int]] = [[] for _ in self.ranks]
         for (e, _, g), j in self.n.items():

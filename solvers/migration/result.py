@@ -1,4 +1,4 @@
-"""What is known of the fewest receives of a layer."""
+"""What is known of the fewest transfers of a layer."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit, SolveStatus
 from eplb_opt.problem.validity import layer_violation
 from solvers.dispatch import value
-from solvers.migration.relabel import Slots, in_place, num_received, ranks_of
+from solvers.migration.relabel import Phy2Log, keep_slots, split_by_rank, sum_transfers
 
 
 @dataclass(frozen=True)
 class MigrationResult:
-    """The fewest received experts of one layer that a makespan limit asks for, as far as known.
+    """The fewest transfers with which one layer keeps a makespan limit, as far as known.
 
     Attributes:
         makespan_limit: tokens on a rank at most.
-        lower_bound: no placement that keeps the limit receives fewer. Valid whatever the status.
-        moves: received experts of ``placement``; None without one.
-        placement: [P] slots that keep the limit; None if none was found.
+        lower_bound: no placement that keeps the limit takes fewer transfers. Valid whatever the
+            status.
+        transfers: those of ``placement``; None without one.
+        placement: [P] the expert in each slot, within the limit; None if none was found.
         makespan: its makespan in tokens, exact.
         proof: what the lower bound rests on.
         infeasible: no placement keeps the limit.
@@ -30,8 +31,8 @@ class MigrationResult:
 
     makespan_limit: Fraction
     lower_bound: int
-    moves: int | None = None
-    placement: Slots | None = None
+    transfers: int | None = None
+    placement: Phy2Log | None = None
     makespan: Fraction | None = None
     proof: str = "none"
     infeasible: bool = False
@@ -43,23 +44,24 @@ class MigrationResult:
         """Decided by comparing the two numbers."""
         if self.infeasible:
             return SolveStatus.INFEASIBLE
-        if self.moves is None:
+        if self.transfers is None:
             return SolveStatus.UNKNOWN
-        return SolveStatus.OPTIMAL if self.moves == self.lower_bound else SolveStatus.FEASIBLE
+        return SolveStatus.OPTIMAL if self.transfers == self.lower_bound else SolveStatus.FEASIBLE
 
     @property
     def open(self) -> bool:
         """Neither proven optimal nor infeasible."""
         return self.status in (SolveStatus.UNKNOWN, SolveStatus.FEASIBLE)
 
-    def with_placement(self, layer: Layer, old: Slots, slots: Slots | None) -> MigrationResult:
-        """With ``slots`` if they keep the limit and receive fewer experts."""
-        if slots is None or layer_violation(layer, slots) is not None:
+    def with_placement(self, layer: Layer, old: Phy2Log, new: Phy2Log | None) -> MigrationResult:
+        """With the placement ``new`` if it keeps the limit and takes fewer transfers."""
+        if new is None or layer_violation(layer, new) is not None:
             return self
-        cost = value(layer, slots).incumbent
-        moves = num_received(old, slots, layer.topology.slots_per_rank)
-        if cost > self.makespan_limit or (self.moves is not None and moves >= self.moves):
+        makespan = value(layer, new).incumbent
+        transfers = sum_transfers(old, new, layer.topology.slots_per_rank)
+        fewer = self.transfers is None or transfers < self.transfers
+        if makespan > self.makespan_limit or not fewer:
             return self
-        ranks = zip(*(ranks_of("", x, layer.topology) for x in (old, slots)), strict=True)
-        placed = tuple(e for before, after in ranks for e in in_place(before, after))
-        return replace(self, moves=moves, placement=placed, makespan=cost)
+        ranks = zip(*(split_by_rank("", x, layer.topology) for x in (old, new)), strict=True)
+        placed = tuple(e for before, after in ranks for e in keep_slots(before, after))
+        return replace(self, transfers=transfers, placement=placed, makespan=makespan)

@@ -9,7 +9,7 @@ from eplb_opt import Instance, Topology, bounds, find_violations
 from eplb_opt.io.synthetic import generate
 from eplb_opt.migration import plan_migration
 from eplb_opt.problem.result import Limit
-from eplb_opt.problem.transfer import received
+from eplb_opt.problem.transfer import count_transfers
 from solvers.dispatch import value
 from solvers.migration import MigrationResult
 from solvers.options import SearchOptions
@@ -25,15 +25,15 @@ def test_the_front_falls_and_keeps_its_budgets() -> None:
     assert not find_violations(plan.placement, NOW)
     for layer, found in zip(NOW.layers(), plan.layers, strict=True):
         assert found.lower_bound == bounds.of(layer).value
-        makespans = [move.makespan for move in found.front]
+        makespans = [x.makespan for x in found.front]
         assert makespans == sorted(makespans, reverse=True)
-        for budget, move in zip(plan.budgets, found.front, strict=True):
-            assert move.makespan == value(layer, move.slots).value
-            old, new = BEFORE[:1], np.array([move.slots])
-            assert move.received == received(old, new, 4).sum() <= budget
+        for budget, x in zip(plan.budgets, found.front, strict=True):
+            assert x.makespan == value(layer, x.phy2log).value
+            old, new = BEFORE[:1], np.array([x.phy2log])
+            assert x.transfers == count_transfers(old, new, 4).sum() <= budget
         assert found.after.makespan == min(makespans)
-        assert found.at_least is None
-    assert plan.layers[3].after.above is None  # without load
+        assert found.transfers_at_least is None
+    assert plan.layers[3].after.gap is None  # without load
     assert [row[0] for row in plan.summary()] == [0, 5, 10]
 
 
@@ -41,22 +41,22 @@ def test_within_takes_no_more_than_it_needs() -> None:
     plan = plan_migration(NOW, BEFORE, budget=16, within=Fraction(1, 2))
     for found in plan.layers[:3]:
         assert found.after.makespan <= Fraction(3, 2) * found.lower_bound
-        fewer = [m for m in found.front if m.received < found.after.received]
+        fewer = [m for m in found.front if m.transfers < found.after.transfers]
         assert all(m.makespan > Fraction(3, 2) * found.lower_bound for m in fewer)
 
 
-def test_what_is_proven_is_at_most_what_is_received() -> None:
+def test_what_is_proven_is_at_most_what_is_transferred() -> None:
     plan = plan_migration(NOW, BEFORE, budget=4, search=SearchOptions(5))
     for found in plan.layers:
-        assert found.at_least <= found.after.received <= 4
-    assert any(found.at_least == found.after.received > 0 for found in plan.layers)
+        assert found.transfers_at_least <= found.after.transfers <= 4
+    assert any(found.transfers_at_least == found.after.transfers > 0 for found in plan.layers)
     assert not plan.interrupted
 
 
 def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     import solvers.migration
 
-    real, calls = solvers.migration.fewest_moves, []
+    real, calls = solvers.migration.fewest_transfers, []
 
     def second_is_interrupted(*arguments, **options):
         calls.append(1)
@@ -64,10 +64,10 @@ def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> Non
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(solvers.migration, "fewest_moves", second_is_interrupted)
+    monkeypatch.setattr(solvers.migration, "fewest_transfers", second_is_interrupted)
     plan = plan_migration(NOW, BEFORE, budget=4, search=SearchOptions(5))
     assert plan.interrupted
-    assert [found.at_least is None for found in plan.layers] == [False, True, True, True]
+    assert [found.transfers_at_least is None for found in plan.layers] == [False, True, True, True]
     assert not find_violations(plan.placement, NOW)
 
 
@@ -81,7 +81,7 @@ def test_an_interrupt_between_two_makespans_is_not_lost(monkeypatch: pytest.Monk
         calls.append(makespan)
         return MigrationResult(makespan, 0, limit=Limit.INTERRUPT)
 
-    monkeypatch.setattr(solvers.migration, "fewest_moves", interrupted)
+    monkeypatch.setattr(solvers.migration, "fewest_transfers", interrupted)
     search = SearchOptions(5)
     plan = plan_migration(NOW, BEFORE, budget=4, within=Fraction(1, 100), search=search)
     assert (plan.interrupted, len(calls)) == (True, 1)

@@ -5,7 +5,7 @@ import torch
 
 from heuristics import RefinedEplbPolicy, rebalance_experts, rebalance_experts_sglang
 from heuristics.makespan import makespans
-from heuristics.matching import receives
+from heuristics.matching import count_transfers
 from heuristics.policies import refined
 
 
@@ -36,8 +36,8 @@ def test_vllm_policy_with_a_budget_starts_from_the_old_map():
     assert torch.equal(old, rebalance_experts(before, 72, 1, 1, 8)[0])
     new = AtMostTwenty.rebalance_experts(now, *sizes, old)
     fresh = RefinedEplbPolicy.rebalance_experts(now, *sizes, old)
-    assert 0 < int(receives(old, new, 8, 64).max()) <= 20
-    assert int(receives(old, fresh, 8, 64).min()) > 20
+    assert 0 < int(count_transfers(old, new, 8, 64).max()) <= 20
+    assert int(count_transfers(old, fresh, 8, 64).min()) > 20
     assert torch.equal(new, refined(now, 72, 1, 1, 8, old=old, move_budget=20))
     assert bool((makespans(now, new, 8) < makespans(now, old, 8)).all())
 
@@ -46,7 +46,7 @@ def test_vllm_policy_keeps_to_the_groups_of_the_old_map():
     before, now = drifted()
     old = AtMostTwenty.rebalance_experts(before, 80, 8, 4, 8)
     new = AtMostTwenty.rebalance_experts(now, 80, 8, 4, 8, old)
-    assert int(receives(old, new, 8, 64).max()) <= 20
+    assert int(count_transfers(old, new, 8, 64).max()) <= 20
     against_the_rule = (torch.arange(80) % 64).repeat(4, 1)
     anew = AtMostTwenty.rebalance_experts(now, 80, 8, 4, 8, against_the_rule)
     fresh = rebalance_experts(now, 80, 8, 4, 8)[0]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heuristics.matching import NoStartError, check_old, keep_slots, matching, relabel
+from heuristics.matching import NoStartError, check_old, keep_slots, match_columns, relabel
 from heuristics.policies import refined
 
 
@@ -42,9 +42,9 @@ def test_a_permuted_placement_is_recognized() -> None:
 
 @given(st.integers(1, 7), st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_matching_is_a_permutation_no_exchange_improves(n: int, seed: int) -> None:
+def test_matched_columns_are_a_permutation_no_exchange_improves(n: int, seed: int) -> None:
     value = torch.from_numpy(np.random.default_rng(seed).integers(0, 9, (3, n, n))).float()
-    column = matching(value)
+    column = match_columns(value)
     assert torch.equal(column.sort(1).values, torch.arange(n).expand(3, n))
     chosen = value.gather(2, column[:, None, :].expand(-1, n, -1))
     own = chosen.diagonal(dim1=1, dim2=2)

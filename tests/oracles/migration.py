@@ -1,4 +1,4 @@
-"""The fewest receives by enumeration in exact arithmetic, for tiny layers."""
+"""The fewest transfers by enumeration in exact arithmetic, for tiny layers."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.transfer import received
+from eplb_opt.problem.transfer import count_transfers
 from eplb_opt.problem.validity import layer_violation
 from solvers.dispatch import value
 from tests.oracles.layers import make_layer
@@ -27,11 +27,11 @@ def placements(experts: int, ranks: int, size: int) -> Iterator[Slots]:
             yield slots
 
 
-def enumerated(layer: Layer, old: Slots, limit: Fraction) -> int | None:
-    """The fewest receives with which the layer keeps the limit; None if it cannot."""
+def enumerate_fewest(layer: Layer, old: Slots, limit: Fraction) -> int | None:
+    """The fewest transfers with which the layer keeps the limit; None if it cannot."""
     size = layer.topology.slots_per_rank
     valid = (
-        int(received([old], [slots], size).sum())
+        int(count_transfers([old], [slots], size).sum())
         for slots in placements(len(layer.loads), layer.topology.num_ranks, size)
         if value(layer, slots).incumbent <= limit and layer_violation(layer, slots) is None
     )
@@ -56,7 +56,7 @@ def problems(draw: st.DrawFn) -> tuple[Layer, Slots, Fraction]:
 
 
 def unbalanced(seed: int) -> tuple[Layer, Slots, Fraction]:
-    """Alike loads share a rank, and the limit is near the optimum: several receives, where drawn
+    """Alike loads share a rank, and the limit is near the optimum: several transfers, where drawn
     problems seldom ask for more than one.
     """
     experts, slots, ranks = [(5, 6, 3), (6, 6, 3), (5, 6, 2), (6, 6, 2)][seed % 4]

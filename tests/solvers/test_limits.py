@@ -192,7 +192,7 @@ from fractions import Fraction
 import numpy as np
 import solvers
 from eplb_opt import Instance, Topology, solve
-from solvers.migration import fewest_moves, move_search
+from solvers.migration import fewest_transfers, transfer_search
 from solvers.tree_search.count_vectors import compile_searches
 
 names = [m.name for m in pkgutil.walk_packages(solvers.__path__, "solvers.")]
@@ -204,7 +204,7 @@ kernels = {
 }
 assert len(kernels) > 20
 compile_searches()
-move_search.rehearse()
+transfer_search.rehearse()
 before = {kernel: len(kernel.signatures) for kernel in kernels}
 random = np.random.default_rng(0)
 for spread in (False, True):
@@ -213,7 +213,7 @@ for spread in (False, True):
         for stage in ("joint", "packing"):
             for backend in ("portfolio", "search"):
                 solve(layer, stage=stage, backend=backend, work_limit=300_000)
-    fewest_moves(layer, [i % 24 for i in range(32)], Fraction(2), time_limit=1)
+    fewest_transfers(layer, [i % 24 for i in range(32)], Fraction(2), time_limit=1)
 print([k.__name__ for k in kernels if len(k.signatures) != before[k]])
 """
 

@@ -106,4 +106,4 @@ def test_a_plan_of_a_migration_heeds_its_limit_on_work() -> None:
     plan = plan_migration(
         Instance(loads, Topology(32, 8)), start, budget=10, search=SearchOptions(work_limit=1)
     )
-    assert plan.layers[0].at_least is not None
+    assert plan.layers[0].transfers_at_least is not None

@@ -12,7 +12,7 @@ from eplb_opt.policies.names import AnyPolicy, PolicyError
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.topology import Rule, Topology
-from eplb_opt.problem.transfer import copied, received
+from eplb_opt.problem.transfer import count_copies, count_transfers
 from eplb_opt.serving.state_machine import Map, Tokens
 
 
@@ -114,14 +114,14 @@ class SimulatedEngine:
     def move(self, model: int, layer: int, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
         """Note what a layer costs."""
         rows = old[None], new[None], self.slots_per_rank
-        arrived = received(*rows)
+        arrived = count_transfers(*rows)
         self.moves.append(
             Move(
                 step=self.step,
                 row=model * len(self.decisions[model][-1].loads) + layer,
                 received=int(arrived.sum()),
                 received_most=int(arrived.max()),
-                copied=int(copied(*rows).sum()),
+                copied=int(count_copies(*rows).sum()),
                 answer=len(self.decisions[model]) - 1,
             )
         )

@@ -13,7 +13,7 @@ from eplb_opt.policies.names import PolicyError
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.topology import Topology
-from eplb_opt.problem.transfer import plan
+from eplb_opt.problem.transfer import plan_transfers
 from eplb_opt.serving.runtime.background import Background, Rows
 from eplb_opt.serving.runtime.process_group import Group
 from eplb_opt.serving.runtime.weights import Layer, Weights, commit, fill, num_bytes
@@ -121,5 +121,5 @@ class RankEngine:
     def _layer(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> Layer:
         slots_per_rank = len(old) // self.group.size
         own = slice(self.group.rank * slots_per_rank, (self.group.rank + 1) * slots_per_rank)
-        moves = plan(old, new, slots_per_rank, self.node_of_rank)
-        return Layer(old[own].tolist(), new[own].tolist(), moves, self.group.rank)
+        transfers = plan_transfers(old, new, slots_per_rank, self.node_of_rank)
+        return Layer(old[own].tolist(), new[own].tolist(), transfers, self.group.rank)

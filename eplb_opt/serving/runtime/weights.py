@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from eplb_opt.problem.transfer import EMPTY, Receive
+from eplb_opt.problem.transfer import EMPTY, Transfer
 
 Weights = Sequence[Tensor]
 """Of one layer on one rank: tensors [S, ...], a row a slot."""
@@ -18,18 +18,18 @@ Weights = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Layer:
-    """What a rank knows of one layer's transfer.
+    """What a rank knows of the transfers of one layer.
 
     Attributes:
         old: [S] expert in each slot of this rank; ``EMPTY`` on a rank that has just come.
         new: [S] afterwards; ``EMPTY`` on a rank that leaves.
-        moves: of all ranks.
+        transfers: to all ranks.
         rank: this one.
     """
 
     old: list[int]
     new: list[int]
-    moves: list[Receive]
+    transfers: list[Transfer]
     rank: int
 
 
@@ -43,22 +43,22 @@ def fill(
     """
     num_slots = len(layer.old)
     incoming = {
-        move.expert: [torch.empty_like(tensor[0]) for tensor in weights]
-        for move in layer.moves
-        if move.receiver == layer.rank
+        transfer.expert: [torch.empty_like(tensor[0]) for tensor in weights]
+        for transfer in layer.transfers
+        if transfer.receiver == layer.rank
     }
     batch, peers = [], []
-    for number, move in enumerate(layer.moves):
+    for number, transfer in enumerate(layer.transfers):
         for part, tensor in enumerate(weights):
             tag = number * len(weights) + part
-            if move.sender == layer.rank:
-                row = tensor[move.source % num_slots]
-                batch.append(dist.P2POp(dist.isend, row, move.receiver, group, tag))
-                peers.append(move.receiver)
-            if move.receiver == layer.rank:
-                row = incoming[move.expert][part]
-                batch.append(dist.P2POp(dist.irecv, row, move.sender, group, tag))
-                peers.append(move.sender)
+            if transfer.sender == layer.rank:
+                row = tensor[transfer.source % num_slots]
+                batch.append(dist.P2POp(dist.isend, row, transfer.receiver, group, tag))
+                peers.append(transfer.receiver)
+            if transfer.receiver == layer.rank:
+                row = incoming[transfer.expert][part]
+                batch.append(dist.P2POp(dist.irecv, row, transfer.sender, group, tag))
+                peers.append(transfer.sender)
     works = dist.batch_isend_irecv(batch) if batch else []
     for i, work in enumerate(works):
         try:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from eplb_opt import Instance, Placement, Topology, bounds
-from eplb_opt.certificate import nothing_moves_less
+from eplb_opt.certificate import needs_transfers
 from eplb_opt.cli import main
 from eplb_opt.io import (
     PlacedFor,
@@ -20,7 +20,7 @@ from eplb_opt.io import (
     write_placements,
     write_sglang_placement,
 )
-from eplb_opt.problem.transfer import copied, received
+from eplb_opt.problem.transfer import count_copies, count_transfers
 from eplb_opt.problem.validity import find_violations
 from solvers.dispatch import value
 
@@ -69,7 +69,7 @@ def test_json_says_what_the_placement_is(budget: int, monkeypatch: pytest.Monkey
     assert document["schema"] == "eplb-opt/migrate/1"
     old, new = read_placements("old.npz")["a"], read_placements("new.npz")["migrated"]
     assert find_violations(Placement(new, EXPERTS), instance()) == []
-    assert received(old, new, 4).sum(1).max() <= budget
+    assert count_transfers(old, new, 4).sum(1).max() <= budget
     for layer, row in zip(instance().layers(), document["layers"], strict=True):
         i = layer.index
         assert row["after"]["phy2log"] == new[i].tolist()
@@ -77,8 +77,8 @@ def test_json_says_what_the_placement_is(budget: int, monkeypatch: pytest.Monkey
         assert Fraction(row["after"]["makespan_exact"]) == makespan
         assert Fraction(row["before"]["makespan_exact"]) >= makespan
         assert Fraction(row["lower_bound_exact"]) == bounds.of(layer).value
-        assert row["after"]["received"] == received(old, new, 4)[i].sum()
-        assert row["after"]["copied"] == copied(old, new, 4)[i].sum()
+        assert row["after"]["received"] == count_transfers(old, new, 4)[i].sum()
+        assert row["after"]["copied"] == count_copies(old, new, 4)[i].sum()
         front = [Fraction(point["makespan_exact"]) for point in row["front"]]
         assert front == sorted(front, reverse=True)
     assert [row["status"] for row in document["layers"]] == ["ok", "no-load", "ok"]
@@ -91,22 +91,22 @@ def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     code, output, _ = run(monkeypatch, "migrate", "sglang.json", "loads.npy", *MACHINE)
     assert code == 0
     assert "lower bound" in output
-    assert "received at most" in output
+    assert "transfers at most" in output
 
 
-def test_within_receives_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    moves = []
+def test_within_transfers_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    transfers = []
     for ratio in ("0.0", "0.2", "9"):
         arguments = ["migrate", "initial", "loads.npy", *MACHINE, "--within", ratio, "--json", "-"]
         code, output, _ = run(monkeypatch, *arguments)
         assert code == 0
-        moves.append(sum(row["after"]["received"] for row in json.loads(output)["layers"]))
-    assert moves == sorted(moves, reverse=True)
-    assert moves[2] == 0
+        transfers.append(sum(row["after"]["received"] for row in json.loads(output)["layers"]))
+    assert transfers == sorted(transfers, reverse=True)
+    assert transfers[2] == 0
 
 
 @pytest.mark.parametrize("ratio", ["0.05", "0.3"])
-def test_prove_says_how_many_receives_it_takes(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prove_says_how_many_it_takes(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["migrate", "old.npz", "loads.npy", *MACHINE, "--within", ratio]
     _, output, _ = run(monkeypatch, *arguments, "--json", "-")
     heuristic = [row["after"]["received"] for row in json.loads(output)["layers"]]
@@ -120,10 +120,10 @@ def test_prove_says_how_many_receives_it_takes(ratio: str, monkeypatch: pytest.M
         makespan = value(layer, after["phy2log"]).incumbent
         assert makespan <= (1 + Fraction(float(ratio))) * bounds.of(layer).value
         assert row["received_at_least"] == after["received"] <= least
-        assert after["received"] == received([slots], [after["phy2log"]], SLOTS // 4).sum()
-        assert nothing_moves_less(layer, slots, makespan, row["received_at_least"])
+        assert after["received"] == count_transfers([slots], [after["phy2log"]], SLOTS // 4).sum()
+        assert needs_transfers(layer, slots, makespan, row["received_at_least"])
     _, output, _ = run(monkeypatch, *arguments, "--prove", "20")
-    assert "receives needed" in output
+    assert "transfers needed" in output
     assert ", proven" in output
 
 
@@ -137,7 +137,7 @@ def test_layers_are_found_by_number(old: str, monkeypatch: pytest.MonkeyPatch) -
     layers = json.loads(output)["layers"]
     assert [row["layer"] for row in layers] == chosen
     for row, before in zip(layers, rows, strict=True):
-        assert received(before[None], [row["after"]["phy2log"]], 4).sum() == 0
+        assert count_transfers(before[None], [row["after"]["phy2log"]], 4).sum() == 0
 
 
 BAD = {

@@ -1,4 +1,4 @@
-"""Relabelling and the fewest receives, against enumeration in exact arithmetic."""
+"""Relabelling and the fewest transfers, against enumeration in exact arithmetic."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb_opt.certificate import nothing_moves_less
+from eplb_opt.certificate import needs_transfers
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import SolveStatus
@@ -19,9 +19,9 @@ from eplb_opt.problem.topology import Rule, Topology
 from eplb_opt.problem.validity import layer_violation
 from heuristics.policies import refined
 from solvers.dispatch import value
-from solvers.migration import fewest_moves, num_received, pareto, relabel
+from solvers.migration import fewest_transfers, pareto, relabel, sum_transfers
 from tests.oracles.layers import make_layer
-from tests.oracles.migration import SHAPES, Slots, enumerated, placed, problems, unbalanced
+from tests.oracles.migration import SHAPES, Slots, enumerate_fewest, placed, problems, unbalanced
 
 
 @contextmanager
@@ -36,14 +36,14 @@ def program_only() -> Iterator[pytest.MonkeyPatch]:
 @pytest.mark.parametrize("method", [nullcontext, program_only])
 @given(problems())
 @settings(max_examples=50, deadline=None)
-def test_fewest_moves_are_those_of_enumeration(
+def test_fewest_transfers_are_those_of_enumeration(
     method: Callable[[], AbstractContextManager[object]], problem: tuple[Layer, Slots, Fraction]
 ) -> None:
     layer, old, limit = problem
-    expected = enumerated(layer, old, limit)
+    expected = enumerate_fewest(layer, old, limit)
     with method():
-        result = fewest_moves(layer, old, limit)
-    assert result.moves == expected
+        result = fewest_transfers(layer, old, limit)
+    assert result.transfers == expected
     if expected is None:
         assert result.status == SolveStatus.INFEASIBLE
         return
@@ -52,26 +52,26 @@ def test_fewest_moves_are_those_of_enumeration(
     assert layer_violation(layer, result.placement) is None
     assert value(layer, result.placement).incumbent == result.makespan
     assert result.makespan <= limit
-    assert num_received(old, result.placement, layer.topology.slots_per_rank) == expected
+    assert sum_transfers(old, result.placement, layer.topology.slots_per_rank) == expected
 
 
 @pytest.mark.parametrize("method", [nullcontext, program_only])
 @pytest.mark.parametrize("seed", range(12))
-def test_several_receives(method: Callable[[], AbstractContextManager[object]], seed: int) -> None:
+def test_several_transfers(method: Callable[[], AbstractContextManager[object]], seed: int) -> None:
     layer, old, limit = unbalanced(seed)
-    expected = enumerated(layer, old, limit)
+    expected = enumerate_fewest(layer, old, limit)
     with method():
-        result = fewest_moves(layer, old, limit)
+        result = fewest_transfers(layer, old, limit)
     assert expected is not None
-    assert (result.moves, result.lower_bound) == (expected, expected)
+    assert (result.transfers, result.lower_bound) == (expected, expected)
 
 
 def test_a_limit_that_rounded_loads_cannot_tell_from_a_lower_one() -> None:
     """The best of the rounded placements is above the limit by a 2^24th, and so was the answer."""
     layer = make_layer([2**24, 2**24, 1], 4, 2)
     with program_only():
-        result = fewest_moves(layer, (0, 1, 2, 0), Fraction(2**25 + 1, 2))
-    assert (result.moves, result.lower_bound) == (1, 1)
+        result = fewest_transfers(layer, (0, 1, 2, 0), Fraction(2**25 + 1, 2))
+    assert (result.transfers, result.lower_bound) == (1, 1)
 
 
 def test_loads_whose_ratio_is_no_float() -> None:
@@ -80,8 +80,8 @@ def test_loads_whose_ratio_is_no_float() -> None:
     old = (0, 1, 4, 3, 2, 0)
     limit = value(layer, (0, 1, 3, 4, 2, 0)).incumbent
     with program_only():
-        result = fewest_moves(layer, old, limit)
-    assert result.moves == enumerated(layer, old, limit)
+        result = fewest_transfers(layer, old, limit)
+    assert result.transfers == enumerate_fewest(layer, old, limit)
 
 
 @pytest.mark.parametrize("tiny", [1e-9, 1e-14])
@@ -91,8 +91,8 @@ def test_heavy_ranks_that_differ_by_almost_nothing(tiny: float) -> None:
     old = (1, 5, 2, 4, 0, 3)
     limit = value(layer, (0, 5, 1, 4, 2, 3)).incumbent
     with program_only():
-        result = fewest_moves(layer, old, limit)
-    assert result.moves == enumerated(layer, old, limit)
+        result = fewest_transfers(layer, old, limit)
+    assert result.transfers == enumerate_fewest(layer, old, limit)
     assert result.status == SolveStatus.OPTIMAL
 
 
@@ -101,9 +101,9 @@ def test_without_search_and_program_bounds_are_still_closed_forms() -> None:
     layer, old = make_layer([4, 3, 2, 1], 4, 2), (0, 1, 2, 3)
     with program_only() as patch:
         patch.setattr("solvers.migration.fewest.LARGEST", 0)
-        result = fewest_moves(layer, old, Fraction(5))
-        hopeless = fewest_moves(layer, old, Fraction(4))
-    assert (result.moves, result.lower_bound, str(result.status)) == (None, 1, "unknown")
+        result = fewest_transfers(layer, old, Fraction(5))
+        hopeless = fewest_transfers(layer, old, Fraction(4))
+    assert (result.transfers, result.lower_bound, str(result.status)) == (None, 1, "unknown")
     assert result.limit == "work"
     assert hopeless.infeasible
 
@@ -114,29 +114,29 @@ def test_spread_replicas(problem: tuple[Layer, Slots, Fraction]) -> None:
     layer, old, limit = problem
     spread = Layer(layer.loads, layer.unit, layer.topology, spread_replicas=True)
     if layer_violation(spread, old) is None:
-        result = fewest_moves(spread, old, limit)
-        assert result.moves == enumerated(spread, old, limit)
-        if result.moves is not None:
-            assert nothing_moves_less(spread, old, limit, result.moves)
-            assert not nothing_moves_less(spread, old, limit, result.moves + 1)
+        result = fewest_transfers(spread, old, limit)
+        assert result.transfers == enumerate_fewest(spread, old, limit)
+        if result.transfers is not None:
+            assert needs_transfers(spread, old, limit, result.transfers)
+            assert not needs_transfers(spread, old, limit, result.transfers + 1)
 
 
 @given(st.lists(st.integers(0, 12), min_size=4, max_size=4), st.integers(0, 15), st.data())
 @settings(max_examples=12, deadline=None)
 def test_hierarchical(loads: list[int], more: int, data: st.DataObject) -> None:
-    """Exact below 2 E / K receives; a bound never exceeds the optimum."""
+    """Exact below 2 E / K transfers; a bound never exceeds the optimum."""
     layer = Instance([loads], Topology(8, 4, 2, 2), rule="hierarchical").layer(0)
     bits = [more >> i & 1 for i in range(4)]
     old = (0, 1, bits[0], bits[1], 3, 2, 2 + bits[2], 2 + bits[3])
     limit = Fraction(data.draw(st.integers(0, 24)))
-    expected, result = enumerated(layer, old, limit), fewest_moves(layer, old, limit)
+    expected, result = enumerate_fewest(layer, old, limit), fewest_transfers(layer, old, limit)
     if expected is None:
-        assert result.moves is None
+        assert result.transfers is None
         return
     assert not result.infeasible
     assert result.lower_bound <= expected
     if expected < 4:
-        assert result.moves == expected == result.lower_bound
+        assert result.transfers == expected == result.lower_bound
 
 
 def test_a_middle_sized_layer_is_solved_and_redone() -> None:
@@ -149,54 +149,56 @@ def test_a_middle_sized_layer_is_solved_and_redone() -> None:
     )
     layer = Instance(now, Topology(20, 4)).layer(1)
     limit = value(layer, best).incumbent * Fraction(101, 100)
-    result = fewest_moves(layer, old, limit)
+    result = fewest_transfers(layer, old, limit)
     assert (str(result.status), result.proof, result.limit) == ("optimal", "search", None)
-    assert result.moves is not None
-    assert nothing_moves_less(layer, old, limit, result.moves)
-    assert not nothing_moves_less(layer, old, limit, result.moves + 1)
+    assert result.transfers is not None
+    assert needs_transfers(layer, old, limit, result.transfers)
+    assert not needs_transfers(layer, old, limit, result.transfers + 1)
 
 
 def test_an_interrupt_keeps_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("solvers.migration.move_search.advance", interrupted)
+    monkeypatch.setattr("solvers.migration.transfer_search.advance", interrupted)
     layer = make_layer([4, 3, 2, 1], 4, 2)
-    result = fewest_moves(layer, (0, 1, 2, 3), Fraction(5), initial=[(0, 3, 1, 2)])
-    assert (result.moves, result.lower_bound, result.limit) == (2, 1, "interrupt")
+    result = fewest_transfers(layer, (0, 1, 2, 3), Fraction(5), initial=[(0, 3, 1, 2)])
+    assert (result.transfers, result.lower_bound, result.limit) == (2, 1, "interrupt")
 
 
 def test_hierarchical_keeps_the_rule() -> None:
     loads = [[9, 4, 3, 2, 8, 5, 2, 1]]
     layer = Instance(loads, Topology(8, 4, 2, 2), rule="hierarchical").layer(0)
     old = (4, 5, 6, 7, 0, 1, 2, 3)
-    result = fewest_moves(layer, old, Fraction(11))
+    result = fewest_transfers(layer, old, Fraction(11))
     assert result.placement is not None
-    assert (result.moves, str(result.status)) == (4, "optimal")
+    assert (result.transfers, str(result.status)) == (4, "optimal")
     assert layer_violation(layer, result.placement) is None
     assert result.makespan is not None
     assert result.makespan <= 11
 
 
 def test_what_stays_keeps_its_slot() -> None:
-    result = fewest_moves(make_layer([4, 3, 2, 1], 4, 2), (1, 0, 3, 2), Fraction(5))
+    result = fewest_transfers(make_layer([4, 3, 2, 1], 4, 2), (1, 0, 3, 2), Fraction(5))
     assert result.placement is not None
     assert sum(a != b for a, b in zip(result.placement, (1, 0, 3, 2), strict=True)) == 2
 
 
-def test_a_local_copy_is_no_receive() -> None:
+def test_a_local_copy_is_no_transfer() -> None:
     """Rank 0 drops its replica of 0 for a second copy of 1, which rank 2 had alone."""
     layer, old = make_layer([2, 12, 1, 1], 6, 3), (0, 1, 0, 1, 2, 3)
     for limit in (6, 7, 8):
-        expected = enumerated(layer, old, Fraction(limit))
-        assert fewest_moves(layer, old, Fraction(limit)).moves == expected
+        expected = enumerate_fewest(layer, old, Fraction(limit))
+        assert fewest_transfers(layer, old, Fraction(limit)).transfers == expected
 
 
 def test_a_time_limit_is_a_result() -> None:
     loads = [100 + 37 * i % 91 for i in range(32)]
     old = tuple(range(32)) + tuple(range(8))
     layer = make_layer(loads, 40, 8)
-    result = fewest_moves(layer, old, value(layer, old).incumbent * Fraction(9, 10), time_limit=0.0)
+    result = fewest_transfers(
+        layer, old, value(layer, old).incumbent * Fraction(9, 10), time_limit=0.0
+    )
     assert result.limit == "time"
     assert result.status in (SolveStatus.UNKNOWN, SolveStatus.FEASIBLE)
 
@@ -206,15 +208,15 @@ def test_pareto_shares_bounds_and_placements() -> None:
     limits = [Fraction(x) for x in (8, 9, 10, 12)]
     front = pareto(layer, old, limits)
     assert [result.makespan_limit for result in front] == sorted(limits, reverse=True)
-    assert [result.moves for result in front] == [
-        enumerated(layer, old, limit) for limit in sorted(limits, reverse=True)
+    assert [result.transfers for result in front] == [
+        enumerate_fewest(layer, old, limit) for limit in sorted(limits, reverse=True)
     ]
 
 
 @pytest.mark.parametrize(("old", "initial"), [((0, 1, 1, 1), []), ((0, 1, 2, 0), [(0, 0, 1, 1)])])
 def test_invalid_placements(old: Slots, initial: list[Slots]) -> None:
     with pytest.raises(ValueError, match="is not valid: the slots do not hold every expert"):
-        fewest_moves(make_layer([1, 2, 3], 4, 2), old, Fraction(3), initial=initial)
+        fewest_transfers(make_layer([1, 2, 3], 4, 2), old, Fraction(3), initial=initial)
 
 
 @st.composite
@@ -232,7 +234,7 @@ def test_relabel_is_optimal(problem: tuple[Slots, Slots, int]) -> None:
     contents = [sorted(new[i : i + size]) for i in range(0, len(new), size)]
     assert sorted(sorted(best[i : i + size]) for i in range(0, len(best), size)) == sorted(contents)
     orders = ([e for rank in order for e in rank] for order in permutations(contents))
-    assert num_received(old, best, size) == min(num_received(old, x, size) for x in orders)
+    assert sum_transfers(old, best, size) == min(sum_transfers(old, x, size) for x in orders)
 
 
 @given(st.permutations(range(8)), st.permutations(range(8)))
@@ -246,8 +248,8 @@ def test_relabel_keeps_nodes_together(old: list[int], new: list[int]) -> None:
         for a in permutations(first)
         for b in permutations(second)
     ]
-    fewest = min(num_received(old, [e for rank in order for e in rank], 2) for order in orders)
-    assert num_received(old, best, 2) == fewest
+    fewest = min(sum_transfers(old, [e for rank in order for e in rank], 2) for order in orders)
+    assert sum_transfers(old, best, 2) == fewest
     assert {frozenset(best[:4]), frozenset(best[4:])} == {frozenset(new[:4]), frozenset(new[4:])}
 
 

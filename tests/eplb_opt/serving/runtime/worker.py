@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 import eplb_opt.serving.runtime.rank_engine as engine_module
 from eplb_opt.problem.placement import Placement
-from eplb_opt.problem.transfer import EMPTY, over_same_ranks, received
+from eplb_opt.problem.transfer import EMPTY, count_transfers, over_same_ranks
 from eplb_opt.serving.runtime import Runtime, Served, TransferError
 from eplb_opt.serving.state_machine import Settings
 
@@ -102,7 +102,9 @@ def serve(runtime, node, weights, steps, rank, before_step=lambda _step: None) -
         before_step(step)
         outcome = runtime.step([passes])
         after = runtime.phy2log()
-        expected_bytes += int(received(before, after, node.slots)[:, rank].sum()) * bytes_of_expert
+        expected_bytes += (
+            int(count_transfers(before, after, node.slots)[:, rank].sum()) * bytes_of_expert
+        )
         events.append([len(outcome.committed), outcome.rearranged, outcome.deferred])
         if outcome.committed:
             assert runtime.check() == digests
@@ -207,7 +209,7 @@ def scale(store, rank, size="short"):
         return found | {"left": True}
     rank = stays[rank]
     frames = over_same_ranks(old, runtime.phy2log(), stays, slots)
-    own = int(received(*frames, slots)[:, stays.index(rank)].sum())
+    own = int(count_transfers(*frames, slots)[:, stays.index(rank)].sum())
     assert runtime.bytes_received - received_before == own * 16 * node.width[0] * node.width[1]
     runtime.check()
     check_content(runtime, node, weights, rank)
