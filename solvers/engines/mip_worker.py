@@ -1,16 +1,12 @@
-"""Solves programs that come in on standard input: scipy (HiGHS), or CBC, HiGHS, SCIP by PuLP."""
+"""Solves programs that come in on standard input, with HiGHS (by scipy) or SCIP (by PuLP)."""
 
 from __future__ import annotations
 
 import math
 import os
 import pickle
-import re
 import signal
 import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +42,7 @@ def end_with_parent(lifeline: int) -> None:
 
 def answer(question: Question) -> Answer:
     """What the solver says."""
-    solve = _scipy if question.backend == "scipy" else _pulp
+    solve = _scipy if question.backend == "scipy" else _scip
     return solve(question)
 
 
@@ -78,21 +74,18 @@ def _scipy(question: Question) -> Answer:
     )
 
 
-def _pulp(question: Question) -> Answer:
+def _scip(question: Question) -> Answer:
     import pulp
 
     problem, variables = _as_pulp(question.matrix)
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        problem.solve(pulp_solver(question.backend, question.seconds_left(), log))
-        bound = BOUNDS[question.backend](problem, log)
+    problem.solve(scip(question.seconds_left()))
     # PuLP's status says Optimal at a time limit too; only sol_status tells.
     proven = problem.sol_status == pulp.LpSolutionOptimal
     found = problem.sol_status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
     values = np.array([v.value() if v.value() is not None else math.nan for v in variables])
-    if proven:
-        bound = pulp.value(problem.objective)
-    return Answer(values if found else None, bound, ended=proven)
+    # PuLP passes on no bound.
+    bound = pulp.value(problem.objective) if proven else problem.solverModel.getDualbound()
+    return Answer(values if found else None, float(bound), ended=proven)
 
 
 def _as_pulp(m: Matrix) -> tuple[Any, list[Any]]:
@@ -120,29 +113,12 @@ def _as_pulp(m: Matrix) -> tuple[Any, list[Any]]:
     return problem, variables
 
 
-def pulp_solver(backend: str, limit: float | None, log: Path | None = None) -> Any:
-    """PuLP's solver; it may not be there."""
+def scip(limit: float | None) -> Any:
+    """PuLP's interface to SCIP, which may not be there."""
     import pulp
 
-    if backend == "cbc":
-        path = None if log is None else str(log)
-        return pulp.PULP_CBC_CMD(msg=False, timeLimit=limit, gapRel=0, logPath=path)
-    if backend == "highs":
-        return pulp.HiGHS(msg=False, timeLimit=limit, gapRel=0)
     return pulp.SCIP_PY(msg=False, timeLimit=limit, gapRel=0)
 
-
-def _cbc_bound(_problem: Any, log: Path) -> float | None:
-    found = re.findall(r"Lower bound:\s+(\S+)", log.read_text()) if log.exists() else []
-    return float(found[-1]) if found else None
-
-
-BOUNDS: dict[str, Callable[[Any, Path], float | None]] = {
-    "cbc": _cbc_bound,
-    "highs": lambda problem, _: float(problem.solverModel.getInfo().mip_dual_bound),
-    "scip": lambda problem, _: float(problem.solverModel.getDualbound()),
-}
-"""Where each solver tells its bound, which PuLP does not pass on."""
 
 if __name__ == "__main__":
     main()

@@ -27,8 +27,8 @@ from solvers.local_search.start import first_packing
 from solvers.options import Budget
 from solvers.scaling import item_sizes, scale_for
 from solvers.tree_search.count_vectors import rehearse
+from solvers.tree_search.modular_bound import modular_bound
 from solvers.tree_search.repair import repair
-from solvers.tree_search.residues import residue_bound
 from solvers.tree_search.splitting import (
     FOUND,
     NEXT_THRESHOLD,
@@ -161,7 +161,7 @@ def pack(
             known = _bracket(items, ranks, bound)
             return replace(known, limit=None if known.closed else budget.limit)
         bound = max(bound, counting_bound(items.size, num_ranks))
-        bound = residue_bound(items.size, num_ranks, bound)
+        bound = modular_bound(items.size, num_ranks, bound)
         ranks = _local_search(items, ranks, bound, budget, seed)
     except KeyboardInterrupt:
         budget.interrupt()

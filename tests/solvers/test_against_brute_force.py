@@ -75,8 +75,7 @@ def assert_consistent(layer: Layer, backend: str) -> None:
         assert value(layer, result.placement).incumbent == result.objective
     assert exact.lower_bound <= truth.objective <= exact.objective
     if exact.status == "feasible" and backend in IN_FLOATS:
-        # In floats: CBC 2.10 has called loads 0, 1, 109 infeasible, and 1 beside 1e6 is too little
-        # for integers up to 2^20. Once in some 10,000 layers; nothing is claimed then.
+        # In floats: 1 beside 1e6 is too little for integers up to 2^20. Nothing is claimed then.
         assert exact.lower_bound < exact.objective
     elif layer.unit == 1:
         assert exact.objective == truth.objective

@@ -19,7 +19,7 @@ MACHINES = [
     (4, Topology(8, 4, 2, 2)),
     (6, Topology(8, 4, 2, 2)),
 ]
-BACKENDS = ("portfolio", "cp-sat", "cbc", "scipy")
+BACKENDS = ("portfolio", "cp-sat", "scipy", "scip")
 
 
 def random_instance(rng: np.random.Generator) -> Instance:

@@ -20,7 +20,7 @@ WORDS = [
     "loads.json", "none.json", "out.json", "out.html", "spec.yaml", ".", "-", "--", "", "é",
     "\n", "0", "1", "2", "3", "-1", "1e9", "nan", "inf", "99999999999999999999", "a:b", "0:1",
     "0-3", "deepseek", "refined", "a + b", "x.py", "x.py:", "lognormal", "zipf", "global",
-    "hierarchical", "joint", "packing", "cbc", "4GB", "-4GB", "tcp://",
+    "hierarchical", "joint", "packing", "scip", "4GB", "-4GB", "tcp://",
 ]  # fmt: skip
 OPTIONS = [
     "--redundant", "--physical", "--gpus", "--nodes", "--groups", "--rule", "--layers",

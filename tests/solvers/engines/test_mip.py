@@ -13,7 +13,7 @@ from solvers.engines import mip
 from solvers.model_size import require_size
 from solvers.options import Budget, SearchOptions
 
-INSTALLED = [name for name in ("scipy", "cbc", "highs", "scip") if mip.is_installed(name)]
+INSTALLED = [name for name in mip.ENGINES if mip.is_installed(name)]
 
 
 def hard() -> Layer:
@@ -82,8 +82,8 @@ def test_scipy_s_solution_at_a_limit_is_used() -> None:
 
 def test_a_missing_solver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mip, "is_installed", lambda _: False)
-    with pytest.raises(ValueError, match=r"backend='highs' is not installed.*eplb-opt\[milp\]"):
-        mip.run(program_with_optimum(1), "highs", Budget())
+    with pytest.raises(ValueError, match=r"backend='scip' is not installed.*eplb-opt\[milp\]"):
+        mip.run(program_with_optimum(1), "scip", Budget())
 
 
 @pytest.mark.parametrize("backend", ["scipy", "cp-sat"])

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers.options import Budget, SearchOptions
+from solvers.tree_search.modular_bound import modular_bound
 from solvers.tree_search.packing import counting_bound, pack
-from solvers.tree_search.residues import residue_bound
 from tests.oracles.packings import best_packing
 
 SHAPES = [(1, 1), (1, 4), (3, 1), (4, 2), (2, 3), (3, 3), (2, 4), (2, 5), (4, 1)]
@@ -61,7 +61,7 @@ def test_bounds_hold(problem):
     best = best_packing(items.tolist(), num_ranks)
     ordered = np.sort(items)[::-1].copy()
     bound = int(counting_bound(ordered, num_ranks))
-    assert bound <= residue_bound(ordered, num_ranks, bound) <= best
+    assert bound <= modular_bound(ordered, num_ranks, bound) <= best
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,12 +85,12 @@ def test_ascent_proves_what_descent_left_open(seed):
     assert outcome.value == pack(items, 5).value
 
 
-def test_residues_prove_what_the_mean_cannot():
+def test_the_modular_bound_proves_what_the_mean_cannot():
     """Two odd items cannot make four ranks odd, and the mean 89 is odd."""
     items = np.array([31, 31, *(2 * k for k in (10, 11, 12, 13, 14, 15, 16, 17, 19, 20))])
     ordered = np.sort(items)[::-1].copy()
     assert counting_bound(ordered, 4) == 89
-    assert residue_bound(ordered, 4, 89) == 90
+    assert modular_bound(ordered, 4, 89) == 90
     assert pack(items, 4).value == best_packing(items.tolist(), 4) == 90
 
 

