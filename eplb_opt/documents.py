@@ -270,12 +270,12 @@ def replay(report: ReplayReport) -> Document:
         "expert_bytes": report.expert_bytes,
         "tokens_per_byte": report.tokens_per_byte,
         "interrupted": report.interrupted,
-        "policies": [_replayed(replayed, report) for replayed in report.policies],
+        "policies": [_replay_policy(replayed, report) for replayed in report.policies],
         "versions": versions(),
     }
 
 
-def _replayed(replayed: Replayed, report: ReplayReport) -> Document:
+def _replay_policy(replayed: Replayed, report: ReplayReport) -> Document:
     trail, size = replayed.trail, report.expert_bytes
     top, mean = trail.makespan.sum(1), trail.mean.sum(1)
     balancedness = np.divide(mean, top, out=np.zeros_like(top), where=top > 0)

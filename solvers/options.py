@@ -71,7 +71,7 @@ class SearchOptions:
             self, "workers", number("workers", self.workers, least=1, most=MOST_WORKERS)
         )
 
-    def wanted(self, value: Fraction, lower_bound: Fraction) -> bool:
+    def asks_for(self, value: Fraction, lower_bound: Fraction) -> bool:
         """Whether there is something to search for, and time to do it."""
         return self.time_limit != 0 and value > lower_bound * (1 + self.tolerance)
 

@@ -43,7 +43,7 @@ class Verdict:
     stage: str = ""
 
 
-def signed(document: dict[str, Any]) -> dict[str, Any]:
+def sign(document: dict[str, Any]) -> dict[str, Any]:
     """The document with the digest of its content, which shows a change made by accident.
 
     It proves nothing: whoever changes a claim can compute the digest again. The checks of the
@@ -88,14 +88,14 @@ def verdict_on(machine: dict[str, Any], entry: dict[str, Any], budget: Budget) -
     """What the checker says about one layer of a document, whose number is one."""
     number = entry["layer"]
     try:
-        return _checked(read_claim(machine, entry, budget), entry["evidence"], budget)
+        return _check(read_claim(machine, entry, budget), entry["evidence"], budget)
     except TooLargeError as error:
         return Verdict(number, trust=Trust.TOO_LARGE, reason=str(error))
     except ValueError as error:
         return Verdict(number, reason=str(error))
 
 
-def _checked(claim: Claim, given: Any, budget: Budget) -> Verdict:
+def _check(claim: Claim, given: Any, budget: Budget) -> Verdict:
     evidence = parse_evidence(given, budget)
     trust = check_bound(claim.layer, claim.bound, evidence, claim.counts, budget=budget)
     return Verdict(
@@ -131,6 +131,6 @@ def _parts(document: Any) -> tuple[dict[str, Any], Sequence[Any]]:
 
 def _digest(document: dict[str, Any]) -> Any:
     try:
-        return signed(document)["sha256"]
+        return sign(document)["sha256"]
     except (ValueError, TypeError, RecursionError) as error:  # a document that no JSON holds
         raise CertificateError(f"is no JSON: {shown(error)}") from None

@@ -98,7 +98,7 @@ class _Search:
         if self.slots_per_rank == 1:
             return True
         if self.slots_per_rank == 2 and not self.spread:
-            return self._folded(experts)
+            return self._fold(experts)
         if self.slots_per_rank * self.num_ranks > DEEPEST:
             raise TooLargeError(f"more than {DEEPEST} replicas")
         if self.spread:
@@ -108,7 +108,7 @@ class _Search:
             kinds = [(load, len(list(same))) for load, same in groupby(loads)]
         return _Kinds(self, [load for load, _ in kinds]).fits([n for _, n in kinds])
 
-    def _folded(self, experts: list[tuple[int, int]]) -> bool:
+    def _fold(self, experts: list[tuple[int, int]]) -> bool:
         loads = sorted(load for load, count in experts for _ in range(count))
         half = self.num_ranks
         return all(

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from eplb_opt.certificate.budget import Budget
-from eplb_opt.certificate.document import SCHEMA, signed, verdict_on
+from eplb_opt.certificate.document import SCHEMA, sign, verdict_on
 from eplb_opt.certificate.proof import Trust
 from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
 from eplb_opt.problem.layer import Layer
@@ -51,8 +51,8 @@ def certificate(
         if result.infeasible:
             raise ValueError(f"layer {layer.index} is infeasible: there is nothing to certify")
         with budget.part(len(results) - position) as part:
-            claims.append(_checked(machine, layer, result, part))
-    return signed(
+            claims.append(_check(machine, layer, result, part))
+    return sign(
         {"schema": SCHEMA, "instance": machine, "layers": claims, "interrupted": interrupted}
     )
 
@@ -86,7 +86,7 @@ def evidence(found: Evidence) -> Document:
     return document
 
 
-def _checked(machine: Document, layer: Layer, result: Result, budget: Budget) -> Document:
+def _check(machine: Document, layer: Layer, result: Result, budget: Budget) -> Document:
     """The claim with its evidence if the checker accepts that, else on trust."""
     trusted = Trusted(result.bound_source)
     claim = _claim(layer, result, result.certificate or trusted)

@@ -89,7 +89,7 @@ class Optima:
         Raises:
             KeyboardInterrupt: Ctrl-C ended the search.
         """
-        while self._wanted(now := self.interval(parts)):
+        while self._is_open(now := self.interval(parts)):
             left = [
                 part
                 for part in parts
@@ -100,7 +100,7 @@ class Optima:
             worst = max(left, key=lambda part: self._placed[part].incumbent)
             self._searched.add(worst)
             problem = self.layer.node_problem(worst.block)
-            result = _solved(problem, self.search, worst.counts)
+            result = _solve(problem, self.search, worst.counts)
             known = self._bracket(worst)
             self._proven[worst] = known.with_bound(result.lower_bound, result.bound_source)
             if result.placement is not None and result.counts is not None:
@@ -113,15 +113,15 @@ class Optima:
         Raises:
             KeyboardInterrupt: Ctrl-C ended the search.
         """
-        if not self._wanted(self.under_rule()):
+        if not self._is_open(self.under_rule()):
             return
-        result = _solved(self.layer, self.search)
+        result = _solve(self.layer, self.search)
         self._rule_bound = max(self._rule_bound, result.lower_bound)
         if result.placement is not None:
             self.learn(result.placement)
 
-    def _wanted(self, optimum: Interval) -> bool:
-        return self.search.wanted(optimum.high, optimum.low)
+    def _is_open(self, optimum: Interval) -> bool:
+        return self.search.asks_for(optimum.high, optimum.low)
 
     def _record(self, part: Part, found: Bracket) -> None:
         """A placement with these counts is one with free counts, too."""
@@ -154,7 +154,7 @@ def nested(optima: Sequence[Interval], equal: Collection[int] = ()) -> tuple[Int
     return tuple(sharper)
 
 
-def _solved(layer: Layer, search: SearchOptions, counts: Sequence[int] | None = None) -> Result:
+def _solve(layer: Layer, search: SearchOptions, counts: Sequence[int] | None = None) -> Result:
     """The joint optimum of ``layer``, or with ``counts`` [E] the optimum of its packing."""
     from solvers import Stages, solve
 

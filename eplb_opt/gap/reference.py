@@ -86,11 +86,11 @@ def find_reference(
 
         compile_searches()
     if searched:
-        bracket = _searched(layer, bracket, cost, search)
+        bracket = _search(layer, bracket, cost, search)
     return Reference(layer.index, bracket, mean, searched, time.perf_counter() - start)
 
 
-def _searched(layer: Layer, known: Bracket, cost: Cost, search: SearchOptions) -> Bracket:
+def _search(layer: Layer, known: Bracket, cost: Cost, search: SearchOptions) -> Bracket:
     from solvers import solve
 
     result = solve(layer, objective=cost.objective, dispatch=cost.dispatch, search=search)

@@ -24,7 +24,7 @@ def read(path: Path) -> RawLoads:
         return RawLoads(
             _history(path, document["load_history"]), "load_history[].logical_expert_load"
         )
-    raise FormatError(path, _unexpected(document))
+    raise FormatError(path, _name_what_is_there(document))
 
 
 def parse(path: Path) -> Any:
@@ -49,7 +49,7 @@ def _history(path: Path, history: Any) -> list[Any]:
     return [record["logical_expert_load"] for record in history]
 
 
-def _unexpected(document: Any) -> str:
+def _name_what_is_there(document: Any) -> str:
     wanted = "expected logical_count, load_history or nested lists of loads"
     if not isinstance(document, dict):
         return f"holds {str(document)[:40]!r}, {wanted}"

@@ -93,7 +93,7 @@ def read_loads(
         raise FormatError(path, f"format={format!r} is unknown; choose one of {', '.join(FORMATS)}")
     read = cast(Callable[[Path], RawLoads], importlib.import_module(FORMATS[format]).read)
     raw = read(path)
-    loads = _checked(path, raw)
+    loads = _check(path, raw)
     return RecordedLoads(_cut(path, loads, steps), str(path), format, raw.layers)
 
 
@@ -166,7 +166,7 @@ def _format_of_zip(path: Path) -> str | None:
     return "npz" if any(name.endswith(".npy") for name in names) else None
 
 
-def _checked(path: Path, raw: RawLoads) -> Loads:
+def _check(path: Path, raw: RawLoads) -> Loads:
     name = raw.field or "the array"
     try:
         loads = exact_array(raw.values, name)

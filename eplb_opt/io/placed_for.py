@@ -38,7 +38,7 @@ class PlacedFor:
         return cls(instance.num_logical_experts, instance.topology, rule, instance.numbers)
 
     @classmethod
-    def parsed(cls, path: Path, document: Any) -> PlacedFor:
+    def parse(cls, path: Path, document: Any) -> PlacedFor:
         """What :meth:`document` gave.
 
         Raises:

@@ -74,7 +74,7 @@ def read_placements(path: str | Path) -> dict[str, NDArray[np.int64]]:
     """
     path = Path(path)
     maps = _npz_maps(path) if _is_zip(path) else _json_maps(path)
-    return {policy: _checked_map(path, policy, phy2log) for policy, phy2log in maps.items()}
+    return {policy: _check_map(path, policy, phy2log) for policy, phy2log in maps.items()}
 
 
 def read_placed_for(path: str | Path) -> PlacedFor | None:
@@ -94,7 +94,7 @@ def read_placed_for(path: str | Path) -> PlacedFor | None:
     except FormatError:
         return None
     document = about.get("instance") if isinstance(about, dict) else None
-    return None if document is None else PlacedFor.parsed(path, document)
+    return None if document is None else PlacedFor.parse(path, document)
 
 
 def write_sglang_placement(path: str | Path, placement: Placement) -> None:
@@ -167,7 +167,7 @@ def _json_maps(path: Path) -> dict[str, Any]:
     return maps
 
 
-def _checked_map(path: Path, policy: str, values: Any) -> NDArray[np.int64]:
+def _check_map(path: Path, policy: str, values: Any) -> NDArray[np.int64]:
     try:
         phy2log = exact_array(values, f"phy2log of {policy!r}", ("layer", "slot"))
     except ValueError as error:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from eplb_opt.io import json_file
 from eplb_opt.io.errors import FormatError, decoding
 from eplb_opt.io.recording import RawLoads
-from eplb_opt.problem.rationals import Integers, widened
+from eplb_opt.problem.rationals import Integers, widen
 
 META = "meta_info.json"
 _KEY = re.compile(r"(\d{1,18})_(\d{1,18})", re.ASCII)
@@ -66,7 +66,7 @@ def _rank_counts(path: Path, ranks: int) -> dict[tuple[int, int], Integers]:
             raise FormatError(
                 path, f"{key!r} is {count.dtype} {count.shape}, expected integers [experts]"
             )
-        counts[int(match[1]), int(match[2])] = widened(count, ranks)
+        counts[int(match[1]), int(match[2])] = widen(count, ranks)
     if not counts:
         raise FormatError(path, "holds no tensors: no iteration was recorded")
     return counts

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from eplb_opt.io.errors import FormatError, decoding
 from eplb_opt.io.recording import RawLoads
 from eplb_opt.problem.loads import exact_array
-from eplb_opt.problem.rationals import widened
+from eplb_opt.problem.rationals import widen
 
 _Counts = dict[int, dict[tuple[int, str], NDArray[Any]]]
 
@@ -84,7 +84,7 @@ def _read_passes(source: Path, files: dict[Path, Any]) -> RawLoads:
         raise FormatError(source, "records is empty: no forward pass was recorded")
     _require_all_ranks(source, counts)
     physical = np.stack([_total(counts[i]) for i in sorted(counts)])
-    physical = widened(physical, physical.shape[2])
+    physical = widen(physical, physical.shape[2])
     logical = np.zeros((*physical.shape[:2], int(phy2log.max()) + 1), dtype=physical.dtype)
     steps, layers = np.ogrid[: physical.shape[0], : physical.shape[1]]
     np.add.at(logical, (steps[:, :, None], layers[:, :, None], phy2log[None]), physical)
@@ -142,7 +142,7 @@ def _collect(path: Path, records: Any, phy2log: NDArray[Any], counts: _Counts) -
 
 
 def _total(of_rank: dict[tuple[int, str], NDArray[Any]]) -> NDArray[Any]:
-    total: NDArray[Any] = sum(widened(count, len(of_rank)) for count in of_rank.values())  # type: ignore[assignment]
+    total: NDArray[Any] = sum(widen(count, len(of_rank)) for count in of_rank.values())  # type: ignore[assignment]
     return total
 
 

@@ -132,7 +132,7 @@ class Policy:
                     start = time.perf_counter()
                     answer = self.call(weight, sizes, before)
                     seconds.append(time.perf_counter() - start)
-                    placement = placement or checked_placement(answer, instance)
+                    placement = placement or check_placement(answer, instance)
         except PolicyError:
             raise
         except (Exception, SystemExit) as error:
@@ -178,7 +178,7 @@ def load_policy(policy: AnyPolicy) -> Policy:
     if not is_user_file(policy):
         return _built_in(policy)
     path, _, function = policy.partition(":")
-    target: Any = _imported(Path(path))
+    target: Any = _import_policy(Path(path))
     for part in (function or DEFAULT_FUNCTION).split("."):
         if not hasattr(target, part):
             raise PolicyError(f"{path} has no {function or DEFAULT_FUNCTION!r}")
@@ -231,7 +231,7 @@ def _built_in(name: str) -> Policy:
         raise PolicyError(str(error)) from None
 
 
-def _imported(path: Path) -> ModuleType:
+def _import_policy(path: Path) -> ModuleType:
     if not path.is_file():
         raise PolicyError(f"no such file: {path}")
     # Every file is a module of its own, whatever its name; dataclasses need it in sys.modules.
@@ -259,7 +259,7 @@ def _required_arguments(function: Callable[..., Any]) -> int:
     return sum(p.kind in positional and p.default is p.empty for p in parameters)
 
 
-def checked_placement(answer: Any, instance: Instance) -> Placement:
+def check_placement(answer: Any, instance: Instance) -> Placement:
     """The placement in ``phy2log`` or ``(phy2log, log2phy, logcnt)``, if all of it is right.
 
     Raises:

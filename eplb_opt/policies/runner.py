@@ -25,7 +25,7 @@ from eplb_opt.policies.names import (
     Run,
     Slots,
     arguments,
-    checked_placement,
+    check_placement,
     enough_calls,
     is_user_file,
     load_policy,
@@ -116,7 +116,7 @@ class PolicyRunner:
             return load_policy(policy).run(instance, old, once=once)
         worker = self._worker(policy)
         try:
-            return _repeated(worker, instance, old, once)
+            return _repeat(worker, instance, old, once)
         except InvalidPlacementError:
             raise
         except BaseException:
@@ -124,9 +124,9 @@ class PolicyRunner:
             raise
 
 
-def _repeated(worker: _Worker, instance: Instance, old: Slots | None, once: bool) -> Run:
+def _repeat(worker: _Worker, instance: Instance, old: Slots | None, once: bool) -> Run:
     seconds, maps = worker.call(instance, old, want=True)
-    placement = checked_placement(tuple(maps), instance)
+    placement = check_placement(tuple(maps), instance)
     runtimes: list[float] = []
     while not (once or enough_calls([seconds, *runtimes])):
         runtimes.append(worker.call(instance, old, want=False)[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.loads import Loads, checked_loads, sum_over_time
+from eplb_opt.problem.loads import Loads, check_loads, sum_over_time
 from eplb_opt.problem.rationals import exact_integers
 from eplb_opt.problem.shown import Shown, ShowsItself
 from eplb_opt.problem.topology import Rule, Topology
@@ -50,13 +50,13 @@ class Instance(ShowsItself):
     numbers: tuple[int, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        loads = checked_loads(self.loads)
+        loads = check_loads(self.loads)
         if loads.ndim == 3:
             object.__setattr__(self, "trace", loads)
             loads = sum_over_time(loads)
         object.__setattr__(self, "loads", loads)
         object.__setattr__(self, "numbers", tuple(range(len(loads))))
-        object.__setattr__(self, "rule", _resolved_rule(self.rule, self.topology, loads.shape[1]))
+        object.__setattr__(self, "rule", _resolve_rule(self.rule, self.topology, loads.shape[1]))
         if loads.shape[1] > self.topology.num_physical_experts:
             raise ValueError(
                 f"num_physical_experts={self.topology.num_physical_experts} is less than "
@@ -137,7 +137,7 @@ class Instance(ShowsItself):
         return chosen
 
 
-def _resolved_rule(rule: str, topology: Topology, num_experts: int) -> Rule:
+def _resolve_rule(rule: str, topology: Topology, num_experts: int) -> Rule:
     nodes, groups = topology.num_nodes, topology.num_groups
     if rule == "auto":
         rule = Rule.HIERARCHICAL if nodes > 1 and groups % nodes == 0 else Rule.GLOBAL

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eplb_opt.problem.rationals import widened
+from eplb_opt.problem.rationals import widen
 
 Loads = NDArray[np.int64] | NDArray[np.float64]
 AXES = ("step", "layer", "expert")
@@ -41,10 +41,10 @@ def exact_array(values: ArrayLike, name: str = "loads", axes: Sequence[str] = AX
     if array.dtype.kind not in "Oiuf":
         raise ValueError(f"{name} must hold integers or floats, not {array.dtype}")
     floats = array.dtype.kind == "f" or (array.dtype == object and float in map(type, array.flat))
-    return _converted(array, np.dtype(np.float64 if floats else np.int64), name, axes)
+    return _convert(array, np.dtype(np.float64 if floats else np.int64), name, axes)
 
 
-def checked_loads(given: ArrayLike) -> Loads:
+def check_loads(given: ArrayLike) -> Loads:
     """Loads [L, E] or [T, L, E], exact, finite and not negative, read-only.
 
     Raises:
@@ -60,7 +60,7 @@ def checked_loads(given: ArrayLike) -> Loads:
         if bad.any():
             where = _first(bad)
             raise ValueError(f"the load of {place(where)} is {loads[where]}: {problem}")
-    return frozen(loads)
+    return freeze(loads)
 
 
 def sum_over_time(trace: Loads) -> Loads:
@@ -70,13 +70,13 @@ def sum_over_time(trace: Loads) -> Loads:
         ValueError: a sum exceeds 64-bit integers or the largest float; the message names its place.
     """
     if trace.dtype.kind == "i":
-        return frozen(exact_array(widened(trace, len(trace)).sum(axis=0), "the sum over time"))
+        return freeze(exact_array(widen(trace, len(trace)).sum(axis=0), "the sum over time"))
     with np.errstate(over="ignore"):
         total = trace.sum(axis=0)
     if not np.isfinite(total).all():
         where = _first(~np.isfinite(total))
         raise ValueError(f"the sum over time of {place(where)} is not finite")
-    return frozen(total)
+    return freeze(total)
 
 
 def place(where: Sequence[int], axes: Sequence[str] = AXES) -> str:
@@ -86,7 +86,7 @@ def place(where: Sequence[int], axes: Sequence[str] = AXES) -> str:
     return ", ".join(f"{a} {i}" for a, i in zip(axes[-len(where) :], where, strict=True))
 
 
-def frozen(array: Loads) -> Loads:
+def freeze(array: Loads) -> Loads:
     """The array itself, read-only."""
     array.setflags(write=False)
     return array
@@ -111,7 +111,7 @@ def _plain(objects: NDArray[Any], name: str, axes: Sequence[str]) -> NDArray[Any
     return plain
 
 
-def _converted(array: NDArray[Any], dtype: np.dtype[Any], name: str, axes: Sequence[str]) -> Loads:
+def _convert(array: NDArray[Any], dtype: np.dtype[Any], name: str, axes: Sequence[str]) -> Loads:
     try:
         with np.errstate(over="ignore"):
             found: Loads = array.astype(dtype)

@@ -33,7 +33,7 @@ class Placement:
     num_logical_experts: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "phy2log", _checked_map(self.phy2log, self.num_logical_experts))
+        object.__setattr__(self, "phy2log", _check_map(self.phy2log, self.num_logical_experts))
 
     @classmethod
     def in_order(cls, num_layers: int, num_logical_experts: int, num_slots: int) -> Placement:
@@ -70,7 +70,7 @@ class Placement:
         return loads_of_ranks
 
 
-def _checked_map(given: ArrayLike, num_experts: int) -> NDArray[np.int64]:
+def _check_map(given: ArrayLike, num_experts: int) -> NDArray[np.int64]:
     try:
         phy2log = np.asarray(given)
     except ValueError as error:

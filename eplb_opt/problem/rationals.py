@@ -33,7 +33,7 @@ def exact_integers(steps: NDArray[Any]) -> tuple[Integers, Fraction]:
         are whole, else the largest power of 1/2 that does.
     """
     if steps.dtype.kind == "i":
-        return widened(steps, len(steps)), Fraction(1)
+        return widen(steps, len(steps)), Fraction(1)
     significand, exponent = np.frexp(steps)
     digits = np.ldexp(significand, FRACTION_BITS).astype(np.int64)
     exponent = exponent.astype(np.int64) - FRACTION_BITS  # steps == digits * 2**exponent
@@ -59,7 +59,7 @@ def integer_array(rows: Sequence[Sequence[int]]) -> Integers:
     return np.array(rows, dtype=np.int64) if fits else np.array(rows, dtype=object)
 
 
-def widened(integers: NDArray[Any], terms: int) -> Integers:
+def widen(integers: NDArray[Any], terms: int) -> Integers:
     """The same integers, Python's own (dtype object) where a sum of ``terms`` may exceed int64."""
     largest = max(int(integers.max(initial=0)), -int(integers.min(initial=0)))
     return integers.astype(np.int64 if largest * terms < 2**63 else object, copy=False)

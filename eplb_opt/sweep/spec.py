@@ -135,7 +135,7 @@ def read_spec(path: Path) -> Spec:
         raise SpecError(f"{path}: not YAML: {error}") from None
     except ValidationError as error:
         raise SpecError("\n".join(_lines(path, error))) from None
-    spec = _resolved(spec, path.parent)
+    spec = _resolve(spec, path.parent)
     missing = [
         f"{path}: no such file: {found}"
         for found in dict.fromkeys(_files(spec))
@@ -161,7 +161,7 @@ MODELS = ("Recorded", "Generated")
 """Names that pydantic puts into the place of an error in a union."""
 
 
-def _resolved(spec: Spec, folder: Path) -> Spec:
+def _resolve(spec: Spec, folder: Path) -> Spec:
     def path(name: str) -> str:
         return name if Path(name).is_absolute() else str(folder / name)
 

@@ -23,7 +23,7 @@ def rows(path: Path, warn: Callable[[str], None] = lambda _text: None) -> Iterat
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            row = _parsed(line)
+            row = _parse(line)
             if row is not None:
                 yield row
             elif line.endswith(b"\n"):
@@ -32,7 +32,7 @@ def rows(path: Path, warn: Callable[[str], None] = lambda _text: None) -> Iterat
                 warn(f"{path}: the last line is torn and left out")
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except ValueError:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from eplb_opt.io.synthetic import generate
-from eplb_opt.policies.names import Policy, PolicyError, arguments, checked_placement
+from eplb_opt.policies.names import Policy, PolicyError, arguments, check_placement
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.topology import Topology
 
@@ -50,9 +50,9 @@ def _instance(loads: Any = LOADS, sizes: list[int] | None = None) -> Instance:
     return Instance(loads, Topology(num_slots, num_ranks, num_nodes, num_groups))
 
 
-def _checked(policy: Policy, weight: Any, instance: Instance) -> Any:
+def _check(policy: Policy, weight: Any, instance: Instance) -> Any:
     _, sizes = arguments(instance)
-    return checked_placement(policy.call(weight, sizes), instance)
+    return check_placement(policy.call(weight, sizes), instance)
 
 
 def takes_dtype(name: str, policy: Policy) -> str:
@@ -60,7 +60,7 @@ def takes_dtype(name: str, policy: Policy) -> str:
     import torch
 
     weight = torch.tensor(LOADS).to(getattr(torch, name))
-    return message_of(lambda: _checked(policy, weight, _instance()))
+    return message_of(lambda: _check(policy, weight, _instance()))
 
 
 def takes_strided_loads(policy: Policy) -> str:
@@ -70,8 +70,8 @@ def takes_strided_loads(policy: Policy) -> str:
     strided = torch.tensor(LOADS).T.contiguous().T
 
     def check() -> None:
-        ours = _checked(policy, strided, _instance())
-        copied = _checked(policy, strided.contiguous(), _instance())
+        ours = _check(policy, strided, _instance())
+        copied = _check(policy, strided.contiguous(), _instance())
         if (ours.phy2log != copied.phy2log).any():
             raise AssertionError("other placement than for a contiguous copy of the loads")
 
@@ -97,7 +97,7 @@ def is_deterministic(policy: Policy) -> str:
 
     def check() -> None:
         weight = torch.tensor(loads, dtype=torch.float32)
-        found = [_checked(policy, weight.clone(), instance).phy2log for _ in range(3)]
+        found = [_check(policy, weight.clone(), instance).phy2log for _ in range(3)]
         if any((other != found[0]).any() for other in found[1:]):
             raise AssertionError("two calls with the same loads gave different placements")
 
@@ -109,7 +109,7 @@ def takes_shape(loads: Any, sizes: list[int], policy: Policy) -> str:
     import torch
 
     instance = _instance(loads, sizes)
-    return message_of(lambda: _checked(policy, torch.tensor(loads), instance))
+    return message_of(lambda: _check(policy, torch.tensor(loads), instance))
 
 
 def returns_integers(policy: Policy) -> str:

@@ -156,7 +156,7 @@ def simulate(
         interrupted = True
     shape = (len(served), scenario.trace.shape[1])
     makespan, mean = (np.array([s[i] for s in served]).reshape(shape) for i in (0, 1))
-    merged = [_merged(answers) for answers in zip(*engine.decisions, strict=False)]
+    merged = [_merge(answers) for answers in zip(*engine.decisions, strict=False)]
     return Trail(policy_name(policy), makespan, mean, engine.moves, merged), interrupted
 
 
@@ -182,7 +182,7 @@ def _scale(schedule: Schedule, nodes: list[int]) -> None:
     schedule.scale(stays, nodes)
 
 
-def _merged(answers: Sequence[Decision]) -> Decision:
+def _merge(answers: Sequence[Decision]) -> Decision:
     """The answers for all models of one moment as one, rows together."""
     first = answers[0]
     failed = next((a for a in answers if a.new is None), None)

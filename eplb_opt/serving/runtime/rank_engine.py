@@ -92,16 +92,16 @@ class RankEngine:
 
     def ready(self, model: int, layer: int) -> bool:
         """Whether all ranks have the layer; one all-reduce."""
-        return self._agreed(model, layer, self._background[model].state(layer)) == 1
+        return self._agree(model, layer, self._background[model].state(layer)) == 1
 
     def commit(self, model: int, layer: int) -> None:
         """Wait until all ranks have the layer, and write it."""
         background = self._background[model]
-        self._agreed(model, layer, background.wait(layer, 2 * self.group.timeout))
+        self._agree(model, layer, background.wait(layer, 2 * self.group.timeout))
         todo, weights = background.layer(layer), self.models[model][layer]
         background.take(lambda rows: self._commit(todo, weights, rows))
 
-    def _agreed(self, model: int, layer: int, state: int) -> int:
+    def _agree(self, model: int, layer: int, state: int) -> int:
         """The least state of all ranks.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eplb_opt.certificate.document import signed
+from eplb_opt.certificate.document import sign
 
 CLOSED_FORM = {"kind": "closed-form"}
 EXHAUSTIVE = {"kind": "exhaustive"}
@@ -17,7 +17,7 @@ def document(layers: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str,
         "rule": "global",
         "spread_replicas": False,
     }
-    return signed(
+    return sign(
         {
             "schema": "eplb-opt/certificate/1",
             "instance": instance | machine,

@@ -19,7 +19,7 @@ from eplb_opt.certificate import (
     check_bound,
     verify_document,
 )
-from eplb_opt.certificate.document import signed
+from eplb_opt.certificate.document import sign
 from eplb_opt.certificate.exhaustive import nothing_below
 from eplb_opt.certificate.parsing import parse_evidence
 from eplb_opt.io.synthetic import generate
@@ -123,7 +123,7 @@ def test_a_refusal_names_its_layer_and_field() -> None:
     instance = Instance([[3, 1], [1, 1], [2, 5]], Topology(4, 2)).select([2, 0])
     document = certificate(instance)
     document["layers"][0]["evidence"] = {"blocks": []}
-    refused, verified = verify_document(signed(document))
+    refused, verified = verify_document(sign(document))
     assert (refused.layer, refused.trust, verified.layer) == (2, None, 0)
     assert refused.reason == "'kind' is missing or no str"
 
@@ -231,7 +231,7 @@ def test_what_only_the_sum_under_even_dispatch_proves_is_refused_for_others() ->
         changed = copy.deepcopy(document)
         changed["instance"][name] = other
         with pytest.raises(CertificateError, match="only the objective 'sum' under dispatch"):
-            verify_document(signed(changed))
+            verify_document(sign(changed))
 
 
 def test_evidence_of_groups_without_groups() -> None:
@@ -256,7 +256,7 @@ def test_a_change_with_a_new_digest_passes_only_if_every_claim_is_still_true(
 ) -> None:
     document = certificate(instance)
     for path, value in changes(document):
-        tampered = signed(changed(document, path, value))
+        tampered = sign(changed(document, path, value))
         try:
             (verdict,) = verify_document(tampered)
         except CertificateError:
@@ -279,8 +279,8 @@ def test_a_change_with_a_new_digest_passes_only_if_every_claim_is_still_true(
         [],
         {"schema": "eplb-opt/gap/1"},
         {"schema": "eplb-opt/certificate/1"},
-        signed({"schema": "eplb-opt/certificate/1", "instance": {}, "layers": {}}),
-        signed({"schema": "eplb-opt/certificate/1", "instance": {"num_layers": 2}, "layers": []}),
+        sign({"schema": "eplb-opt/certificate/1", "instance": {}, "layers": {}}),
+        sign({"schema": "eplb-opt/certificate/1", "instance": {"num_layers": 2}, "layers": []}),
     ],
 )
 def test_no_certificate(document: Any) -> None:

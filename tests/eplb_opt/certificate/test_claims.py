@@ -16,7 +16,7 @@ from eplb_opt.certificate import (
     verify_document,
     writing,
 )
-from eplb_opt.certificate.document import signed
+from eplb_opt.certificate.document import sign
 from eplb_opt.problem.evidence import ClosedForm, Exhaustive
 from eplb_opt.problem.result import Result, Stage
 from solvers import solve
@@ -202,5 +202,5 @@ def test_ctrl_c_while_a_certificate_is_written_leaves_the_rest_on_trust(
     monkeypatch.setattr(writing, "verdict_on", interrupted)
     results = [solve(PUBLISHED.layer(0))]
     written = documents.certificate(PUBLISHED, results, interrupted=False)
-    assert written == signed(written)
+    assert written == sign(written)
     assert writing.too_large(written, results) == [0]
