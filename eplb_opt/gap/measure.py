@@ -204,14 +204,16 @@ class _Work:
     ) -> None:
         """What the losses consist of; ``seen`` are the layers that the policies saw, if others."""
         outcomes = (measured.outcome for measured in self.measured)
-        slots = {
+        placements = {
             p.policy: p.placement.phy2log.tolist() for p in outcomes if p.placement is not None
         }
         interrupted = False
         if explain:
-            self.attribution, interrupted = attribute_layers(self.layers, slots, search, progress)
+            self.attribution, interrupted = attribute_layers(
+                self.layers, placements, search, progress
+            )
         if seen is not None and not interrupted:
-            found = split_layers(seen, self.layers, slots, search, progress)
+            found = split_layers(seen, self.layers, placements, search, progress)
             self.staleness, interrupted = found
         if interrupted:
             raise KeyboardInterrupt
@@ -260,8 +262,8 @@ def _run_policy(
         first_call=run.first_call,
         import_time=run.import_time,
     )
-    pairs = zip(layers, rows, strict=True)
-    return _Measured(outcome, tuple(value(layer, slots, *cost) for layer, slots in pairs))
+    values = [value(layer, phy2log, *cost) for layer, phy2log in zip(layers, rows, strict=True)]
+    return _Measured(outcome, tuple(values))
 
 
 def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyGap:

@@ -84,10 +84,10 @@ def split_by_change(
     """
     if not served.has_load:
         raise ValueError(f"layer {served.index} has no load to serve: there is no loss to split")
-    slots = list(placements.values())
-    optimum = _relative_optimum(served, slots, search)
+    known = list(placements.values())
+    optimum = _relative_optimum(served, known, search)
     unchanged = _proportional(seen, served)
-    before = optimum if unchanged else _relative_optimum(seen, slots, search)
+    before = optimum if unchanged else _relative_optimum(seen, known, search)
     return {
         policy: LayerSplit(
             served.index,
@@ -114,8 +114,8 @@ def split_layers(
     """
 
     def split(row: int) -> dict[str, LayerSplit]:
-        slots = {policy: placed[row] for policy, placed in placements.items()}
-        return split_by_change(seen[row], served[row], slots, search)
+        placed = {policy: phy2log[row] for policy, phy2log in placements.items()}
+        return split_by_change(seen[row], served[row], placed, search)
 
     rows = [i for i, layer in enumerate(served) if layer.has_load and placements]
     return collect("staleness", split, rows, progress)

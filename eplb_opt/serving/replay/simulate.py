@@ -90,10 +90,10 @@ class Scenario:
                 raise ValueError(
                     f"scale event {step}:{ranks}: give a step in 1..{len(traces[0]) - 1} and ranks"
                 )
-            slots = ranks * first.topology.slots_per_rank
-            if slots < first.num_logical_experts:
+            num_slots = ranks * first.topology.slots_per_rank
+            if num_slots < first.num_logical_experts:
                 raise ValueError(
-                    f"scale event {step}:{ranks} leaves {slots} slots for "
+                    f"scale event {step}:{ranks} leaves {num_slots} slots for "
                     f"{first.num_logical_experts} experts"
                 )
         trace = np.concatenate(traces, axis=1)

@@ -228,17 +228,17 @@ def _require(placed: bool) -> None:
         raise TransferError("the policy failed, so that the new ranks hold no experts; none moved")
 
 
-def _check_weights(models: Sequence[Sequence[Weights]], slots: int) -> None:
+def _check_weights(models: Sequence[Sequence[Weights]], slots_per_rank: int) -> None:
     layers = {len(model) for model in models}
     if len(layers) != 1 or 0 in layers:
         raise ValueError(f"models of {sorted(layers)} layers: give models of equal shape")
     for m, model in enumerate(models):
         for number, weights in enumerate(model):
             rows = [len(tensor) for tensor in weights]
-            if not rows or any(n != slots for n in rows):
+            if not rows or any(n != slots_per_rank for n in rows):
                 raise ValueError(
                     f"model {m}, layer {number}: tensors of {rows} rows, one a slot: "
-                    f"slots_per_rank={slots}"
+                    f"slots_per_rank={slots_per_rank}"
                 )
             if not all(tensor.is_contiguous() for tensor in weights):
                 raise ValueError(f"model {m}, layer {number}: tensors must be contiguous")
