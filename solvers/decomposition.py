@@ -15,6 +15,7 @@ from typing import Protocol
 from eplb_opt import bounds
 from eplb_opt.bounds.partitions import (
     Block,
+    Partition,
     all_blocks,
     bottleneck_partition,
     can_enumerate,
@@ -108,60 +109,101 @@ def solve_joint(
 ) -> Bracket:
     """Groups, counts and packing together: optimal if every node that decides is solved.
 
-    A node needs to be solved only as well as the worst node of the best partition: what is proven
-    of that one is the target of the others. ``initial`` [P] is a valid placement to start from.
+    ``initial`` [P] is a valid placement to start from.
     """
-    topology = layer.topology
-    solved: dict[Block, Bracket] = {}
-    closed = bounds.of(layer)
-    cost = _block_means(layer)
-    bounded: set[Block] = set()
-    starts = {} if initial is None else _place_by_block(layer, initial)
-
-    def bound_block(block: Block) -> Fraction:
-        return bounds.of(layer.node_problem(block)).value if budget.chunk() else cost[block]
-
-    def solve_block(block: Block, partition: Sequence[Block]) -> None:
-        target = max(cost[other] for other in partition)
-        part = budget.part(1 / topology.num_nodes, target=target)
-        solved[block] = solve_node(layer.node_problem(block), part, starts.get(block))
-        cost[block] = max(cost[block], solved[block].bound)
-
-    enumerated = can_enumerate(topology.num_groups, topology.num_nodes)
-    if enumerated:
-        while True:
-            proven, blocks = lazy_bottleneck(cost, bound_block, topology.num_groups, bounded)
-            todo = [block for block in blocks if block not in solved]
-            enumerated = proven == max(cost[block] for block in blocks)
-            if not (todo and enumerated and budget.chunk()):
-                break
-            solve_block(max(todo, key=cost.__getitem__), blocks)
-        if todo:
-            by_load = blocks_of(solve_groups(layer).node_of_group or ())
-            blocks = min(blocks, by_load, key=lambda found: max(cost[block] for block in found))
-            for block in set(blocks) - set(solved):
-                solve_block(block, blocks)
-        reached = {block: node.incumbent for block, node in solved.items()}
-        _, blocks = bottleneck_partition(reached, topology.num_groups)
-    else:
-        proven, blocks = closed.value, list(cost)
-        cost |= {block: bound_block(block) for block in blocks}
-        for block in blocks:
-            solve_block(block, blocks)
-    if (slowest := _unfinished(solved, blocks)) is not None and budget.limited and budget.chunk():
-        rest = solve_node(layer.node_problem(slowest), budget.part(), solved[slowest].phy2log)
-        solved[slowest] = _better(solved[slowest], rest)
-        if enumerated and rest.bound > cost[slowest]:
-            cost[slowest] = max(cost[slowest], rest.bound)
-            proven, _ = lazy_bottleneck(cost, bound_block, topology.num_groups, bounded)
-    nodes = [solved[block] for block in blocks]
+    closed, search = bounds.of(layer), _BlockSearch(layer, solve_node, budget, initial)
+    enumerable = can_enumerate(layer.topology.num_groups, layer.topology.num_nodes)
+    found = search.best_partition() if enumerable else search.one_partition(closed.value)
+    blocks, proven = found.blocks, max(found.bound, search.finish(found.blocks))
+    nodes = [search.solved[block] for block in blocks]
     worst = max(nodes, key=lambda node: node.bound)
     known = Bracket.start(closed, [_join(layer, blocks, nodes)])
-    known = known.with_bound(proven, f"groups:{worst.source}", _evidence(solved))
+    known = known.with_bound(proven, f"groups:{worst.source}", _evidence(search.solved))
     if initial is not None:
         known = known.with_placement(value(layer, initial))
-    reason = _limit(solved.values()) or (None if enumerated else Limit.WORK)
+    reason = _limit(search.solved.values()) or (None if search.complete else Limit.WORK)
     return replace(known, limit=None if known.closed else reason)
+
+
+class _BlockSearch:
+    """Blocks of groups, each a node's global problem: bounded, and solved where that decides.
+
+    A node needs to be solved only as well as the worst node of the best partition: what is proven
+    of that one is the target of the others.
+
+    Attributes:
+        cost: a lower bound on the makespan of each block, raised as it is bounded and solved.
+        solved: what is known of the blocks that were solved.
+        complete: the search over partitions came to its end, so ``cost`` proves a bound.
+    """
+
+    def __init__(
+        self, layer: Layer, solve_node: JointSolver, budget: Budget, initial: Sequence[int] | None
+    ) -> None:
+        self.layer, self.solve_node, self.budget = layer, solve_node, budget
+        self.starts = {} if initial is None else _place_by_block(layer, initial)
+        self.cost, self.solved = _block_means(layer), dict[Block, Bracket]()
+        self.bounded, self.complete = set[Block](), False
+
+    def best_partition(self) -> Partition:
+        """Solve the costliest block of the best partition until all of its blocks are solved."""
+        while True:
+            found = self._bottleneck()
+            todo = [block for block in found.blocks if block not in self.solved]
+            self.complete = found.bound == max(self.cost[block] for block in found.blocks)
+            if not (todo and self.complete and self.budget.chunk()):
+                break
+            self._solve(max(todo, key=self.cost.__getitem__), found.blocks)
+        if todo:
+            by_load = blocks_of(solve_groups(self.layer).node_of_group or ())
+            either = (found.blocks, by_load)
+            blocks = min(either, key=lambda those: max(self.cost[block] for block in those))
+            for block in set(blocks) - set(self.solved):
+                self._solve(block, blocks)
+        reached = {block: node.incumbent for block, node in self.solved.items()}
+        _, blocks = bottleneck_partition(reached, self.layer.topology.num_groups)
+        return Partition(found.bound, blocks)
+
+    def one_partition(self, bound: Fraction) -> Partition:
+        """Solve the blocks of a good partition, where there are too many to compare; ``bound`` holds
+        for all of them.
+        """
+        blocks = list(self.cost)
+        self.cost |= {block: self._bound(block) for block in blocks}
+        for block in blocks:
+            self._solve(block, blocks)
+        return Partition(bound, blocks)
+
+    def finish(self, blocks: Sequence[Block]) -> Fraction:
+        """Give the rest of the budget to the node that decides, if its share was not enough; a
+        bound that this proves, else 0.
+        """
+        slowest = _unfinished(self.solved, blocks)
+        if slowest is None or not (self.budget.limited and self.budget.chunk()):
+            return Fraction(0)
+        known, problem = self.solved[slowest], self.layer.node_problem(slowest)
+        rest = self.solve_node(problem, self.budget.part(), known.phy2log)
+        self.solved[slowest] = _better(known, rest)
+        if not self.complete or rest.bound <= self.cost[slowest]:
+            return Fraction(0)
+        self.cost[slowest] = rest.bound
+        return self._bottleneck().bound
+
+    def _bottleneck(self) -> Partition:
+        groups = self.layer.topology.num_groups
+        return lazy_bottleneck(self.cost, self._bound, groups, self.bounded)
+
+    def _bound(self, block: Block) -> Fraction:
+        if not self.budget.chunk():
+            return self.cost[block]
+        return bounds.of(self.layer.node_problem(block)).value
+
+    def _solve(self, block: Block, partition: Sequence[Block]) -> None:
+        target = max(self.cost[other] for other in partition)
+        part = self.budget.part(1 / self.layer.topology.num_nodes, target=target)
+        problem = self.layer.node_problem(block)
+        self.solved[block] = self.solve_node(problem, part, self.starts.get(block))
+        self.cost[block] = max(self.cost[block], self.solved[block].bound)
 
 
 def _unfinished(solved: dict[Block, Bracket], blocks: Sequence[Block]) -> Block | None:
