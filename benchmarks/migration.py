@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from eplb_opt import Instance, Topology
-from eplb_opt.certificate import TooLargeError, needs_transfers
+from eplb_opt.certificate import TooLargeToCheckError, needs_transfers
 from eplb_opt.io import read_loads
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.transfer import count_copies, count_transfers
@@ -153,7 +153,7 @@ def redone(layer: Layer, old: list[int], limit: Fraction, moves: int) -> str:
     start = time.perf_counter()
     try:
         verdict = "yes" if needs_transfers(layer, old, limit, moves) else "WRONG"
-    except TooLargeError:
+    except TooLargeToCheckError:
         verdict = "too large"
     return f"{verdict}, {time.perf_counter() - start:.1f} s"
 

@@ -21,7 +21,7 @@ from solvers.dispatch import value
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
 from solvers.given import Stages, check_initial, ratio
-from solvers.options import Budget, Progress, SearchOptions
+from solvers.options import Budget, SearchOptions, SearchProgress
 
 __all__ = ["Stages", "solve"]
 
@@ -40,7 +40,7 @@ def solve(
     given: Stages | None = None,
     tolerance: float | Fraction = 0,
     work_limit: int | None = None,
-    progress: Progress | None = None,
+    progress: SearchProgress | None = None,
     search: SearchOptions | None = None,
 ) -> Result:
     """Solve one stage of one layer exactly, or as far as the limits allow.

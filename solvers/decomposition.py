@@ -165,8 +165,9 @@ class _BlockSearch:
         return Partition(found.bound, blocks)
 
     def one_partition(self, bound: Fraction) -> Partition:
-        """Solve the blocks of a good partition, where there are too many to compare; ``bound`` holds
-        for all of them.
+        """Solve the blocks of one good partition, where there are too many to compare.
+
+        ``bound`` holds for all partitions.
         """
         blocks = list(self.cost)
         self.cost |= {block: self._bound(block) for block in blocks}

@@ -12,7 +12,7 @@ from numbers import Real
 from eplb_opt.problem.result import Limit
 from solvers.given import number, ratio
 
-Progress = Callable[[Fraction, Fraction], None]
+SearchProgress = Callable[[Fraction, Fraction], None]
 """Told the value of the incumbent and the lower bound, in tokens."""
 
 LARGEST_SEED = 2**31 - 1
@@ -50,7 +50,7 @@ class SearchOptions:
     tolerance: Fraction = Fraction(0)
     seed: int = 0
     workers: int = 1
-    progress: Progress | None = None
+    progress: SearchProgress | None = None
 
     def __post_init__(self) -> None:
         seconds, work = self.time_limit, self.work_limit

@@ -1,15 +1,15 @@
 """Evidence for lower bounds and optima that anyone can check, in exact arithmetic and no solver."""
 
-from eplb_opt.certificate.budget import Budget, TooLargeError
+from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
 from eplb_opt.certificate.document import Verdict, verify_document
 from eplb_opt.certificate.moves import needs_transfers
 from eplb_opt.certificate.parsing import parse_document
 from eplb_opt.certificate.proof import CertificateError, Trust, check_bound
 
 __all__ = [
-    "Budget",
     "CertificateError",
-    "TooLargeError",
+    "CheckBudget",
+    "TooLargeToCheckError",
     "Trust",
     "Verdict",
     "check_bound",

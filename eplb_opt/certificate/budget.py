@@ -13,11 +13,11 @@ UNITS = 40_000_000
 """Of a document; the slowest one takes some 30 seconds."""
 
 
-class TooLargeError(Exception):
+class TooLargeToCheckError(Exception):
     """The budget does not suffice to find out; this says nothing about the claim."""
 
 
-class Budget:
+class CheckBudget:
     """Units of work that are left.
 
     Attributes:
@@ -31,17 +31,19 @@ class Budget:
         """Before so much work is done.
 
         Raises:
-            TooLargeError: less is left.
+            TooLargeToCheckError: less is left.
         """
         if units > self.left:
-            raise TooLargeError(f"needs over {self.left:,} units of work, and no more are left")
+            raise TooLargeToCheckError(
+                f"needs over {self.left:,} units of work, and no more are left"
+            )
         self.left -= units
 
     @contextmanager
-    def part(self, parts: int) -> Iterator[Budget]:
+    def part(self, parts: int) -> Iterator[CheckBudget]:
         """An equal part of what is left, for one of ``parts`` tasks; what it leaves comes back."""
         given = self.left // parts
-        part = Budget(given)
+        part = CheckBudget(given)
         try:
             yield part
         finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eplb_opt.certificate.budget import Budget, TooLargeError, product_cost
+from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError, product_cost
 from eplb_opt.certificate.closed_form import load_bits
 from eplb_opt.certificate.parsing import parse_exact, parse_integers
 from eplb_opt.certificate.proof import CertificateError
@@ -48,12 +48,12 @@ class Claim:
     bound: Fraction
 
 
-def read_claim(machine: dict[str, Any], entry: dict[str, Any], budget: Budget) -> Claim:
+def read_claim(machine: dict[str, Any], entry: dict[str, Any], budget: CheckBudget) -> Claim:
     """The claim in one layer of a document.
 
     Raises:
         CertificateError: it is malformed or not true.
-        TooLargeError: the budget does not suffice to find out.
+        TooLargeToCheckError: the budget does not suffice to find out.
     """
     if set(entry) != LAYER_FIELDS:
         raise CertificateError(f"a layer has the fields {', '.join(sorted(LAYER_FIELDS))}")
@@ -71,7 +71,7 @@ def read_claim(machine: dict[str, Any], entry: dict[str, Any], budget: Budget) -
     return Claim(layer, stage, counts, objective, bound)
 
 
-def _layer(machine: dict[str, Any], entry: dict[str, Any], budget: Budget) -> Layer:
+def _layer(machine: dict[str, Any], entry: dict[str, Any], budget: CheckBudget) -> Layer:
     """The problem, with the loads over their common denominator."""
     loads, experts = entry["loads"], machine.get("num_logical_experts")
     topology, rule, spread = _topology(machine)
@@ -95,14 +95,14 @@ def _topology(machine: dict[str, Any]) -> tuple[Topology, Rule, bool]:
     if any(type(size) is not int or size < 1 for size in sizes):
         raise CertificateError(f"{', '.join(TOPOLOGY_FIELDS)} must be positive integers")
     if max(sizes) > LARGEST_SIZE:
-        raise TooLargeError(f"more than {LARGEST_SIZE:,} slots or groups")
+        raise TooLargeToCheckError(f"more than {LARGEST_SIZE:,} slots or groups")
     spread, rule = machine.get("spread_replicas"), machine.get("rule")
     if rule not in list(Rule) or type(spread) is not bool:
         raise CertificateError("rule or spread_replicas is missing or wrong")
     return Topology(*sizes), Rule(rule), spread
 
 
-def _integers(exact: Sequence[Fraction], budget: Budget) -> tuple[tuple[int, ...], Fraction]:
+def _integers(exact: Sequence[Fraction], budget: CheckBudget) -> tuple[tuple[int, ...], Fraction]:
     """The loads as multiples of a unit."""
     common, longest = 1, max(load.numerator.bit_length() for load in exact)
     for denominator in {load.denominator for load in exact}:
@@ -110,14 +110,14 @@ def _integers(exact: Sequence[Fraction], budget: Budget) -> tuple[tuple[int, ...
         common = math.lcm(common, denominator)
     bits = common.bit_length()
     if len(exact) * bits > LARGEST_LOADS:
-        raise TooLargeError("the loads are too long over their common denominator")
+        raise TooLargeToCheckError("the loads are too long over their common denominator")
     divisor = max(load.denominator.bit_length() for load in exact)
     budget.charge(len(exact) * (product_cost(bits, longest) + product_cost(bits, divisor)))
     integers = tuple(load.numerator * (common // load.denominator) for load in exact)
     return integers, Fraction(1, common)
 
 
-def _counts(layer: Layer, given: Any, budget: Budget) -> tuple[int, ...]:
+def _counts(layer: Layer, given: Any, budget: CheckBudget) -> tuple[int, ...]:
     """Those of a packing, which some placement must be able to have."""
     counts = parse_integers(given, "counts")
     budget.charge(1 + len(counts) // 4)
@@ -133,7 +133,7 @@ def _counts(layer: Layer, given: Any, budget: Budget) -> tuple[int, ...]:
 
 
 def _objective(
-    layer: Layer, entry: dict[str, Any], counts: Sequence[int] | None, budget: Budget
+    layer: Layer, entry: dict[str, Any], counts: Sequence[int] | None, budget: CheckBudget
 ) -> Fraction | None:
     """The value of the placement, which must be valid and worth what is claimed."""
     if entry["phy2log"] is None:

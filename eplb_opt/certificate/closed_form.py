@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from eplb_opt.certificate.budget import Budget, TooLargeError, product_cost
+from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError, product_cost
 from eplb_opt.problem.layer import Layer
 
 LARGEST_LOADS = 2**31
@@ -21,7 +21,7 @@ LARGEST_LOADS = 2**31
 
 
 def reaches(
-    layer: Layer, bound: Fraction, budget: Budget, counts: Sequence[int] | None = None
+    layer: Layer, bound: Fraction, budget: CheckBudget, counts: Sequence[int] | None = None
 ) -> bool:
     """Whether an argument proves that no placement under the global rule costs less than ``bound``
     tokens; with ``counts`` [E], no placement with these counts.
@@ -30,7 +30,7 @@ def reaches(
     long as the loads in grains.
 
     Raises:
-        TooLargeError: that is too much for the budget.
+        TooLargeToCheckError: that is too much for the budget.
     """
     if bound <= 0 or not layer.has_load:
         return bound <= 0
@@ -45,7 +45,7 @@ def reaches(
     scale = common_multiple(layer.num_redundant_experts + 1, budget, counts)
     budget.charge(len(layer.loads) * product_cost(bits, scale.bit_length()))
     if len(layer.loads) * (bits + scale.bit_length()) > LARGEST_LOADS:
-        raise TooLargeError("the loads are too long in their common unit")
+        raise TooLargeToCheckError("the loads are too long in their common unit")
     below = -(-top * scale // bottom) - 1
     return _Makespan(layer, scale, below, budget).is_out_of_reach(counts)
 
@@ -66,7 +66,7 @@ def load_bits(layer: Layer) -> int:
     return max(w.bit_length() for w in layer.loads)
 
 
-def common_multiple(most: int, budget: Budget, counts: Sequence[int] | None = None) -> int:
+def common_multiple(most: int, budget: CheckBudget, counts: Sequence[int] | None = None) -> int:
     """Of all counts from 1 to ``most``, or of ``counts``."""
     if counts is not None:
         return math.lcm(*counts)
@@ -79,7 +79,7 @@ class _Makespan:
     :func:`eplb_opt.bounds.closed_form.exclude` shows.
     """
 
-    def __init__(self, layer: Layer, scale: int, limit: int, budget: Budget) -> None:
+    def __init__(self, layer: Layer, scale: int, limit: int, budget: CheckBudget) -> None:
         self.loads = [w * scale for w in layer.loads]
         self.limit, self.budget = limit, budget
         self.num_slots = layer.topology.num_physical_experts

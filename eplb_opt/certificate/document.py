@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eplb_opt.certificate.budget import Budget, TooLargeError
+from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
 from eplb_opt.certificate.claim import Claim, read_claim
 from eplb_opt.certificate.parsing import parse_evidence
 from eplb_opt.certificate.proof import CertificateError, Trust, check_bound
@@ -54,7 +54,7 @@ def sign(document: dict[str, Any]) -> dict[str, Any]:
     return content | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def verify_document(document: Any, budget: Budget | None = None) -> list[Verdict]:
+def verify_document(document: Any, budget: CheckBudget | None = None) -> list[Verdict]:
     """Check every layer of a document, with no solver.
 
     Each layer may use an equal part of the budget that is left; what one leaves goes to those after
@@ -64,7 +64,7 @@ def verify_document(document: Any, budget: Budget | None = None) -> list[Verdict
         CertificateError: the document as a whole is no certificate.
     """
     machine, layers = _parts(document)
-    budget = Budget() if budget is None else budget
+    budget = CheckBudget() if budget is None else budget
     verdicts, numbers = [], set[int]()
     for position, entry in enumerate(layers):
         number = _number(entry)
@@ -84,18 +84,18 @@ def _number(entry: Any) -> int | None:
     return number if type(number) is int and 0 <= number < 2**63 else None
 
 
-def verdict_on(machine: dict[str, Any], entry: dict[str, Any], budget: Budget) -> Verdict:
+def verdict_on(machine: dict[str, Any], entry: dict[str, Any], budget: CheckBudget) -> Verdict:
     """What the checker says about one layer of a document, whose number is one."""
     number = entry["layer"]
     try:
         return _check(read_claim(machine, entry, budget), entry["evidence"], budget)
-    except TooLargeError as error:
+    except TooLargeToCheckError as error:
         return Verdict(number, trust=Trust.TOO_LARGE, reason=str(error))
     except ValueError as error:
         return Verdict(number, reason=str(error))
 
 
-def _check(claim: Claim, given: Any, budget: Budget) -> Verdict:
+def _check(claim: Claim, given: Any, budget: CheckBudget) -> Verdict:
     evidence = parse_evidence(given, budget)
     trust = check_bound(claim.layer, claim.bound, evidence, claim.counts, budget=budget)
     return Verdict(

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import groupby
 
-from eplb_opt.certificate.budget import Budget, TooLargeError, product_cost
+from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError, product_cost
 from eplb_opt.certificate.closed_form import common_multiple, load_bits
 from eplb_opt.problem.layer import Layer
 
@@ -26,13 +26,13 @@ DEEPEST = 400
 """Replicas up to which ranks are filled by recursion."""
 
 
-def nothing_below(layer: Layer, bound: Fraction, budget: Budget) -> bool:
+def nothing_below(layer: Layer, bound: Fraction, budget: CheckBudget) -> bool:
     """True if no placement under the global rule has a makespan below ``bound`` tokens; exact.
 
     Respects ``layer.spread_replicas``.
 
     Raises:
-        TooLargeError: it would take too long to find out.
+        TooLargeToCheckError: it would take too long to find out.
     """
     bits, most = load_bits(layer), layer.most_replicas
     scale = common_multiple(most, budget)
@@ -87,7 +87,7 @@ def _deal(spare: int, counts: list[int], most: int, start: int) -> None:
 class _Search:
     """Whether replicas fit on ranks of at most ``limit``; ``weight`` is what a number costs."""
 
-    def __init__(self, layer: Layer, limit: int, budget: Budget, weight: int) -> None:
+    def __init__(self, layer: Layer, limit: int, budget: CheckBudget, weight: int) -> None:
         topology = layer.topology
         self.num_ranks, self.slots_per_rank = topology.num_ranks, topology.slots_per_rank
         self.limit, self.budget, self.weight = limit, budget, weight
@@ -100,7 +100,7 @@ class _Search:
         if self.slots_per_rank == 2 and not self.spread:
             return self._fold(experts)
         if self.slots_per_rank * self.num_ranks > DEEPEST:
-            raise TooLargeError(f"more than {DEEPEST} replicas")
+            raise TooLargeToCheckError(f"more than {DEEPEST} replicas")
         if self.spread:
             kinds = sorted(experts, reverse=True)
         else:

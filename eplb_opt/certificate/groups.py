@@ -9,12 +9,12 @@ from fractions import Fraction
 from itertools import combinations
 
 from eplb_opt.bounds.partitions import MAX_BLOCKS, Block
-from eplb_opt.certificate.budget import Budget, product_cost
+from eplb_opt.certificate.budget import CheckBudget, product_cost
 from eplb_opt.certificate.closed_form import load_bits, reaches
 from eplb_opt.problem.layer import Layer
 
 
-def blocks_of(layer: Layer, budget: Budget) -> list[Block] | None:
+def blocks_of(layer: Layer, budget: CheckBudget) -> list[Block] | None:
     """Every set of K/N groups; None if they are too many to look at one by one."""
     groups, nodes = layer.topology.num_groups, layer.topology.num_nodes
     budget.charge(1 + groups * groups // 50_000)
@@ -26,7 +26,7 @@ def blocks_of(layer: Layer, budget: Budget) -> list[Block] | None:
 
 
 def every_partition_reaches(
-    layer: Layer, bound: Fraction, shown: set[Block], budget: Budget
+    layer: Layer, bound: Fraction, shown: set[Block], budget: CheckBudget
 ) -> bool:
     """Whether every partition has a block in ``shown``, or one for which an argument proves
     ``bound`` tokens.
@@ -35,7 +35,7 @@ def every_partition_reaches(
     others.
 
     Raises:
-        TooLargeError: the budget does not suffice.
+        TooLargeToCheckError: the budget does not suffice.
     """
     budget.charge(len(layer.loads) * (1 + load_bits(layer) // 4096))
     totals = [sum(layer.loads[e] for e in group) for group in layer.groups]
@@ -61,7 +61,7 @@ def every_partition_reaches(
     return True
 
 
-def _partition(blocks: list[Block], num_groups: int, budget: Budget) -> list[Block] | None:
+def _partition(blocks: list[Block], num_groups: int, budget: CheckBudget) -> list[Block] | None:
     """Disjoint blocks whose union is all groups, or None; depth-first, without recursion.
 
     What was covered when no completion was found is remembered.

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from eplb_opt.certificate.budget import Budget, TooLargeError
+from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
 from eplb_opt.certificate.closed_form import common_multiple
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.topology import Rule
@@ -28,7 +28,7 @@ def needs_transfers(
     makespan_limit: Fraction,
     moves: int,
     *,
-    budget: Budget | None = None,
+    budget: CheckBudget | None = None,
 ) -> bool:
     """True if every placement with at most ``makespan_limit`` tokens on a rank receives at least
     ``moves`` experts that its ranks do not hold in ``old`` [P]; exact, for a small layer.
@@ -37,7 +37,7 @@ def needs_transfers(
     ``layer.spread_replicas``. ``budget`` is that of a whole document if None.
 
     Raises:
-        TooLargeError: it would take too long to find out.
+        TooLargeToCheckError: it would take too long to find out.
         ValueError: the layer is under the hierarchical rule, with more than one node.
 
     Example:
@@ -50,7 +50,7 @@ def needs_transfers(
         raise ValueError("the rule is hierarchical: receives are redone for one node at a time")
     if moves <= 0 or makespan_limit < 0:
         return True
-    budget = Budget() if budget is None else budget
+    budget = CheckBudget() if budget is None else budget
     return not _Search(layer, old, makespan_limit, budget).fits(0, moves - 1)
 
 
@@ -58,10 +58,10 @@ class _Search:
     """Loads in units in which every replica is an integer; experts by falling load."""
 
     def __init__(
-        self, layer: Layer, old: Sequence[int], makespan_limit: Fraction, budget: Budget
+        self, layer: Layer, old: Sequence[int], makespan_limit: Fraction, budget: CheckBudget
     ) -> None:
         if 3 * len(layer.loads) + len(old) > DEEPEST:
-            raise TooLargeError(f"{len(layer.loads)} experts on {len(old)} slots")
+            raise TooLargeToCheckError(f"{len(layer.loads)} experts on {len(old)} slots")
         scale = common_multiple(layer.most_replicas, budget)
         self.ranks, size = range(layer.topology.num_ranks), layer.topology.slots_per_rank
         held: dict[int, list[int]] = {e: [] for e in range(len(layer.loads))}

@@ -8,7 +8,7 @@ from collections import Counter
 from fractions import Fraction
 from typing import Any
 
-from eplb_opt.certificate.budget import Budget, product_cost
+from eplb_opt.certificate.budget import CheckBudget, product_cost
 from eplb_opt.certificate.proof import CertificateError
 from eplb_opt.problem.evidence import (
     Block,
@@ -61,12 +61,12 @@ def _no_number(name: str) -> Any:
     raise CertificateError(f"{name} is no number")
 
 
-def parse_exact(value: Any, name: str, budget: Budget) -> Fraction:
+def parse_exact(value: Any, name: str, budget: CheckBudget) -> Fraction:
     """A number in a document: ``num`` or ``num/den`` as a string.
 
     Raises:
         CertificateError: it is something else.
-        TooLargeError: the budget does not suffice to read it.
+        TooLargeToCheckError: the budget does not suffice to read it.
     """
     budget.charge(2)
     if not isinstance(value, str) or not NUMBER.fullmatch(value):
@@ -86,14 +86,14 @@ def parse_integers(values: Any, name: str) -> tuple[int, ...]:
     return tuple(values)
 
 
-def parse_evidence(given: Any, budget: Budget | None = None) -> Evidence:
+def parse_evidence(given: Any, budget: CheckBudget | None = None) -> Evidence:
     """Evidence of any kind; ``budget`` is that of a whole document if None.
 
     Raises:
         CertificateError: no such kind, or a field is missing, too many or of a wrong type.
-        TooLargeError: the budget does not suffice to read it.
+        TooLargeToCheckError: the budget does not suffice to read it.
     """
-    budget = Budget() if budget is None else budget
+    budget = CheckBudget() if budget is None else budget
     budget.charge(10)
     kind = _field(given, "kind", str)
     if kind == "closed-form":
@@ -113,7 +113,7 @@ def parse_evidence(given: Any, budget: Budget | None = None) -> Evidence:
     raise CertificateError(f"kind={shown(kind)!r} is no kind of evidence")
 
 
-def _pattern(given: dict[str, Any], budget: Budget) -> Pattern:
+def _pattern(given: dict[str, Any], budget: CheckBudget) -> Pattern:
     fields = {"kind", "bound", "grid", "count_price", "levels"}
     if set(given) != fields:
         raise CertificateError(f"evidence of kind 'pattern' has the fields {sorted(fields)}")
@@ -127,7 +127,7 @@ def _pattern(given: dict[str, Any], budget: Budget) -> Pattern:
     return Pattern(bound, grid, price, tuple((weight, price) for weight, price in pairs))
 
 
-def _block(entry: Any, budget: Budget) -> Block:
+def _block(entry: Any, budget: CheckBudget) -> Block:
     _only(entry, {"groups", "bound", "evidence"})
     groups = parse_integers(entry.get("groups"), "groups")
     bound = parse_exact(entry.get("bound"), "bound", budget)

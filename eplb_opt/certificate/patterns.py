@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.certificate.budget import Budget, product_cost
+from eplb_opt.certificate.budget import CheckBudget, product_cost
 from eplb_opt.problem.evidence import Pattern
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.rationals import shown
@@ -24,7 +24,7 @@ PASSES = 10
 
 
 def certified_pattern_bound(
-    layer: Layer, evidence: Pattern, budget: Budget | None = None
+    layer: Layer, evidence: Pattern, budget: CheckBudget | None = None
 ) -> Fraction:
     """The bound B in tokens that ``evidence`` proves: every placement has a makespan of at least
     B.
@@ -41,9 +41,9 @@ def certified_pattern_bound(
 
     Raises:
         ValueError: a number is out of range, or the bound is not proven.
-        TooLargeError: the budget does not suffice.
+        TooLargeToCheckError: the budget does not suffice.
     """
-    budget = Budget() if budget is None else budget
+    budget = CheckBudget() if budget is None else budget
     starts, worth = _levels(evidence)
     bound, grid, count_price = evidence.bound, evidence.grid, evidence.count_price
     P, G = layer.topology.num_physical_experts, layer.topology.num_ranks
@@ -71,7 +71,7 @@ def certified_pattern_bound(
     return bound
 
 
-def _in_units(bound: Fraction, layer: Layer, budget: Budget) -> tuple[int, int]:
+def _in_units(bound: Fraction, layer: Layer, budget: CheckBudget) -> tuple[int, int]:
     """Numerator and denominator of ``bound`` in units of the loads."""
     own, unit = max(map(int.bit_length, bound.as_integer_ratio())), layer.unit.denominator
     budget.charge(product_cost(own, unit.bit_length()))
@@ -82,7 +82,11 @@ def _in_units(bound: Fraction, layer: Layer, budget: Budget) -> tuple[int, int]:
 
 
 def _richest_rank(
-    weights: NDArray[np.int64], prices: NDArray[np.int64], num_items: int, grid: int, budget: Budget
+    weights: NDArray[np.int64],
+    prices: NDArray[np.int64],
+    num_items: int,
+    grid: int,
+    budget: CheckBudget,
 ) -> int:
     """The largest total price of ``num_items`` replicas of total weight below ``grid``, repeats
     allowed; -1 if none.

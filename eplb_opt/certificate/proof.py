@@ -14,7 +14,7 @@ from enum import IntEnum
 from fractions import Fraction
 
 from eplb_opt.bounds.partitions import Block
-from eplb_opt.certificate.budget import Budget, TooLargeError
+from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
 from eplb_opt.certificate.closed_form import reaches
 from eplb_opt.certificate.exhaustive import nothing_below
 from eplb_opt.certificate.groups import blocks_of, every_partition_reaches
@@ -46,7 +46,7 @@ def check_bound(
     evidence: Evidence,
     counts: Sequence[int] | None = None,
     *,
-    budget: Budget | None = None,
+    budget: CheckBudget | None = None,
 ) -> Trust:
     """Check that every placement of ``layer`` has a makespan of at least ``bound`` tokens.
 
@@ -57,8 +57,8 @@ def check_bound(
         CertificateError: the evidence does not prove the bound.
     """
     try:
-        return _check(layer, bound, evidence, counts, Budget() if budget is None else budget)
-    except TooLargeError:
+        return _check(layer, bound, evidence, counts, CheckBudget() if budget is None else budget)
+    except TooLargeToCheckError:
         return Trust.TOO_LARGE
 
 
@@ -67,7 +67,7 @@ def _check(
     bound: Fraction,
     evidence: Evidence,
     counts: Sequence[int] | None,
-    budget: Budget,
+    budget: CheckBudget,
 ) -> Trust:
     if isinstance(evidence, Trusted):
         return Trust.TRUSTED
@@ -84,7 +84,9 @@ def _check(
     return _check_groups(layer, bound, evidence, budget)
 
 
-def _follows(layer: Layer, bound: Fraction, counts: Sequence[int] | None, budget: Budget) -> bool:
+def _follows(
+    layer: Layer, bound: Fraction, counts: Sequence[int] | None, budget: CheckBudget
+) -> bool:
     """Whether an argument proves the bound; what holds globally holds under any rule."""
     if reaches(layer, bound, budget, counts):
         return True
@@ -92,7 +94,7 @@ def _follows(layer: Layer, bound: Fraction, counts: Sequence[int] | None, budget
     return nodes > 1 and counts is None and every_partition_reaches(layer, bound, set(), budget)
 
 
-def _check_pattern(layer: Layer, bound: Fraction, evidence: Pattern, budget: Budget) -> Trust:
+def _check_pattern(layer: Layer, bound: Fraction, evidence: Pattern, budget: CheckBudget) -> Trust:
     try:
         proven = certified_pattern_bound(layer, evidence, budget)
     except ValueError as error:
@@ -102,7 +104,7 @@ def _check_pattern(layer: Layer, bound: Fraction, evidence: Pattern, budget: Bud
     return Trust.VERIFIED
 
 
-def _check_exhaustive(layer: Layer, bound: Fraction, budget: Budget) -> Trust:
+def _check_exhaustive(layer: Layer, bound: Fraction, budget: CheckBudget) -> Trust:
     if layer.rule != Rule.GLOBAL:
         raise CertificateError("evidence of kind 'exhaustive' is for the global rule only")
     if not nothing_below(layer, bound, budget):
@@ -110,7 +112,7 @@ def _check_exhaustive(layer: Layer, bound: Fraction, budget: Budget) -> Trust:
     return Trust.VERIFIED
 
 
-def _check_groups(layer: Layer, bound: Fraction, evidence: Groups, budget: Budget) -> Trust:
+def _check_groups(layer: Layer, bound: Fraction, evidence: Groups, budget: CheckBudget) -> Trust:
     """Whether every partition of the groups has a block that reaches ``bound``, by its evidence or
     by a closed form.
     """

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from eplb_opt.certificate.budget import Budget
+from eplb_opt.certificate.budget import CheckBudget
 from eplb_opt.certificate.document import SCHEMA, sign, verdict_on
 from eplb_opt.certificate.proof import Trust
 from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
@@ -30,7 +30,7 @@ def certificate(
     results: Sequence[Result],
     *,
     interrupted: bool,
-    budget: Budget | None = None,
+    budget: CheckBudget | None = None,
 ) -> Document:
     """``eplb-opt/certificate/1`` for the first of ``layers``; ``machine`` is its ``instance``.
 
@@ -42,7 +42,7 @@ def certificate(
         RuntimeError: the checker refuses what was solved: an error of this package.
     """
     if budget is None:
-        budget = Budget(IN_HASTE) if interrupted else Budget()
+        budget = CheckBudget(IN_HASTE) if interrupted else CheckBudget()
     claims: list[Document] = []
     solved = [layer.index for layer, _ in zip(layers, results, strict=False)]
     if len(set(solved)) < len(solved):
@@ -86,7 +86,7 @@ def evidence(found: Evidence) -> Document:
     return document
 
 
-def _check(machine: Document, layer: Layer, result: Result, budget: Budget) -> Document:
+def _check(machine: Document, layer: Layer, result: Result, budget: CheckBudget) -> Document:
     """The claim with its evidence if the checker accepts that, else on trust."""
     trusted = Trusted(result.bound_source)
     claim = _claim(layer, result, result.certificate or trusted)

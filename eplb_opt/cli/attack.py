@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -62,31 +62,30 @@ def command(
     """
     import numpy as np
 
-    from eplb_opt.testing.attack import hunt
-
     if topology.spread_replicas:
         raise InputError("--spread-replicas: attack does not keep replicas apart, leave it out")
     shape = topology.instance(np.ones((1, experts), dtype=np.int64), "attack")
-    with policies_loaded([policy]) as runner, progress_bar() as progress, bad_input():
-        found = hunt(
-            policy,
-            experts,
-            shape.topology,
-            seconds=seconds,
-            seed=seed,
-            rule=str(shape.rule),
-            least=least,
-            runner=runner,
-            progress=lambda share, worst: progress(
-                f"worst {float(worst.ratio):.4f}" if worst else "", int(1000 * share), 1000
-            ),
-        )
-        keep_results()
+    found = _hunt(policy, shape, least=least, seconds=seconds, seed=seed)
     _show(found, policy)
     _write(found, policy, shape, output, certificate)
     if found.interrupted:
         return interrupted("the worst loads so far are above" if found.worst else "nothing found")
     return 1 if found.failed else 0
+
+
+def _hunt(policy: str, shape: Instance, **options: Any) -> Attack:
+    from eplb_opt.testing.attack import hunt
+
+    with policies_loaded([policy]) as runner, progress_bar() as progress, bad_input():
+
+        def tell(share: float, worst: Worst | None) -> None:
+            text = f"worst {float(worst.ratio):.4f}" if worst else ""
+            progress(text, int(1000 * share), 1000)
+
+        experts, machine, rule = shape.num_logical_experts, shape.topology, str(shape.rule)
+        found = hunt(policy, experts, machine, rule=rule, runner=runner, progress=tell, **options)
+        keep_results()
+    return found
 
 
 def _show(found: Attack, policy: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,15 +47,11 @@ def command(
     instance: Instance,
     policies: tuple[str, ...],
     limits: Limits,
-    time_limit: float | None,
-    tolerance: Fraction,
-    seed: int,
-    workers: int,
-    explain: bool,
     serve_on: str | None,
     fail_above: float | None,
     placements: str | None,
     json_target: str | None,
+    **search: Any,
 ) -> int:
     """How far the placements of policies are from the best possible.
 
@@ -74,27 +69,10 @@ def command(
         instance, served = _placed_and_served(instance, serve_on)
     with policies_loaded(policies, limits) as runner, progress_bar() as progress:
         report = measure_gap(
-            instance,
-            policies,
-            time_limit=time_limit,
-            tolerance=tolerance,
-            seed=seed,
-            workers=workers,
-            explain=explain,
-            serve_on=served,
-            runner=runner,
-            progress=progress,
+            instance, policies, serve_on=served, runner=runner, progress=progress, **search
         )
         keep_results()
-    if placements is not None:
-        _write_placements(placements, report)
-    if json_target is not None:
-        from eplb_opt import documents
-
-        write_json(json_target, documents.gap(report))
-    if json_target != "-":
-        show(describe(report.instance), reference_line(report), policy_table(report))
-        show(*_split_tables(report))
+    _output(report, placements, json_target)
     if report.interrupted:
         return interrupted(_progress(report))
     failed = _failures(report, fail_above)
@@ -120,6 +98,19 @@ def _placed_and_served(instance: Instance, other: str) -> tuple[Instance, Instan
             layers = click.get_current_context().params["layers"]
             served = served if layers is None else served.select(layers)
             return instance, same_problem(instance, served)
+
+
+def _output(report: GapReport, placements: str | None, json_target: str | None) -> None:
+    """Write what was asked for, and show the tables unless stdout is JSON."""
+    if placements is not None:
+        _write_placements(placements, report)
+    if json_target is not None:
+        from eplb_opt import documents
+
+        write_json(json_target, documents.gap(report))
+    if json_target != "-":
+        show(describe(report.instance), reference_line(report), policy_table(report))
+        show(*_split_tables(report))
 
 
 def _split_tables(report: GapReport) -> list[Any]:

@@ -108,12 +108,11 @@ def command(
     use_async: bool,
     layer_steps: int | None,
     attribute: str,
-    ranks_from: dict[int, int],
     also: tuple[str, ...],
-    expert_bytes: int,
     cost: float | None,
     limits: Limits,
     json_target: str | None,
+    **scenario: Any,  # ranks_from, expert_bytes
 ) -> int:
     """What policies are worth over time, on a trace [steps, layers, experts].
 
@@ -127,7 +126,7 @@ def command(
     if layer_steps is not None and not use_async:
         raise InputError(f"--layer-steps {layer_steps} needs --async: else layers move at once")
     with policies_loaded(policies, limits) as runner, bad_input():
-        models = [instance, *(_another(instance, path) for path in also)]
+        models = [instance, *(_read_another(instance, path) for path in also)]
         settings = Settings(window or interval, interval, use_async, attribute == "late")
         with progress_bar() as progress:
             report = replay(
@@ -135,11 +134,10 @@ def command(
                 policies,
                 settings,
                 layer_steps=layer_steps or 1,
-                ranks_from=ranks_from,
-                expert_bytes=expert_bytes,
                 tokens_per_byte=cost,
                 runner=runner,
                 progress=progress,
+                **scenario,
             )
             keep_results()
     if json_target is not None:
@@ -155,7 +153,7 @@ def command(
     return 1 if any(replayed.failures for replayed in report.policies) else 0
 
 
-def _another(instance: Instance, path: str) -> Instance:
+def _read_another(instance: Instance, path: str) -> Instance:
     from eplb_opt.io import read_loads
     from eplb_opt.problem.instance import Instance
 

@@ -56,13 +56,11 @@ def command(
     stage: str,
     backend: str,
     time_limit: float | None,
-    tolerance: Fraction,
     time_budget: float | None,
-    seed: int,
-    workers: int,
     placements: str | None,
     certificate: str | None,
     json_target: str | None,
+    **search: Any,
 ) -> int:
     """Solve every layer exactly, or as far as --tolerance, --time-limit and --time-budget ask."""
     for option, target in (("--certificate", certificate), ("--placements", placements)):
@@ -71,15 +69,8 @@ def command(
                 f"{option} {target}: --stage {stage} makes no placement, "
                 f"give --stage {' or '.join(PLACING)}"
             )
-    results = solve_layers(
-        instance,
-        LayerTimes.of(time_limit, time_budget, TIME_BUDGET),
-        stage=stage,
-        backend=backend,
-        tolerance=tolerance,
-        seed=seed,
-        workers=workers,
-    )
+    times = LayerTimes.of(time_limit, time_budget, TIME_BUDGET)
+    results = solve_layers(instance, times, stage=stage, backend=backend, **search)
     keep_results()
     if placements is not None:
         _write_placements(placements, instance, results)
@@ -107,17 +98,20 @@ def exit_code(instance: Instance, results: list[Result]) -> int:
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Seconds for one layer and for all together; None for no limit."""
+    """Seconds for one layer and for all together; None for no limit.
+
+    ``usual``: neither was given, so compiling the searches must not count.
+    """
 
     layer: float | None
     total: float | None
-    asked: bool
+    usual: bool
 
     @classmethod
-    def of(cls, layer: float | None, total: float | None, usual: float) -> LayerTimes:
-        """As given, else ``usual`` seconds for all together."""
-        asked = layer is not None or total is not None
-        return cls(layer, total if asked else usual, asked)
+    def of(cls, layer: float | None, total: float | None, default: float) -> LayerTimes:
+        """As given, else ``default`` seconds for all together."""
+        usual = layer is None and total is None
+        return cls(layer, default if usual else total, usual)
 
     def share(self, spent: float, layers_left: int) -> float | None:
         """Seconds for the next layer."""
@@ -134,9 +128,9 @@ def solve_layers(instance: Instance, times: LayerTimes, **options: Any) -> list[
 
     results: list[Result] = []
     with progress_bar() as progress, bad_input():
-        if not times.asked and options.get("stage") not in ("groups", "counts"):
+        if times.usual and options.get("stage") not in ("groups", "counts"):
             progress("compiling the searches, once on a machine", 0, instance.num_layers)
-            compile_searches()  # no part of what is usual
+            compile_searches()
         start = time.perf_counter()
         for layer in instance.layers():
             tell = partial(_tell, progress, f"layer {layer.index}", len(results), instance)

@@ -20,7 +20,7 @@ from eplb_opt.cli.policy_options import policies_loaded
 
 if TYPE_CHECKING:
     from eplb_opt.sweep import Spec
-    from eplb_opt.sweep.run import Progress
+    from eplb_opt.sweep.run import SweepProgress
 
 FIRST = 10
 """Units that ``--dry-run`` prints."""
@@ -114,7 +114,7 @@ def _print_plan(spec: Spec) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress() -> Iterator[SweepProgress]:
     """On a terminal a bar, elsewhere a line every now and then."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -9,18 +9,18 @@
 
 from eplb_opt.report.figures import (
     plot_attribution,
-    plot_certified,
     plot_gap,
+    plot_gap_against_time,
     plot_heatmap,
-    plot_pareto,
+    plot_proofs,
     plot_rank_loads,
 )
 from eplb_opt.report.page import page, write_page
 from eplb_opt.report.replays import (
     plot_balancedness,
     plot_intervals,
-    plot_received,
     plot_tradeoff,
+    plot_transfers,
 )
 from eplb_opt.report.summary import ReportError, Summary, summarize
 
@@ -30,14 +30,14 @@ __all__ = [
     "page",
     "plot_attribution",
     "plot_balancedness",
-    "plot_certified",
     "plot_gap",
+    "plot_gap_against_time",
     "plot_heatmap",
     "plot_intervals",
-    "plot_pareto",
+    "plot_proofs",
     "plot_rank_loads",
-    "plot_received",
     "plot_tradeoff",
+    "plot_transfers",
     "summarize",
     "write_page",
 ]

@@ -45,7 +45,7 @@ def plot_gap(source: Source, ax: Any = None) -> Any:
     return ax
 
 
-def plot_pareto(source: Source, ax: Any = None) -> Any:
+def plot_gap_against_time(source: Source, ax: Any = None) -> Any:
     """Mean gap against the median time of a call; filled: no other is both faster and better.
 
     Only policies that were run on as many instances as any: others are not comparable.
@@ -58,15 +58,15 @@ def plot_pareto(source: Source, ax: Any = None) -> Any:
         for p in policies
         if p.runtime is not None and p.gaps.mean is not None and len(p.runtimes) >= NEARLY * most
     )
-    best, frontier = np.inf, []
+    best, front = np.inf, []
     for time, gap, name in points:
         on = gap < best
         best = min(best, gap)
-        frontier += [(time, gap)] if on else []
+        front += [(time, gap)] if on else []
         ax.plot(time, gap, "o", color=COLOURS[0], mfc=COLOURS[0] if on else "white")
         ax.annotate(name, (time, gap), fontsize=8, xytext=(6, 3), textcoords="offset points")
-    if frontier:
-        ax.step(*zip(*frontier, strict=True), where="post", color=COLOURS[0], alpha=0.4)
+    if front:
+        ax.step(*zip(*front, strict=True), where="post", color=COLOURS[0], alpha=0.4)
     ax.set(xscale="log", yscale="log", xlabel="milliseconds a call, median", ylabel="mean gap, %")
     ax.margins(x=0.25)
     ax.grid(alpha=0.3)
@@ -130,7 +130,7 @@ def plot_attribution(source: Source, ax: Any = None) -> Any:
     return ax
 
 
-def plot_certified(source: Source, ax: Any = None) -> Any:
+def plot_proofs(source: Source, ax: Any = None) -> Any:
     """Share of layers by what is proven of each policy: optimal, or within a bound."""
     summary = summarize(source)
     shown = [p for p in summary.policies.values() if p.gaps.size]

@@ -37,10 +37,10 @@ def page(source: Source | ReplayReport) -> str:
     """The HTML of a report. Text is escaped by the templates alone, here it is as it is."""
     document = replay_document(source)
     if document is not None:
-        return _render("replay.html.j2", over_time(document), describe(document))
+        return _render("replay.html.j2", replay_sections(document), describe(document))
     summary = summarize(source)  # type: ignore[arg-type]
-    words = {"summary": summary, "ranked": ranked(summary)}
-    return _render("page.html.j2", sections(summary), words)
+    words = {"summary": summary, "policies": sort_policies(summary)}
+    return _render("page.html.j2", gap_sections(summary), words)
 
 
 def _render(template: str, parts: Sequence[Section], words: dict[str, Any]) -> str:
@@ -70,7 +70,7 @@ class Section:
     missing: str = "No data."
 
 
-def over_time(document: dict[str, Any]) -> list[Section]:
+def replay_sections(document: dict[str, Any]) -> list[Section]:
     """What a page about a replay shows, in order."""
     found = [
         Section(
@@ -82,7 +82,7 @@ def over_time(document: dict[str, Any]) -> list[Section]:
         Section(
             "What is moved",
             "Experts received from other ranks until each step, all layers.",
-            partial(replays.plot_received, document),
+            partial(replays.plot_transfers, document),
         ),
         Section(
             "Loss against moving",
@@ -101,7 +101,7 @@ def over_time(document: dict[str, Any]) -> list[Section]:
     ]
 
 
-def ranked(summary: Summary) -> list[Any]:
+def sort_policies(summary: Summary) -> list[Any]:
     """The policies, smallest mean gap first, those without gaps last."""
     return sorted(
         summary.policies.values(), key=lambda p: (p.gaps.mean is None, p.gaps.mean or 0.0)
@@ -113,11 +113,14 @@ def percent(ratio: float | None) -> str:
     return "–" if ratio is None else f"{100 * ratio:.4f}" if ratio < 0.1 else f"{100 * ratio:.2f}"
 
 
-def sections(summary: Summary) -> list[Section]:
-    """What the page shows, in order."""
+def gap_sections(summary: Summary) -> list[Section]:
+    """What a page about gaps shows, in order."""
+    return [*_on_gaps(summary), *_on_losses(summary), *_heatmaps(summary)]
+
+
+def _on_gaps(summary: Summary) -> list[Section]:
     some = any(p.gaps.size for p in summary.policies.values())
-    loads = [p.policy for p in summary.policies.values() if p.rank_loads is not None]
-    found = [
+    return [
         Section(
             "Gap by policy",
             "Gap of each layer to its proven lower bound. Box: middle half of the layers; line: "
@@ -129,14 +132,19 @@ def sections(summary: Summary) -> list[Section]:
             "Filled points: no other policy is both faster and better. Time is the median of calls "
             "for all layers of an instance, the median over instances. Left out: what was not run "
             "on all instances.",
-            partial(figures.plot_pareto, summary) if some else None,
+            partial(figures.plot_gap_against_time, summary) if some else None,
         ),
         Section(
             "What is proven",
             "Where a placement reaches its lower bound it is optimal. The rest is within its gap, "
             "whose bound may be too low.",
-            partial(figures.plot_certified, summary) if some else None,
+            partial(figures.plot_proofs, summary) if some else None,
         ),
+    ]
+
+
+def _on_losses(summary: Summary) -> list[Section]:
+    return [
         Section(
             "Where the loss comes from",
             "The loss over the mean rank load, split exactly: what no placement avoids "
@@ -148,17 +156,26 @@ def sections(summary: Summary) -> list[Section]:
         Section(
             "Rank loads, before and after",
             "Load of each rank over the mean, heaviest first, mean over layers.",
-            partial(figures.plot_rank_loads, summary) if loads else None,
+            partial(figures.plot_rank_loads, summary) if _with_rank_loads(summary) else None,
             "No data: it comes with `eplb-opt gap --json`, not with a sweep.",
         ),
     ]
-    maps = [None, *loads[-(MOST_HEATMAPS - 1) :]] if loads and summary.before is not None else []
-    found += [
+
+
+def _heatmaps(summary: Summary) -> list[Section]:
+    """The experts in order, then the last policies."""
+    policies = _with_rank_loads(summary)
+    if not policies or summary.before is None:
+        return []
+    return [
         Section(
             f"Layers and ranks: {short(policy) if policy else 'experts in order'}",
             "A bright cell is a rank that others wait for.",
             partial(figures.plot_heatmap, summary, policy),
         )
-        for policy in maps
+        for policy in [None, *policies[-(MOST_HEATMAPS - 1) :]]
     ]
-    return found
+
+
+def _with_rank_loads(summary: Summary) -> list[str]:
+    return [p.policy for p in summary.policies.values() if p.rank_loads is not None]

@@ -104,7 +104,7 @@ def plot_balancedness(source: ReplaySource, ax: Any = None) -> Any:
     return ax
 
 
-def plot_received(source: ReplaySource, ax: Any = None) -> Any:
+def plot_transfers(source: ReplaySource, ax: Any = None) -> Any:
     """Experts received from other ranks until each step, in GB, by policy."""
     document = _document(source)
     ax = new_axes(ax)

@@ -11,7 +11,7 @@ from eplb_opt.sweep.store import Store
 from eplb_opt.sweep.tasks import Task, left, tasks
 from eplb_opt.sweep.work import Row, run_task
 
-Progress = Callable[[int, int, int], None]
+SweepProgress = Callable[[int, int, int], None]
 """Told how many units are done, how many there are, and how many of those done have failed."""
 RETRIES = 3
 """How often a task is tried again on a cluster whose worker died."""
@@ -23,7 +23,7 @@ def run_sweep(
     *,
     workers: int = 1,
     dask: str | None = None,
-    progress: Progress = lambda _done, _total, _failed: None,
+    progress: SweepProgress = lambda _done, _total, _failed: None,
 ) -> int:
     """Do what is not in the store; the number of units that failed.
 

@@ -96,7 +96,9 @@ def assert_gap_below(
             )
 
 
-def makespans(policy: AnyPolicy, instance: Instance, runner: PolicyRunner | None = None) -> Any:
+def measure_makespans(
+    policy: AnyPolicy, instance: Instance, runner: PolicyRunner | None = None
+) -> Any:
     """The makespan of each layer, [L] float64."""
     placement = place(policy, instance, runner)
     return step_makespans(placement, instance.loads[None], instance.topology.num_ranks)[0]
@@ -115,7 +117,7 @@ def assert_never_worse(
         AssertionError: names the instance, the layer and both makespans.
     """
     for instance in [on] if isinstance(on, Instance) else on:
-        ours, theirs = makespans(policy, instance), makespans(than, instance)
+        ours, theirs = measure_makespans(policy, instance), measure_makespans(than, instance)
         worse = ours > theirs * (1 + tolerance)
         if worse.any():
             layer = int(np.argmax(ours / np.maximum(theirs, 1e-300)))
@@ -138,7 +140,7 @@ def assert_equivalent(
         AssertionError: names the instance, the layer and both makespans.
     """
     for instance in [on] if isinstance(on, Instance) else on:
-        ours, theirs = makespans(policy, instance), makespans(other, instance)
+        ours, theirs = measure_makespans(policy, instance), measure_makespans(other, instance)
         differs = np.abs(ours - theirs) > tolerance * np.maximum(ours, theirs)
         if differs.any():
             layer = int(np.argmax(differs))

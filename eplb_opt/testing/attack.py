@@ -76,13 +76,6 @@ class Attack:
     interrupted: bool = False
 
 
-def attack(*arguments: Any, **options: Any) -> Worst | None:
-    """The worst loads that :func:`hunt` finds; None if the policy is optimal on everything that
-    was tried, or failed on it.
-    """
-    return hunt(*arguments, **options).worst
-
-
 def hunt(
     policy: str,
     num_experts: int,
@@ -147,7 +140,7 @@ class _Hunt:
         """Try a batch: half of it new, half changes of the worst found so far."""
         batch = np.array([self._next(i) for i in range(BATCH)]).clip(self.least, LARGEST)
         batch = np.unique(batch[batch.sum(1) > 0], axis=0)
-        for candidate in self._promising(runner, batch)[:PROVED]:
+        for candidate in self._rank_batch(runner, batch)[:PROVED]:
             found = self._prove(candidate)
             if found is None:
                 continue
@@ -163,7 +156,7 @@ class _Hunt:
             return False
         simpler = np.array(list(_simpler(worst.loads))).clip(self.least, LARGEST)
         simpler = np.unique(simpler[simpler.sum(1) > 0], axis=0)
-        for candidate in sorted(self._promising(runner, simpler), key=lambda c: _size(c[1])):
+        for candidate in sorted(self._rank_batch(runner, simpler), key=lambda c: _size(c[1])):
             if _size(candidate[1]) >= _size(worst.loads):
                 continue
             found = self._prove(candidate)
@@ -174,7 +167,7 @@ class _Hunt:
 
     def _next(self, i: int) -> Loads:
         if i % 2 and self.elite:
-            return self._changed(np.array(self.elite[self.chance.integers(len(self.elite))][1]))
+            return self._change(np.array(self.elite[self.chance.integers(len(self.elite))][1]))
         n, kind = self.num_experts, self.chance.integers(4)
         if kind == 0:
             return self.chance.integers(0, 30, n)
@@ -187,7 +180,7 @@ class _Hunt:
             return heavy
         return self.chance.lognormal(3, 1.5, n).astype(np.int64)
 
-    def _changed(self, loads: Loads) -> Loads:
+    def _change(self, loads: Loads) -> Loads:
         loads = loads.copy()
         for _ in range(1 + self.chance.integers(3)):
             e, f = self.chance.integers(len(loads), size=2)
@@ -204,7 +197,7 @@ class _Hunt:
                 loads[e], loads[f] = loads[e] + loads[f] // 2, loads[f] - loads[f] // 2
         return loads
 
-    def _promising(
+    def _rank_batch(
         self, runner: PolicyRunner, batch: Loads
     ) -> list[tuple[float, tuple[int, ...], tuple[int, ...]]]:
         """Ratio to a simple bound, loads and placement; largest ratio first."""

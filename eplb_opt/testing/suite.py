@@ -18,7 +18,7 @@ from eplb_opt.policies.names import load_policy
 from eplb_opt.policies.runner import Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.topology import Topology
-from eplb_opt.testing.assertions import assert_never_worse, makespans
+from eplb_opt.testing.assertions import assert_never_worse, measure_makespans
 from eplb_opt.testing.contracts import CONTRACTS, Finding, message_of
 
 
@@ -178,7 +178,7 @@ def _too_large(gaps: dict[str, PolicyGap], limit: float) -> str:
 def _reproduces(name: str, instances: list[Instance]) -> None:
     with PolicyRunner() as first, PolicyRunner() as second:
         for instance in instances[-3:]:
-            ours, theirs = (makespans(name, instance, runner) for runner in (first, second))
+            ours, theirs = (measure_makespans(name, instance, runner) for runner in (first, second))
             if (np.abs(ours - theirs) > 1e-9 * ours).any():
                 raise AssertionError(f"{instance.source}: another makespan in another process")
 

@@ -33,9 +33,9 @@ replica_refine = Pipeline(
 )
 """Seed program 004 on 002, never worse than ``vectorized_swap``."""
 
-# By name for comparison: followed by pair-resplit, no rule or packing below is better than greedy
-# and LPT. Over the mean load on 290 recorded layers of DeepSeek-V3: 0.03 % with any of them at
-# S = 5, 0.10 to 0.16 % at S = 4; on zipf 1.1 at S = 4 Huntington-Hill leaves 17 %, greedy 4.5 %.
+# These names are for comparison. With LPT and pair-resplit all counts rules end 0.03 % over the
+# mean load at S = 5 and 0.10 to 0.12 % at S = 4 on 290 recorded layers of DeepSeek-V3, as greedy
+# does; on zipf 1.1 at S = 4 Huntington-Hill ends at 17 %, greedy at 4.5 %.
 COUNTS: dict[str, Counting] = {
     "huntington-hill": in_order(huntington_hill_counts),
     "apportioned": in_order(apportion_counts),

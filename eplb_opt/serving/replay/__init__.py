@@ -8,13 +8,13 @@
 [(0, 1, 0), (1, 5, 2), (5, 8, 0)]
 """
 
-from eplb_opt.serving.replay.judge import Interval
+from eplb_opt.serving.replay.judge import ReplayInterval
 from eplb_opt.serving.replay.replayed import EXPERT_BYTES, Replayed, ReplayReport, replay
 from eplb_opt.serving.replay.simulate import Scenario, Trail
 
 __all__ = [
     "EXPERT_BYTES",
-    "Interval",
+    "ReplayInterval",
     "ReplayReport",
     "Replayed",
     "Scenario",

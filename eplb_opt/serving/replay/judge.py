@@ -36,7 +36,7 @@ HINDSIGHT_POLICY = "refined"
 
 
 @dataclass(frozen=True)
-class Interval:
+class ReplayInterval:
     """The steps ``start`` to ``stop - 1``, served by what the policy answered before them.
 
     Losses are ratios over the mean rank load; None where nothing was served or seen, or where there
@@ -85,7 +85,7 @@ class Judge:
         self.scenario, self.runner = scenario, runner
         self._bounds: dict[tuple[int, int, int], tuple[float, Map]] = {}
 
-    def intervals(self, trail: Trail, *, ask: bool = True) -> tuple[Interval, ...]:
+    def intervals(self, trail: Trail, *, ask: bool = True) -> tuple[ReplayInterval, ...]:
         """In order, from step 0 to the last that was replayed; without ``ask`` no policy is asked
         for a constant placement that is not known yet.
         """
@@ -103,7 +103,7 @@ class Judge:
 
     def _interval(
         self, trail: Trail, answer: Decision | None, start: int, stop: int, received: int, ask: bool
-    ) -> Interval:
+    ) -> ReplayInterval:
         loads = self.scenario.trace[start:stop]
         mean = float(trail.mean[start:stop].sum())
         found = {} if answer is None else _of_answer(answer, loads, mean)
@@ -115,7 +115,7 @@ class Judge:
             known = [max(low, value) for value in tried if value is not None]  # but for rounding
             found |= {"hindsight_low": low, "hindsight_high": min(known, default=None)}
         message = answer.message if answer else ""
-        return Interval(start, stop, message, received=received, **found)
+        return ReplayInterval(start, stop, message, received=received, **found)
 
     def _hindsight(
         self, start: int, stop: int, ranks: int, ask: bool

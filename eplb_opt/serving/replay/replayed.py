@@ -10,7 +10,7 @@ from eplb_opt.policies.names import AnyPolicy, named_policies
 from eplb_opt.policies.runner import Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.shown import Shown, ShowsItself, percent
-from eplb_opt.serving.replay.judge import Interval, Judge
+from eplb_opt.serving.replay.judge import Judge, ReplayInterval
 from eplb_opt.serving.replay.simulate import Scenario, Trail, simulate
 from eplb_opt.serving.state_machine import Settings
 
@@ -23,7 +23,7 @@ class Replayed:
     """A policy over the trace: what happened, and what that was worth."""
 
     trail: Trail
-    intervals: tuple[Interval, ...]
+    intervals: tuple[ReplayInterval, ...]
 
     @property
     def policy(self) -> str:
@@ -37,12 +37,12 @@ class Replayed:
         return float(self.trail.makespan.sum()) / mean - 1 if mean > 0 else None
 
     @property
-    def answered(self) -> list[Interval]:
+    def answered(self) -> list[ReplayInterval]:
         """The intervals that a policy's answer began."""
         return [i for i in self.intervals if i.seconds is not None]
 
     @property
-    def failures(self) -> list[Interval]:
+    def failures(self) -> list[ReplayInterval]:
         """The intervals in which the old placement stayed because the policy failed."""
         return [i for i in self.intervals if i.message]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology, bounds
 from eplb_opt.certificate import (
-    Budget,
     CertificateError,
-    TooLargeError,
+    CheckBudget,
+    TooLargeToCheckError,
     Trust,
     check_bound,
     verify_document,
@@ -40,7 +40,7 @@ SMALL = 20_000
 
 
 def trust(document: Any, units: int = SMALL) -> list[Trust | None]:
-    return [verdict.trust for verdict in verify_document(document, Budget(units))]
+    return [verdict.trust for verdict in verify_document(document, CheckBudget(units))]
 
 
 @given(st.integers(1, 4), st.integers(0, 5), st.integers(1, 4), st.data())
@@ -67,13 +67,15 @@ def test_counts_under_spread_replicas_do_not_hang_the_search() -> None:
     rng = random.Random(1)
     loads = tuple(rng.randrange(50, 1000) for _ in range(16))
     layer = Layer(loads, Fraction(1), Topology(60, 4), spread_replicas=True)
-    with pytest.raises(TooLargeError):
-        nothing_below(layer, Fraction(sum(loads), 4) + Fraction(1, 7), Budget(SMALL))
+    with pytest.raises(TooLargeToCheckError):
+        nothing_below(layer, Fraction(sum(loads), 4) + Fraction(1, 7), CheckBudget(SMALL))
 
 
 def test_1500_experts_are_no_recursion() -> None:
     even = make_layer([1] * 1500, 3000, 2)
-    assert check_bound(even, Fraction(751), Exhaustive(), budget=Budget(SMALL)) is Trust.TOO_LARGE
+    assert (
+        check_bound(even, Fraction(751), Exhaustive(), budget=CheckBudget(SMALL)) is Trust.TOO_LARGE
+    )
     pairs = make_layer([2] * 1500, 3000, 1500)
     with pytest.raises(CertificateError, match="there is a placement below"):
         check_bound(pairs, Fraction(3), Exhaustive())
@@ -82,10 +84,10 @@ def test_1500_experts_are_no_recursion() -> None:
 def test_closed_forms_with_many_slots_a_rank_are_on_the_budget() -> None:
     wide = make_layer(list(range(1, 2001)), 4000, 2)
     above = Fraction(sum(wide.loads), 2) + 1
-    assert check_bound(wide, above, ClosedForm(), budget=Budget(SMALL)) is Trust.TOO_LARGE
+    assert check_bound(wide, above, ClosedForm(), budget=CheckBudget(SMALL)) is Trust.TOO_LARGE
     one_rank = make_layer(list(range(1, 2001)), 4000, 1)
     with pytest.raises(CertificateError, match="closed forms prove less"):
-        check_bound(one_rank, 2 * above, ClosedForm(), budget=Budget(SMALL))
+        check_bound(one_rank, 2 * above, ClosedForm(), budget=CheckBudget(SMALL))
 
 
 def test_loads_with_long_denominators_are_on_the_budget() -> None:
@@ -106,7 +108,7 @@ def test_long_tables_of_one_price_are_charged_for_being_made() -> None:
     """A file of 668 bytes took 114 s."""
     layer = make_layer([10, 9], 2000, 2)
     found = Pattern(Fraction(100), 2**20, 0, ((0, 16384),))
-    assert check_bound(layer, found.bound, found, budget=Budget()) is Trust.TOO_LARGE
+    assert check_bound(layer, found.bound, found, budget=CheckBudget()) is Trust.TOO_LARGE
 
 
 def test_patterns_are_on_the_budget() -> None:
@@ -116,7 +118,7 @@ def test_patterns_are_on_the_budget() -> None:
     many_spare = Pattern(Fraction(10**6), 2**20, 0, ((0, 1),))
     wide = make_layer([1] * 20, 20_000, 2)
     for problem, found in ((layer, many_levels), (wide, many_spare)):
-        left = Budget(SMALL)
+        left = CheckBudget(SMALL)
         assert check_bound(problem, found.bound, found, budget=left) is Trust.TOO_LARGE
 
 
@@ -124,13 +126,15 @@ def test_partitions_of_groups_are_on_the_budget() -> None:
     """Pairs of two kinds of groups, of odd numbers: a perfect matching is sought in vain."""
     loads = [3 if k < 21 else 1000 for k in range(42)]
     layer = Layer(tuple(loads), Fraction(1), Topology(84, 21, 21, 42), Rule.HIERARCHICAL)
-    assert check_bound(layer, Fraction(1003), Groups(()), budget=Budget(100)) is Trust.TOO_LARGE
+    assert (
+        check_bound(layer, Fraction(1003), Groups(()), budget=CheckBudget(100)) is Trust.TOO_LARGE
+    )
     kinds = [
         pair for pair in itertools.combinations(range(30), 2) if sum(k < 15 for k in pair) != 1
     ]
-    with pytest.raises(TooLargeError):
-        _partition(kinds, 30, Budget(1000))
-    assert _partition(list(itertools.combinations(range(600), 1)), 600, Budget()) is not None
+    with pytest.raises(TooLargeToCheckError):
+        _partition(kinds, 30, CheckBudget(1000))
+    assert _partition(list(itertools.combinations(range(600), 1)), 600, CheckBudget()) is not None
 
 
 def test_a_block_of_groups_costs_no_more_than_its_experts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,9 +195,9 @@ def test_layers_share_the_budget_and_cheap_ones_are_still_checked() -> None:
 
 
 def test_a_budget_comes_back_from_its_parts() -> None:
-    budget = Budget(100)
+    budget = CheckBudget(100)
     with budget.part(4) as part:
-        with pytest.raises(TooLargeError):
+        with pytest.raises(TooLargeToCheckError):
             part.charge(26)
         part.charge(20)
     assert budget.left == 80
@@ -203,7 +207,7 @@ def test_units_are_counted_alike_on_every_run() -> None:
     layer = Instance([[12, 4, 10, 2, 6]], Topology(8, 2), spread_replicas=True).layer(0)
     used = []
     for _ in range(2):
-        budget = Budget()
+        budget = CheckBudget()
         check_bound(layer, Fraction(17), Exhaustive(), budget=budget)
         used.append(budget.left)
     assert used[0] == used[1]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology, documents
 from eplb_opt.certificate import (
-    Budget,
     CertificateError,
+    CheckBudget,
     Trust,
     check_bound,
     verify_document,
@@ -88,8 +88,8 @@ def test_a_solver_s_word_is_shown_as_such() -> None:
 def test_exhaustive_check_agrees_with_brute_force(layer: Any, factor: Fraction) -> None:
     optimum = solve(layer, backend="brute-force").objective
     bound = optimum * factor
-    assert nothing_below(layer, bound, Budget()) == (bound <= optimum)
-    assert nothing_below(layer, optimum, Budget())
+    assert nothing_below(layer, bound, CheckBudget()) == (bound <= optimum)
+    assert nothing_below(layer, optimum, CheckBudget())
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_exhaustive_check_puts_no_expert_twice_on_a_rank_where_that_is_forbidden
 ) -> None:
     spread = Instance([loads], Topology(*machine), spread_replicas=True).layer(0)
     optimum = solve(spread, backend="brute-force").objective
-    assert nothing_below(spread, optimum, Budget())
+    assert nothing_below(spread, optimum, CheckBudget())
     together = Instance([loads], Topology(*machine)).layer(0)
-    assert not nothing_below(together, optimum, Budget())
+    assert not nothing_below(together, optimum, CheckBudget())
 
 
 def test_a_certificate_without_a_placement() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from eplb_opt import Instance, Topology, documents
 from eplb_opt.certificate import (
-    Budget,
     CertificateError,
+    CheckBudget,
     Trust,
     parse_document,
     verify_document,
@@ -179,7 +179,7 @@ def test_evidence_too_large_to_check_is_left_out_and_said_to_be() -> None:
     machine = documents.describe_instance(PUBLISHED)
     for units, kind, left_out in ((10**6, "exhaustive", []), (200, "trusted", [0])):
         found = writing.certificate(
-            machine, PUBLISHED.layers(), results, interrupted=False, budget=Budget(units)
+            machine, PUBLISHED.layers(), results, interrupted=False, budget=CheckBudget(units)
         )
         assert found["layers"][0]["evidence"]["kind"] == kind
         assert writing.too_large(found, results) == left_out

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 
-from eplb_opt.certificate import Budget, TooLargeError, needs_transfers
+from eplb_opt.certificate import CheckBudget, TooLargeToCheckError, needs_transfers
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.topology import Topology
@@ -68,9 +68,9 @@ def test_the_heaviest_goes_first() -> None:
 
 def test_no_transfers_need_no_search() -> None:
     layer = make_layer([4, 3, 2, 1], 4, 2)
-    assert needs_transfers(layer, (0, 1, 2, 3), Fraction(5), 0, budget=Budget(0))
-    with pytest.raises(TooLargeError):
-        needs_transfers(layer, (0, 1, 2, 3), Fraction(5), 2, budget=Budget(0))
+    assert needs_transfers(layer, (0, 1, 2, 3), Fraction(5), 0, budget=CheckBudget(0))
+    with pytest.raises(TooLargeToCheckError):
+        needs_transfers(layer, (0, 1, 2, 3), Fraction(5), 2, budget=CheckBudget(0))
 
 
 def test_the_hierarchical_rule_of_several_nodes_is_refused() -> None:
@@ -91,8 +91,8 @@ def test_a_search_that_takes_too_long_is_given_up() -> None:
     old = (0, 1, 2, 3, 4, 5, 0, 1, 2)
     limit = value(layer, old).incumbent - Fraction(1, 2)
     assert needs_transfers(layer, old, limit, 1)
-    with pytest.raises(TooLargeError):
-        needs_transfers(layer, old, limit, 3, budget=Budget(40))
+    with pytest.raises(TooLargeToCheckError):
+        needs_transfers(layer, old, limit, 3, budget=CheckBudget(40))
 
 
 def test_bounds_keep_the_search_short() -> None:
@@ -100,14 +100,14 @@ def test_bounds_keep_the_search_short() -> None:
     layer = make_layer([10, 10, 9, 9, *[1] * 12], 16, 4)
     old = (0, 2, 4, 5, 1, 3, 6, 7, *range(8, 16))
     for limit in (13, 18):  # the others receive too little, or have room for anything
-        assert needs_transfers(layer, old, Fraction(limit), 2, budget=Budget(ONE_LOOK))
+        assert needs_transfers(layer, old, Fraction(limit), 2, budget=CheckBudget(ONE_LOOK))
 
 
 def test_ranks_that_hold_too_little_receive() -> None:
     """Both ranks of expert 0 are relieved without a receive, but the others then lack its load."""
     layer = make_layer([24, *[1] * 12], 16, 4)
     old = (0, 0, 1, 2, 0, 0, 3, 4, *range(5, 13))
-    assert needs_transfers(layer, old, Fraction(10), 2, budget=Budget(ONE_LOOK))
+    assert needs_transfers(layer, old, Fraction(10), 2, budget=CheckBudget(ONE_LOOK))
 
 
 @pytest.mark.parametrize("limit", [Fraction(-1), Fraction(-1, 10**9), Fraction(0)])
@@ -117,5 +117,5 @@ def test_no_placement_keeps_a_negative_limit(limit: Fraction) -> None:
 
 def test_a_layer_that_is_too_deep_for_the_search_is_too_large() -> None:
     layer = make_layer([1] * 400, 400, 2)
-    with pytest.raises(TooLargeError, match="400 experts on 400 slots"):
+    with pytest.raises(TooLargeToCheckError, match="400 experts on 400 slots"):
         needs_transfers(layer, range(400), Fraction(200), 2)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, documents
-from eplb_opt.certificate.budget import Budget, TooLargeError
+from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
 from eplb_opt.certificate.parsing import parse_evidence
 from eplb_opt.certificate.patterns import _richest_rank, certified_pattern_bound
 from eplb_opt.problem.evidence import Pattern
@@ -129,7 +129,7 @@ def test_evidence_too_large_to_check_is_said_to_be_so() -> None:
         "count_price": 0,
         "levels": levels,
     }
-    with pytest.raises(TooLargeError):
+    with pytest.raises(TooLargeToCheckError):
         proven(layer, certificate)
 
 
@@ -198,4 +198,4 @@ def test_the_richest_rank_is_that_of_all_combinations(items, size, grid) -> None
         for chosen in itertools.combinations_with_replacement(items, size)
         if sum(weight for weight, _ in chosen) < grid
     ]
-    assert _richest_rank(weights, prices, size, grid, Budget()) == max(worths, default=-1)
+    assert _richest_rank(weights, prices, size, grid, CheckBudget()) == max(worths, default=-1)

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from eplb_opt import certificate
-from eplb_opt.certificate import Budget, writing
+from eplb_opt.certificate import CheckBudget, writing
 from eplb_opt.cli import cli
 from eplb_opt.cli.errors import InputError
 from tests.eplb_opt.certificate.documents import EXHAUSTIVE, of_one
@@ -62,7 +62,7 @@ def test_solve_says_for_which_layers_the_proof_is_too_large(
     loads = tmp_path / "loads.json"
     loads.write_text(json.dumps([[600, 560, 120, 120, 20, 10, 10, 10], [1] * 8]))
     command = ["solve", str(loads), "--physical", "16", "--gpus", "8", "--certificate", str(file)]
-    monkeypatch.setattr(writing, "Budget", lambda: Budget(1500))
+    monkeypatch.setattr(writing, "CheckBudget", lambda: CheckBudget(1500))
     found = CliRunner().invoke(cli, command, standalone_mode=False)
     assert found.return_value == 0
     assert "the proof is too large to check again, and left out, for layers 0\n" in found.stderr

@@ -96,11 +96,11 @@ def test_the_figures_draw_on_given_axes(measured) -> None:
 
     for plot in (
         report.plot_gap,
-        report.plot_pareto,
+        report.plot_gap_against_time,
         report.plot_rank_loads,
         report.plot_heatmap,
         report.plot_attribution,
-        report.plot_certified,
+        report.plot_proofs,
     ):
         ax = Figure().subplots()
         assert plot(measured, ax=ax) is ax
