@@ -1,8 +1,8 @@
-"""What a placement costs after the loads changed, by how many experts are received to mend it.
+"""What a placement costs after the loads changed, by how many transfers mend it.
 
 ``python benchmarks/migration.py LOADS`` places a recording of loads, multiplies the loads by
 ``exp(noise N(0, 1))``, and prints by method the makespan over the best known (the lightest of a
-thorough ``refined`` and all others, layer by layer) and the received experts of a layer, under both
+thorough ``refined`` and all others, layer by layer) and the transfers of a layer, under both
 rules. ``--exact SECONDS`` compares with proven numbers on smaller layers instead.
 """
 
@@ -34,7 +34,7 @@ SHAPES = {"global": (288, 1, 1, 32), "hierarchical": (288, 8, 4, 32)}
 BUDGETS = (5, 10, 20, 40)
 
 
-def recorded(path: str, noise: float, seed: int) -> tuple[Tensor, Tensor]:
+def read_recording(path: str, noise: float, seed: int) -> tuple[Tensor, Tensor]:
     """Loads [L, E] of the layers with load, and the same with noise."""
     loads = read_loads(path).loads
     loads = torch.from_numpy(np.array(loads.sum(0) if loads.ndim == 3 else loads, dtype=float))
@@ -43,27 +43,27 @@ def recorded(path: str, noise: float, seed: int) -> tuple[Tensor, Tensor]:
     return loads, loads * torch.from_numpy(np.exp(noise * normal))
 
 
-def repacked(now: Tensor, old: Tensor, num_ranks: int) -> Tensor:
+def repack(now: Tensor, old: Tensor, num_ranks: int) -> Tensor:
     """The rival design (global rule): fresh counts; what still has a place stays, the rest goes
     where room is, largest first.
     """
     fresh = refined(now, old.shape[1], 1, 1, num_ranks)
     counts = count_replicas(fresh, now.shape[1])
-    size, placed = old.shape[1] // num_ranks, old.clone()
+    per_rank, placed = old.shape[1] // num_ranks, old.clone()
     for row, left, load in zip(placed.numpy(), counts.numpy().copy(), now.numpy(), strict=True):
         share, free = load / left, []
         for slot, e in enumerate(row):
             left[e] -= 1
             if left[e] < 0:
                 free.append(slot)
-        total = np.bincount(np.arange(len(row)) // size, share[row], num_ranks)
-        np.subtract.at(total, np.array(free, dtype=int) // size, share[row[free]])
+        total = np.bincount(np.arange(len(row)) // per_rank, share[row], num_ranks)
+        np.subtract.at(total, np.array(free, dtype=int) // per_rank, share[row[free]])
         rest = np.repeat(np.arange(len(load)), left.clip(min=0))
         for e in rest[np.argsort(-share[rest])]:
-            slot = min(free, key=lambda s: total[s // size])
+            slot = min(free, key=lambda s: total[s // per_rank])
             free.remove(slot)
             row[slot] = e
-            total[slot // size] += share[e]
+            total[slot // per_rank] += share[e]
     return placed
 
 
@@ -76,9 +76,9 @@ def methods(now: Tensor, old: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[
     yield "keep old", lambda: old
     yield "fresh refined", lambda: refined(now, *shape)
     yield "fresh, relabelled (heuristic)", lambda: refined(now, *shape, old=old)
-    yield "fresh, relabelled (exact)", lambda: relabelled(refined(now, *shape), old, shape)
+    yield "fresh, relabelled (exact)", lambda: relabel_exactly(refined(now, *shape), old, shape)
     if nodes == 1:
-        yield "fresh counts, homes kept", lambda: repacked(now, old, ranks)
+        yield "fresh counts, ranks kept", lambda: repack(now, old, ranks)
     for budget in BUDGETS:
         yield f"budget {budget}", lambda b=budget: refined(now, *shape, old=old, move_budget=b)
     yield "budget 40, first pass", lambda: first_pass(now, old, shape)
@@ -90,7 +90,7 @@ def first_pass(now: Tensor, old: Tensor, shape: tuple[int, ...]) -> Tensor:
     return found.phy2log[:, -1]
 
 
-def relabelled(fresh: Tensor, old: Tensor, shape: tuple[int, ...]) -> Tensor:
+def relabel_exactly(fresh: Tensor, old: Tensor, shape: tuple[int, ...]) -> Tensor:
     """``fresh`` relabelled by optimal assignment."""
     slots, groups, nodes, ranks = shape
     machine = Topology(slots, ranks, nodes, groups)
@@ -100,9 +100,9 @@ def relabelled(fresh: Tensor, old: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def compare(path: str, noise: float, seed: int) -> None:
-    before, now = recorded(path, noise, seed)
+    before, now = read_recording(path, noise, seed)
     for rule, shape in SHAPES.items():
-        ranks, size = shape[3], shape[0] // shape[3]
+        ranks, per_rank = shape[3], shape[0] // shape[3]
         old = refined(before, *shape)
         rows = []
         for name, run in methods(now, old, shape):
@@ -114,14 +114,16 @@ def compare(path: str, noise: float, seed: int) -> None:
         best = torch.stack([thorough, *(row[1] for row in rows)]).amin(0)
         for name, makespan, placed, seconds in rows:
             over = 100 * (makespan / best - 1)
-            moves = count_transfers(old, placed, size).sum(1)
-            local = count_copies(old, placed, size).sum(1).mean()
-            figures = f"{over.mean():.3f} / {over.max():.3f} | {moves.mean():.1f} / {moves.max()}"
+            transfers = count_transfers(old, placed, per_rank).sum(1)
+            local = count_copies(old, placed, per_rank).sum(1).mean()
+            figures = (
+                f"{over.mean():.3f} / {over.max():.3f} | {transfers.mean():.1f} / {transfers.max()}"
+            )
             print(f"| {rule} | {name} | {figures} | {local:.1f} | {seconds:.2f} |", flush=True)
 
 
 def prove(shape: tuple[int, int, int], noise: float, within: float, seconds: float) -> None:
-    """Fewest receives to come within a ratio of the best known: exact against the heuristic."""
+    """Fewest transfers to come within a ratio of the best known: exact against the heuristic."""
     experts, slots, ranks = shape
     rng = np.random.default_rng(experts)
     before = np.exp(0.6 * rng.standard_normal((4, experts))) * 1000
@@ -140,7 +142,7 @@ def prove(shape: tuple[int, int, int], noise: float, within: float, seconds: flo
         initial = [*fits, best[i].tolist()]
         result = fewest_transfers(layer, start, limit, time_limit=seconds, initial=initial)
         proven = f"{result.lower_bound} .. {result.transfers} | {result.status}, {result.proof}"
-        proven += f" | {redone(layer, start, limit, result.lower_bound)}"
+        proven += f" | {redo(layer, start, limit, result.lower_bound)}"
         print(
             f"| {experts}, {slots}, {ranks} | {i} | {100 * over:.1f} | {min(ours, default='-')} | "
             f"{proven} | {result.runtime:.1f} |",
@@ -148,11 +150,11 @@ def prove(shape: tuple[int, int, int], noise: float, within: float, seconds: flo
         )
 
 
-def redone(layer: Layer, old: list[int], limit: Fraction, moves: int) -> str:
+def redo(layer: Layer, old: list[int], limit: Fraction, transfers: int) -> str:
     """What the checker, which knows no solver, says of a lower bound."""
     start = time.perf_counter()
     try:
-        verdict = "yes" if needs_transfers(layer, old, limit, moves) else "WRONG"
+        verdict = "yes" if needs_transfers(layer, old, limit, transfers) else "WRONG"
     except TooLargeToCheckError:
         verdict = "too large"
     return f"{verdict}, {time.perf_counter() - start:.1f} s"

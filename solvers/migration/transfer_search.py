@@ -12,8 +12,8 @@ a branch:
   load left) transfers.
 - An expert goes only where there is room.
 
-Where loads must be rounded they are rounded down, which loses no placement: then "no" is still a
-proof, and a placement that is found must be valued exactly.
+Where loads must be rounded they are rounded down, which loses no placement: "no" is still a proof.
+A placement that is found is valued exactly; if it is above the limit after all, the search goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from eplb_opt.problem.layer import Layer
 from solvers.compiled import compile_within, compiled
+from solvers.dispatch import value
 from solvers.options import Budget
 from solvers.scaling import scale_for
 
@@ -47,6 +48,8 @@ class TransferSearch:
     Loads are in units of the scale. Experts have the numbers of the order in which they are placed.
 
     Attributes:
+        layer: under the global rule.
+        makespan_limit: tokens on a rank at most.
         experts: [E] the expert that has each number.
         load: [E] load of the expert with each number.
         current_ranks: [E] number of ranks that hold the expert now.
@@ -56,6 +59,8 @@ class TransferSearch:
         settings: [4] see :func:`advance`.
     """
 
+    layer: Layer
+    makespan_limit: Fraction
     experts: list[int]
     load: Integers
     current_ranks: Integers
@@ -83,6 +88,8 @@ class TransferSearch:
         settings = [slack, rounding, layer.most_replicas, int(layer.spread_replicas)]
         others = [[g for g in range(num_ranks) if g not in ranks] for ranks in current]
         return cls(
+            layer,
+            makespan_limit,
             experts,
             np.array(load, np.int64),
             np.array([len(current[e]) for e in experts], np.int64),
@@ -110,8 +117,13 @@ class TransferSearch:
             before = int(tree.state[WORK])
             outcome = advance(tree, self.load, self.current_ranks, self.ranks, self.settings, work)
             budget.charge(int(tree.state[WORK]) - before)
-            if outcome != PAUSED:
-                return outcome, self._read(tree) if outcome == FOUND else None
+            if outcome == EXHAUSTED:
+                return EXHAUSTED, None
+            if outcome == FOUND:
+                phy2log = self._read(tree)
+                if value(self.layer, phy2log).incumbent <= self.makespan_limit:
+                    return FOUND, phy2log
+                tree.state[BACK] = 1
         return PAUSED, None
 
     def _read(self, tree: Tree) -> tuple[int, ...]:

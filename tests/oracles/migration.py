@@ -13,39 +13,39 @@ from eplb_opt.problem.validity import layer_violation
 from solvers.dispatch import value
 from tests.oracles.layers import make_layer
 
-Slots = tuple[int, ...]
+Phy2Log = tuple[int, ...]
 SHAPES = [(3, 4, 2), (4, 6, 3), (5, 6, 2), (5, 6, 3), (4, 4, 2), (2, 3, 3), (3, 6, 2)]
 """(experts, slots, ranks)"""
 
 
-def placements(experts: int, ranks: int, size: int) -> Iterator[Slots]:
+def list_placements(experts: int, ranks: int, per_rank: int) -> Iterator[Phy2Log]:
     """All placements, up to the order of slots in a rank."""
-    contents = list(combinations_with_replacement(range(experts), size))
+    contents = list(combinations_with_replacement(range(experts), per_rank))
     for choice in product(contents, repeat=ranks):
-        slots = tuple(e for rank in choice for e in rank)
-        if len(set(slots)) == experts:
-            yield slots
+        phy2log = tuple(e for rank in choice for e in rank)
+        if len(set(phy2log)) == experts:
+            yield phy2log
 
 
-def enumerate_fewest(layer: Layer, old: Slots, limit: Fraction) -> int | None:
+def enumerate_fewest(layer: Layer, old: Phy2Log, limit: Fraction) -> int | None:
     """The fewest transfers with which the layer keeps the limit; None if it cannot."""
-    size = layer.topology.slots_per_rank
+    per_rank = layer.topology.slots_per_rank
     valid = (
-        int(count_transfers([old], [slots], size).sum())
-        for slots in placements(len(layer.loads), layer.topology.num_ranks, size)
-        if value(layer, slots).incumbent <= limit and layer_violation(layer, slots) is None
+        int(count_transfers([old], [new], per_rank).sum())
+        for new in list_placements(len(layer.loads), layer.topology.num_ranks, per_rank)
+        if value(layer, new).incumbent <= limit and layer_violation(layer, new) is None
     )
     return min(valid, default=None)
 
 
 @st.composite
-def placed(draw: st.DrawFn, experts: int, slots: int) -> Slots:
+def placed(draw: st.DrawFn, experts: int, slots: int) -> Phy2Log:
     more = st.lists(st.integers(0, experts - 1), min_size=slots - experts, max_size=slots - experts)
     return tuple(draw(st.permutations([*range(experts), *draw(more)])))
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[Layer, Slots, Fraction]:
+def problems(draw: st.DrawFn) -> tuple[Layer, Phy2Log, Fraction]:
     experts, slots, ranks = draw(st.sampled_from(SHAPES))
     whole = st.lists(st.integers(0, 12), min_size=experts, max_size=experts)
     broken = st.lists(st.floats(0, 9, allow_subnormal=False), min_size=experts, max_size=experts)
@@ -55,7 +55,7 @@ def problems(draw: st.DrawFn) -> tuple[Layer, Slots, Fraction]:
     return layer, old, value(layer, other).incumbent * factor
 
 
-def unbalanced(seed: int) -> tuple[Layer, Slots, Fraction]:
+def unbalanced(seed: int) -> tuple[Layer, Phy2Log, Fraction]:
     """Alike loads share a rank, and the limit is near the optimum: several transfers, where drawn
     problems seldom ask for more than one.
     """
@@ -64,5 +64,5 @@ def unbalanced(seed: int) -> tuple[Layer, Slots, Fraction]:
     loads = np.sort(rng.integers(1, 30, experts))
     old = tuple(sorted([*range(experts), *rng.integers(0, experts, slots - experts).tolist()]))
     layer = make_layer(loads.tolist(), slots, ranks)
-    makespans = {value(layer, x).incumbent for x in placements(experts, ranks, slots // ranks)}
+    makespans = {value(layer, x).incumbent for x in list_placements(experts, ranks, slots // ranks)}
     return layer, old, sorted(makespans)[1 + seed % 3]

@@ -13,7 +13,7 @@ from eplb_opt.problem.topology import Topology
 from eplb_opt.problem.validity import layer_violation
 from solvers.dispatch import value
 from tests.oracles.layers import make_layer
-from tests.oracles.migration import Slots, enumerate_fewest, problems, unbalanced
+from tests.oracles.migration import Phy2Log, enumerate_fewest, problems, unbalanced
 
 ONE_LOOK = 20
 """Units for one look at 16 slots, before any expert is placed."""
@@ -21,7 +21,7 @@ ONE_LOOK = 20
 
 @given(problems())
 @settings(max_examples=40, deadline=None)
-def test_transfers_are_redone_without_a_solver(problem: tuple[Layer, Slots, Fraction]) -> None:
+def test_transfers_are_redone_without_a_solver(problem: tuple[Layer, Phy2Log, Fraction]) -> None:
     layer, old, limit = problem
     expected = enumerate_fewest(layer, old, limit)
     if expected is None:
@@ -42,7 +42,7 @@ def test_several_transfers(seed: int) -> None:
 
 @given(problems())
 @settings(max_examples=20, deadline=None)
-def test_replicas_that_are_spread(problem: tuple[Layer, Slots, Fraction]) -> None:
+def test_replicas_that_are_spread(problem: tuple[Layer, Phy2Log, Fraction]) -> None:
     layer, old, limit = problem
     layer = replace(layer, spread_replicas=True)
     if layer_violation(layer, old) is None:
