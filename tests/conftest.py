@@ -7,6 +7,9 @@ import pytest
 
 from eplb_opt import Instance, Layer, Topology
 
+# The tensors of the tests are small: more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def published_layer() -> Layer:

@@ -37,7 +37,7 @@ def place(policy: AnyPolicy, instance: Instance, runner: PolicyRunner | None = N
         PolicyError: it failed, or what it returned is no valid placement.
     """
     with PolicyRunner() if runner is None else nullcontext(runner) as running:
-        return running.run(policy, instance).placement
+        return running.run(policy, instance, once=True).placement
 
 
 def assert_valid(placement: Placement | ArrayLike, instance: Instance) -> None:
@@ -116,15 +116,16 @@ def assert_never_worse(
     Raises:
         AssertionError: names the instance, the layer and both makespans.
     """
-    for instance in [on] if isinstance(on, Instance) else on:
-        ours, theirs = measure_makespans(policy, instance), measure_makespans(than, instance)
-        worse = ours > theirs * (1 + tolerance)
-        if worse.any():
-            layer = int(np.argmax(ours / np.maximum(theirs, 1e-300)))
-            raise AssertionError(
-                f"{instance.source}, layer {layer}: makespan {ours[layer]:g} is worse than the "
-                f"{theirs[layer]:g} of {than}, in {int(worse.sum())} of {len(ours)} layers"
-            )
+    with PolicyRunner() as runner:  # one process for each file, on all instances
+        for instance in [on] if isinstance(on, Instance) else on:
+            ours, theirs = (measure_makespans(p, instance, runner) for p in (policy, than))
+            worse = ours > theirs * (1 + tolerance)
+            if worse.any():
+                layer = int(np.argmax(ours / np.maximum(theirs, 1e-300)))
+                raise AssertionError(
+                    f"{instance.source}, layer {layer}: makespan {ours[layer]:g} is worse than the "
+                    f"{theirs[layer]:g} of {than}, in {int(worse.sum())} of {len(ours)} layers"
+                )
 
 
 def assert_equivalent(
@@ -139,15 +140,16 @@ def assert_equivalent(
     Raises:
         AssertionError: names the instance, the layer and both makespans.
     """
-    for instance in [on] if isinstance(on, Instance) else on:
-        ours, theirs = measure_makespans(policy, instance), measure_makespans(other, instance)
-        differs = np.abs(ours - theirs) > tolerance * np.maximum(ours, theirs)
-        if differs.any():
-            layer = int(np.argmax(differs))
-            raise AssertionError(
-                f"{instance.source}, layer {layer}: makespan {ours[layer]:g}, but "
-                f"{theirs[layer]:g} of {other}"
-            )
+    with PolicyRunner() as runner:  # one process for each file, on all instances
+        for instance in [on] if isinstance(on, Instance) else on:
+            ours, theirs = (measure_makespans(p, instance, runner) for p in (policy, other))
+            differs = np.abs(ours - theirs) > tolerance * np.maximum(ours, theirs)
+            if differs.any():
+                layer = int(np.argmax(differs))
+                raise AssertionError(
+                    f"{instance.source}, layer {layer}: makespan {ours[layer]:g}, but "
+                    f"{theirs[layer]:g} of {other}"
+                )
 
 
 def assert_drop_in(function: AnyPolicy) -> None:

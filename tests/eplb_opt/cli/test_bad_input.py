@@ -1,14 +1,13 @@
 """Bad input: exit code 2 and one line on stderr that names what is wrong; never a traceback."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
+from tests.command_line import eplb_opt
+
 MACHINE = ["--redundant", "2", "--gpus", "3"]
 GAP = ["gap", "good.json"]
 
@@ -204,9 +203,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(folder: Path, name: str) -> None:
     arguments, message = BAD[name]
-    result = subprocess.run(
-        [*PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    result = eplb_opt(*arguments, cwd=folder)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert result.stderr.startswith("eplb-opt: error: ")

@@ -1,30 +1,21 @@
-"""The command line in real processes, as a user runs it."""
+"""The command line as a user runs it."""
 
 import json
 import os
-import signal
+import shlex
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
+from eplb_opt.cli import COMMANDS
+from tests.command_line import PROGRAM, eplb_opt, eplb_opt_process
+
 POLICIES = Path(__file__).parents[1] / "policies" / "user_programs.py"
 LOADS = [[600, 560, 120, 120, 20, 10, 10, 10]]
-
-
-def heed_interrupts() -> None:
-    """A shell lets programs in the background ignore Ctrl-C, and these tests may run there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def eplb_opt(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [*PROGRAM, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
 @pytest.fixture
@@ -40,17 +31,7 @@ MACHINE = ("--redundant", 8, "--gpus", 8)
 def test_help_names_every_command() -> None:
     result = eplb_opt("--help")
     assert result.returncode == 0
-    for name in (
-        "demo",
-        "gap",
-        "solve",
-        "bound",
-        "migrate",
-        "policies",
-        "generate",
-        "convert",
-        "bench",
-    ):
+    for name in COMMANDS:
         assert name in result.stdout
         assert eplb_opt(name, "--help").returncode == 0
 
@@ -156,10 +137,13 @@ def test_bound_is_a_solve_document_without_objective(loads: Path) -> None:
 
 def test_generate_convert_and_serve(tmp_path: Path) -> None:
     sizes = ("--layers", 3, "--experts", 16, "--tokens", 1000, "--steps", 4)
-    assert eplb_opt("generate", "lognormal", "-o", "t.npy", *sizes, cwd=tmp_path).returncode == 0
+    assert (
+        eplb_opt_process("generate", "lognormal", "-o", "t.npy", *sizes, cwd=tmp_path).returncode
+        == 0
+    )
     assert np.load(tmp_path / "t.npy").shape == (4, 3, 16)
     steps = ("--steps", "1:3")
-    eplb_opt("convert", "t.npy", "t.json", *steps, "--sum", cwd=tmp_path)
+    eplb_opt_process("convert", "t.npy", "t.json", *steps, "--sum", cwd=tmp_path)
     summed = json.loads((tmp_path / "t.json").read_text())["logical_count"]
     assert np.array_equal(summed, np.load(tmp_path / "t.npy")[1:3].sum(axis=0))
     machine = ("--redundant", 4, "--gpus", 5, "--time-limit", 0, *steps)
@@ -180,46 +164,24 @@ def test_layers_are_selected(tmp_path: Path) -> None:
 
 
 def test_policies_and_bench(loads: Path) -> None:
-    assert "deepseek" in eplb_opt("policies").stdout
-    result = eplb_opt("bench", loads, *MACHINE, "--repeat", 2, "--policy", "deepseek", "--policy",
-                      f"{POLICIES}:raises")  # fmt: skip
+    assert "deepseek" in eplb_opt_process("policies").stdout
+    policies = ("--policy", "deepseek", "--policy", f"{POLICIES}:raises")
+    result = eplb_opt_process("bench", loads, *MACHINE, "--repeat", 2, *policies)
     assert result.returncode == 1
     assert "1.00" in result.stdout
     assert "error: RuntimeError" in result.stdout
 
 
 def test_demo() -> None:
-    result = eplb_opt("demo")
+    result = eplb_opt_process("demo")
     assert result.returncode == 0
     for figure in ("232.000", "196.667 = 590/3", "hierarchical rule", "global rule"):
         assert figure in result.stdout
 
 
-def test_interrupted_solve_keeps_what_is_done(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    np.save(tmp_path / "l.npy", rng.lognormal(0, 1, (3, 40)))
-    command = ["solve", "l.npy", "--redundant", "8", "--gpus", "8", "--json", "out.json"]
-    command += ["--tolerance", "0", "--time-limit", "60"]
-    process = subprocess.Popen(
-        [*PROGRAM, *command],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=heed_interrupts,
-    )
-    time.sleep(6)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, errors
-    assert b"Traceback" not in errors
-    layers = json.loads((tmp_path / "out.json").read_text())["layers"]
-    assert layers[0]["limit"] == "interrupt"
-    assert layers[0]["objective"] >= layers[0]["lower_bound"] > 0
-
-
 @pytest.mark.skipif(os.name != "posix", reason="pipes")
 def test_closed_pipe_is_no_traceback(loads: Path) -> None:
-    arguments = " ".join(map(str, ("gap", loads, *MACHINE, "--json", "-")))
-    line = f"{sys.executable} -c 'from eplb_opt.cli import main; main()' {arguments} | true"
+    arguments = map(str, ("gap", loads, *MACHINE, "--json", "-"))
+    line = f"{shlex.join([*PROGRAM, *arguments])} | true"
     result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
     assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""``gap --explain`` and ``gap --serve-on`` in real processes."""
+"""``gap --explain`` and ``gap --serve-on`` as a user runs them."""
 
 import json
 from fractions import Fraction
@@ -10,7 +10,8 @@ import pytest
 from eplb_opt import Instance, Topology, documents
 from eplb_opt.cli.loss_tables import how_to_read
 from eplb_opt.gap import measure_gap
-from tests.eplb_opt.cli.test_cli import MACHINE, eplb_opt
+from tests.command_line import eplb_opt
+from tests.eplb_opt.cli.test_cli import MACHINE
 
 LOADS = [[600, 560, 120, 120, 20, 10, 10, 10], [3, 1, 4, 1, 5, 9, 2, 6]]
 NODES = ("--nodes", 2, "--groups", 4)

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from eplb_opt.io import read_placed_for, read_placements
-from tests.eplb_opt.cli.test_cli import heed_interrupts
+from tests.command_line import PROGRAM, eplb_opt, heed_interrupts
 
-PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 MACHINE = ["--redundant", "8", "--gpus", "8"]
 LONG = ["--tolerance", "0", "--time-limit", "60"]
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -40,25 +39,43 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+TALKATIVE = """
+from eplb_opt.cli import main, output
+
+output.SPEAK_EVERY = 0.05
+main()
+"""
+
+
 class Stopped:
     """A command that got a signal once it had come as far as asked for."""
 
-    def __init__(self, folder: Path, arguments: list[str], number: int, *, after: float) -> None:
-        """The signal comes ``after`` seconds, or once the endless policy is called."""
-        process = subprocess.Popen(
-            [*PROGRAM, *arguments],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=heed_interrupts,
-        )
+    def __init__(
+        self, folder: Path, arguments: list[str], number: int, *, after: float = 60, said: str = ""
+    ) -> None:
+        """The signal comes a second after the command has said this on stderr, once the endless
+        policy is called, or ``after`` seconds.
+        """
+        program = [sys.executable, "-c", TALKATIVE] if said else PROGRAM
+        errors = folder / "errors"
+        with errors.open("w") as stream:
+            process = subprocess.Popen(
+                [*program, *arguments],
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                preexec_fn=heed_interrupts,
+            )
         deadline = time.monotonic() + after
         while time.monotonic() < deadline and not (folder / "called").exists():
-            time.sleep(0.05)
+            if said and said in errors.read_text():
+                time.sleep(1)
+                break
+            time.sleep(0.02)
         process.send_signal(number)
-        self.output, self.errors = process.communicate(timeout=60)
-        self.code = process.returncode
+        self.output, _ = process.communicate(timeout=60)
+        self.code, self.errors = process.returncode, errors.read_text()
         assert "Traceback" not in self.errors
 
 
@@ -72,18 +89,21 @@ def document(path: Path) -> dict[str, object]:
 def test_stopped_solve_writes_every_output_that_was_asked_for(folder, number, code) -> None:
     """Ctrl-C with --placements ended in an error and lost all outputs; SIGTERM lost them always."""
     outputs = ["--placements", "p.npz", "--certificate", "c.json", "--json", "o.json"]
-    found = Stopped(folder, ["solve", "loads.npy", *MACHINE, *LONG, *outputs], number, after=8)
+    found = Stopped(
+        folder, ["solve", "loads.npy", *MACHINE, *LONG, *outputs], number, said="layer 0"
+    )
     assert found.code == code
     assert found.errors.endswith("eplb-opt: interrupted: 0 of 3 layers are done, one is begun\n")
     assert "layer" in found.output
     (layer,) = document(folder / "o.json")["layers"]
     assert layer["limit"] == "interrupt"
+    assert layer["objective"] >= layer["lower_bound"] > 0
     assert read_placements(folder / "p.npz")["exact"].tolist() == [layer["phy2log"]]
     placed_for = read_placed_for(folder / "p.npz")
     assert placed_for is not None
     assert placed_for.layers == (0,)
     document(folder / "c.json")
-    assert subprocess.run([*PROGRAM, "verify", "c.json"], cwd=folder, check=False).returncode == 0
+    assert eplb_opt("verify", "c.json", cwd=folder).returncode == 0
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
@@ -91,7 +111,7 @@ def test_an_interrupt_ends_gap_and_not_one_policy(folder, number, code) -> None:
     policies = ["deepseek", "endless.py", "refined"]
     options = [word for name in policies for word in ("--policy", name)]
     outputs = ["--placements", "p.json", "--json", "o.json"]
-    found = Stopped(folder, ["gap", "loads.npy", *MACHINE, *options, *outputs], number, after=60)
+    found = Stopped(folder, ["gap", "loads.npy", *MACHINE, *options, *outputs], number)
     assert found.code == code
     assert "eplb-opt: interrupted: 1 of 3 policies are measured" in found.errors
     report = document(folder / "o.json")
@@ -103,7 +123,7 @@ def test_an_interrupt_ends_gap_and_not_one_policy(folder, number, code) -> None:
 
 def test_outputs_without_content_are_named(folder) -> None:
     command = ["gap", "loads.npy", *MACHINE, "--policy", "endless.py", "--placements", "p.npz"]
-    found = Stopped(folder, command, signal.SIGINT, after=60)
+    found = Stopped(folder, command, signal.SIGINT)
     assert found.code == 130
     assert "--placements p.npz is not written: no policy has a placement" in found.errors
     assert not (folder / "p.npz").exists()
@@ -112,14 +132,14 @@ def test_outputs_without_content_are_named(folder) -> None:
 def test_stopped_replay_keeps_the_steps_until_then(folder) -> None:
     options = ["--redundant", "16", "--gpus", "8", "--policy", "endless.py", "--interval", "4"]
     command = ["replay", "trace.npy", *options, "--json", "o.json"]
-    found = Stopped(folder, command, signal.SIGTERM, after=60)
+    found = Stopped(folder, command, signal.SIGTERM)
     assert found.code == 143
     (policy,) = document(folder / "o.json")["policies"]
     assert len(policy["steps"]["balancedness"]) >= 1
 
 
 def test_stopped_check_writes_junit(folder) -> None:
-    found = Stopped(folder, ["check", "endless.py", "--junit", "j.xml"], signal.SIGINT, after=60)
+    found = Stopped(folder, ["check", "endless.py", "--junit", "j.xml"], signal.SIGINT)
     assert found.code == 130
     assert "eplb-opt: interrupted: 0 checks are done, others are not" in found.errors
     assert 'message="interrupted"' in (folder / "j.xml").read_text()
@@ -134,10 +154,11 @@ def test_a_signal_while_modules_are_imported_is_one_line(folder, number) -> None
         assert found.errors.strip().startswith("eplb-opt: interrupted: ")
 
 
-def attacked(folder: Path, after: float) -> None:
-    machine = ["--experts", "8", "--redundant", "8", "--gpus", "8", "--seconds", "60"]
-    outputs = ["-o", "t.py", "--certificate", "c.json"]
-    found = Stopped(folder, ["attack", "deepseek", *machine, *outputs], signal.SIGINT, after=after)
+ATTACK = ["attack", "deepseek", "--experts", "8", "--redundant", "8", "--gpus", "8"]
+ATTACK += ["--seconds", "60", "-o", "t.py", "--certificate", "c.json"]
+
+
+def check_attack(folder: Path, found: Stopped) -> None:
     assert found.code == 130
     assert "eplb-opt: interrupted: " in found.errors
     if "ratio" in found.output:
@@ -147,7 +168,9 @@ def attacked(folder: Path, after: float) -> None:
 
 def test_an_interrupt_ends_an_attack(folder) -> None:
     """The search took what Ctrl-C cut off for a layer without proof, and went on to the next."""
-    attacked(folder, 7.0)
+    found = Stopped(folder, ATTACK, signal.SIGINT, said="worst 1.")
+    assert "ratio" in found.output
+    check_attack(folder, found)
 
 
 @pytest.mark.slow
@@ -155,7 +178,8 @@ def test_an_interrupt_ends_an_attack(folder) -> None:
 def test_attacks_end_at_random_moments(folder) -> None:
     chance = random.Random(0)
     for _ in range(20):
-        attacked(folder, chance.uniform(0.3, 9.0))
+        after = chance.uniform(0.3, 9.0)
+        check_attack(folder, Stopped(folder, ATTACK, signal.SIGINT, after=after))
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """``eplb-opt migrate`` as a user runs it, and what it says of bad input."""
 
-import contextlib
-import io
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +10,6 @@ import yaml
 
 from eplb_opt import Instance, Placement, Topology, bounds
 from eplb_opt.certificate import needs_transfers
-from eplb_opt.cli import main
 from eplb_opt.io import (
     PlacedFor,
     read_placed_for,
@@ -23,20 +20,15 @@ from eplb_opt.io import (
 from eplb_opt.problem.transfer import count_copies, count_transfers
 from eplb_opt.problem.validity import find_violations
 from solvers.dispatch import value
+from tests.command_line import eplb_opt
 
 MACHINE = ["--redundant", "4", "--gpus", "4"]
 EXPERTS, SLOTS = 12, 16
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[object, str, str]:
-    monkeypatch.setattr("sys.argv", ["eplb-opt", *arguments])
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            main()
-        except SystemExit as end:
-            return end.code, output.getvalue(), errors.getvalue()
-    return None, output.getvalue(), errors.getvalue()
+def run(*arguments: str) -> tuple[object, str, str]:
+    done = eplb_opt(*arguments)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +53,9 @@ def instance() -> Instance:
 
 
 @pytest.mark.parametrize("budget", [0, 3, 8])
-def test_json_says_what_the_placement_is(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_says_what_the_placement_is(budget: int) -> None:
     arguments = ["migrate", "old.npz", "loads.npy", *MACHINE, "--budget", str(budget)]
-    code, output, errors = run(monkeypatch, *arguments, "--json", "-", "-o", "new.npz")
+    code, output, errors = run(*arguments, "--json", "-", "-o", "new.npz")
     assert (code, errors) == (0, "")
     document = json.loads(output)
     assert document["schema"] == "eplb-opt/migrate/1"
@@ -87,18 +79,18 @@ def test_json_says_what_the_placement_is(budget: int, monkeypatch: pytest.Monkey
     assert [row["budget"] for row in document["front"]] == [*steps, budget]
 
 
-def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    code, output, _ = run(monkeypatch, "migrate", "sglang.json", "loads.npy", *MACHINE)
+def test_tables() -> None:
+    code, output, _ = run("migrate", "sglang.json", "loads.npy", *MACHINE)
     assert code == 0
     assert "lower bound" in output
     assert "transfers at most" in output
 
 
-def test_within_transfers_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_within_transfers_no_more_than_it_needs() -> None:
     transfers = []
     for ratio in ("0.0", "0.2", "9"):
         arguments = ["migrate", "initial", "loads.npy", *MACHINE, "--within", ratio, "--json", "-"]
-        code, output, _ = run(monkeypatch, *arguments)
+        code, output, _ = run(*arguments)
         assert code == 0
         transfers.append(sum(row["after"]["received"] for row in json.loads(output)["layers"]))
     assert transfers == sorted(transfers, reverse=True)
@@ -106,11 +98,11 @@ def test_within_transfers_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("ratio", ["0.05", "0.3"])
-def test_prove_says_how_many_it_takes(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prove_says_how_many_it_takes(ratio: str) -> None:
     arguments = ["migrate", "old.npz", "loads.npy", *MACHINE, "--within", ratio]
-    _, output, _ = run(monkeypatch, *arguments, "--json", "-")
+    _, output, _ = run(*arguments, "--json", "-")
     heuristic = [row["after"]["received"] for row in json.loads(output)["layers"]]
-    code, output, _ = run(monkeypatch, *arguments, "--prove", "20", "--json", "-")
+    code, output, _ = run(*arguments, "--prove", "20", "--json", "-")
     assert code == 0
     old = read_placements("old.npz")["a"]
     for row, least, layer in zip(
@@ -122,16 +114,16 @@ def test_prove_says_how_many_it_takes(ratio: str, monkeypatch: pytest.MonkeyPatc
         assert row["received_at_least"] == after["received"] <= least
         assert after["received"] == count_transfers([slots], [after["phy2log"]], SLOTS // 4).sum()
         assert needs_transfers(layer, slots, makespan, row["received_at_least"])
-    _, output, _ = run(monkeypatch, *arguments, "--prove", "20")
+    _, output, _ = run(*arguments, "--prove", "20")
     assert "transfers needed" in output
     assert ", proven" in output
 
 
 @pytest.mark.parametrize("old", ["old.npz", "short.npz"])
-def test_layers_are_found_by_number(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_found_by_number(old: str) -> None:
     chosen = [1, 0]
     arguments = ["migrate", old, "loads.npy", *MACHINE, "--layers", "1,0", "--budget", "0"]
-    code, output, _ = run(monkeypatch, *arguments, "--json", "-")
+    code, output, _ = run(*arguments, "--json", "-")
     assert code == 0
     rows = read_placements(old)["a"][chosen]
     layers = json.loads(output)["layers"]
@@ -162,10 +154,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_one_line(case: str) -> None:
     arguments, message = BAD[case]
     old, *options = arguments
-    code, output, errors = run(monkeypatch, "migrate", old, "loads.npy", *MACHINE, *options)
+    code, output, errors = run("migrate", old, "loads.npy", *MACHINE, *options)
     assert code == 2
     assert output == ""
     assert errors.startswith("eplb-opt: error: ")
@@ -175,44 +167,44 @@ def test_bad_input_is_one_line(case: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("suffix", [".npz", ".json"])
 def test_a_placement_of_another_machine_is_refused_by_what_differs(
-    suffix: str, monkeypatch: pytest.MonkeyPatch
+    suffix: str,
 ) -> None:
     gap = ["gap", "loads.npy", *MACHINE, "--nodes", "2", "--groups", "2", "--layers", "0,2"]
-    assert run(monkeypatch, *gap, "--placements", f"placed{suffix}")[0] == 0
+    assert run(*gap, "--placements", f"placed{suffix}")[0] == 0
     migrate = ["migrate", f"placed{suffix}", "loads.npy", "--redundant", "4"]
     same = [*migrate, "--gpus", "4", "--nodes", "2", "--groups", "2"]
-    assert run(monkeypatch, *same, "--layers", "2", "-o", f"new{suffix}")[0] == 0
-    code, _, errors = run(monkeypatch, *same, "--layers", "1")
+    assert run(*same, "--layers", "2", "-o", f"new{suffix}")[0] == 0
+    code, _, errors = run(*same, "--layers", "1")
     assert (code, errors.count("\n")) == (2, 1)
     assert f"placed{suffix}: has no placement of layer 1, but of [0, 2]: see --layers" in errors
-    code, _, errors = run(monkeypatch, *migrate, "--gpus", "8")
+    code, _, errors = run(*migrate, "--gpus", "8")
     assert (code, errors.count("\n")) == (2, 1)
     assert f"placed{suffix}: was placed for num_ranks=4, not 8; num_nodes=2, not 1; " in errors
     assert "num_groups=2, not 1; rule=hierarchical, not global: give the machine" in errors
     chained = [*same, "--layers", "2"]
     chained[1] = f"new{suffix}"
-    assert run(monkeypatch, *chained)[0] == 0
+    assert run(*chained)[0] == 0
     chained[1] = "old.npz"
-    assert "group 0 has replicas on nodes" in run(monkeypatch, *chained)[2]
+    assert "group 0 has replicas on nodes" in run(*chained)[2]
 
 
 def layers_of(path: str) -> list[int]:
     return list(yaml.safe_load(Path(path).read_text())["initial_global_assignments"])
 
 
-def test_conversion_keeps_machine_and_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversion_keeps_machine_and_layers() -> None:
     gap = ["gap", "loads.npy", *MACHINE, "--layers", "1,2", "--placements", "p.npz"]
-    assert run(monkeypatch, *gap)[0] == 0
+    assert run(*gap)[0] == 0
     for target in ("p.json", "back.npz"):
-        assert run(monkeypatch, "convert", "p.npz", target, "--to", "placements")[0] == 0
+        assert run("convert", "p.npz", target, "--to", "placements")[0] == 0
         assert read_placed_for(target) == PlacedFor.of(instance().select([1, 2]))
-    assert run(monkeypatch, "convert", "p.json", "p.yaml", "--to", "trtllm")[0] == 0
+    assert run("convert", "p.json", "p.yaml", "--to", "trtllm")[0] == 0
     assert layers_of("p.yaml") == [1, 2]
-    code, _, errors = run(monkeypatch, "convert", "p.npz", "s.json", "--to", "sglang")
+    code, _, errors = run("convert", "p.npz", "s.json", "--to", "sglang")
     assert (code, errors.count("\n")) == (2, 1)
     assert "--to sglang: rows are all layers of the model, but these are of [1, 2]" in errors
     assert not Path("s.json").exists()
-    assert run(monkeypatch, "convert", "old.npz", "o.yaml", "--to", "trtllm")[0] == 0
+    assert run("convert", "old.npz", "o.yaml", "--to", "trtllm")[0] == 0
     assert list(yaml.safe_load(Path("o.yaml").read_text())["initial_global_assignments"]) == [
         0,
         1,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import random
 
 import pytest
 
-from eplb_opt.cli import main
+from tests.command_line import eplb_opt
 
 COMMANDS = [
     "gap", "solve", "bound", "verify", "convert", "generate", "policies", "export", "report",
@@ -46,24 +44,14 @@ def random_arguments(chance: random.Random) -> list[str]:
     return words
 
 
-def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[object, str]:
-    monkeypatch.setattr("sys.argv", ["eplb-opt", *arguments])
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            main()
-        except SystemExit as end:
-            return end.code, errors.getvalue()
-    return None, errors.getvalue()
-
-
-def try_some(count: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def try_some(count: int, seed: int) -> None:
     chance, codes = random.Random(seed), []
     with open("loads.json", "w") as file:  # noqa: PTH123
         json.dump({"logical_count": [[4, 3, 2, 1]]}, file)
     for _ in range(count):
         arguments = random_arguments(chance)
-        code, errors = run(arguments, monkeypatch)
+        done = eplb_opt(*arguments)
+        code, errors = done.returncode, done.stderr
         assert code in (0, 1, 2, 130, None), (arguments, code)
         assert "Traceback" not in errors, arguments
         if code == 2:
@@ -74,11 +62,11 @@ def try_some(count: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_random_arguments(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    try_some(150, 1, monkeypatch)
+    try_some(150, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_many_random_arguments(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    try_some(int(os.environ.get("EPLB_FUZZ_CALLS", "3000")), 2, monkeypatch)
+    try_some(int(os.environ.get("EPLB_FUZZ_CALLS", "3000")), 2)

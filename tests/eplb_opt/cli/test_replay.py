@@ -1,4 +1,4 @@
-"""``eplb-opt replay`` in real processes."""
+"""``eplb-opt replay`` as a user runs it."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.eplb_opt.cli.test_cli import eplb_opt
+from tests.command_line import eplb_opt
 from tests.eplb_opt.serving.replay.test_replay import drifting
 
 MACHINE = ("--redundant", 2, "--gpus", 4)

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from eplb_opt import Instance, Topology, documents, report
 from eplb_opt.gap import measure_gap
 from eplb_opt.io.synthetic import generate
 from eplb_opt.report.summary import Distribution, of_sweep
+from tests.command_line import eplb_opt
 
-PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 
 
@@ -129,8 +128,7 @@ def test_attribution_bars_add_up_to_the_loss(measured) -> None:
 
 def test_a_page_of_a_gap_measurement(gap_json, tmp_path) -> None:
     target = tmp_path / "page.html"
-    command = [*PROGRAM, "report", str(gap_json), "-o", str(target)]
-    subprocess.run(command, check=True, capture_output=True)
+    assert eplb_opt("report", gap_json, "-o", target).returncode == 0
     html = target.read_text()
     assert html.count("<svg") == 7
     assert "RuntimeError: first line" in html
@@ -167,12 +165,7 @@ def test_a_torn_line_is_left_out_and_other_files_are_refused(tmp_path) -> None:
     for text in ("", "{}", "[1]", "words", '{"schema": "eplb-opt/gap/1"}'):
         bad = tmp_path / "bad.json"
         bad.write_text(text)
-        result = subprocess.run(
-            [*PROGRAM, "report", str(bad), "-o", str(tmp_path / "x.html")],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = eplb_opt("report", bad, "-o", tmp_path / "x.html")
         assert result.returncode == 2
         assert "bad.json" in result.stderr
         assert result.stderr.count("\n") == 1

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,8 +16,7 @@ from eplb_opt.gap import measure_gap
 from eplb_opt.problem.result import Limit
 from eplb_opt.testing.attack import hunt
 from solvers import solve
-
-PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
+from tests.command_line import eplb_opt
 
 # Found by `eplb-opt attack`: policy, machine, loads, makespan over optimum
 KNOWN = [
@@ -47,8 +48,16 @@ def test_known_worst_cases_have_not_become_worse(policy, machine, loads, ratio) 
     assert layer.makespan / reference.incumbent <= Fraction(ratio)
 
 
+@pytest.fixture
+def second_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that counts: the same steps on every machine."""
+    clock = SimpleNamespace(monotonic=itertools.count().__next__)
+    monkeypatch.setattr("eplb_opt.testing.attack.time", clock)
+
+
+@pytest.mark.usefixtures("second_a_step")
 def test_attack_finds_loads_on_which_the_baseline_is_far_off() -> None:
-    worst = hunt("deepseek", 5, Topology(8, 4), seconds=12, seed=1).worst
+    worst = hunt("deepseek", 5, Topology(8, 4), seconds=60, seed=1).worst
     assert worst is not None
     assert worst.result.status == "optimal"
     assert worst.ratio > Fraction(13, 10)
@@ -57,25 +66,23 @@ def test_attack_finds_loads_on_which_the_baseline_is_far_off() -> None:
     assert best.incumbent == worst.result.objective
 
 
+@pytest.mark.usefixtures("second_a_step")
 def test_nothing_is_found_where_the_policy_is_optimal() -> None:
-    worst = hunt("deepseek", 4, Topology(4, 4), seconds=2).worst
+    worst = hunt("deepseek", 4, Topology(4, 4), seconds=12).worst
     assert worst is None or worst.ratio == 1
 
 
+@pytest.mark.usefixtures("second_a_step")
 def test_the_command_writes_a_test_and_a_certificate(tmp_path: Path) -> None:
     machine = ["--experts", "5", "--physical", "8", "--gpus", "4"]
     outputs = ["-o", "test_worst.py", "--certificate", "worst.json"]
-    result = subprocess.run(
-        [*PROGRAM, "attack", "deepseek", *machine, "--seconds", "8", *outputs],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    result = eplb_opt("attack", "deepseek", *machine, "--seconds", 12, *outputs, cwd=tmp_path)
+    assert result.returncode == 0
     assert "ratio    1." in result.stdout
     assert json.loads((tmp_path / "worst.json").read_text())["layers"][0]["status"] == "optimal"
-    for command in (
-        [*PROGRAM, "verify", "worst.json"],
-        [sys.executable, "-m", "pytest", "-q", "test_worst.py"],
-    ):
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert eplb_opt("verify", "worst.json", cwd=tmp_path).returncode == 0
+    written = [sys.executable, "-m", "pytest", "-q", "test_worst.py"]
+    subprocess.run(written, cwd=tmp_path, check=True, capture_output=True)
 
 
 def test_an_interrupted_exact_search_ends_the_attack(monkeypatch: pytest.MonkeyPatch) -> None:

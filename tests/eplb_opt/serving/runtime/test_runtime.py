@@ -1,10 +1,9 @@
 """Real processes, real tensors, real faults."""
 
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,14 @@ import torch
 
 from eplb_opt.problem.placement import Placement
 from eplb_opt.serving.runtime import Runtime, Served
+from tests.eplb_opt.serving.runtime import worker
 
 torch_distributed = pytest.importorskip("torch.distributed")
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or not torch_distributed.is_gloo_available(), reason="gloo on POSIX"
 )
-WORKER = Path(__file__).with_name("worker.py")
-ROOT = Path(__file__).parents[4]
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([worker.__name__])  # torch is imported once for all ranks
 
 
 class Ranks:
@@ -27,31 +27,27 @@ class Ranks:
     def __init__(self, folder: Path, scenario: str, number: int) -> None:
         store = torch_distributed.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
         self.store, self.folder, self.scenario = store, folder, scenario
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, str(WORKER), scenario, str(rank), str(store.port), str(folder)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=folder,
-            )
+            PROCESSES.Process(target=worker.run, args=(scenario, rank, store.port, folder))
             for rank in range(number)
         ]
+        for process in self.processes:
+            process.start()
 
-    def results(self, ranks, timeout: float = 120) -> list[dict]:
+    def results(self, ranks: Iterable[int], timeout: float = 120) -> list[dict]:
         try:
             for rank in ranks:
-                output, _ = self.processes[rank].communicate(timeout=timeout)
-                text = output.decode(errors="replace")
-                assert self.processes[rank].returncode == 0, f"rank {rank}:\n{text}"
-                (self.folder / f"{self.scenario}-{rank}.log").write_text(text)
+                self.processes[rank].join(timeout)
+                assert self.processes[rank].exitcode == 0, f"rank {rank}:\n{self.log(rank)}"
         finally:
             for process in self.processes:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+                process.kill()
+                process.join()
         names = [self.folder / f"{self.scenario}-{rank}.json" for rank in ranks]
         return [json.loads(name.read_text()) for name in names]
+
+    def log(self, rank: int) -> str:
+        return (self.folder / f"{self.scenario}-{rank}.log").read_text(errors="replace")
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -83,12 +79,12 @@ def test_four_ranks_three_ranks_four_ranks(tmp_path: Path, size: str) -> None:
 
 
 def test_a_policy_that_fails_leaves_everything_and_is_asked_again(tmp_path: Path) -> None:
-    found = Ranks(tmp_path, "policy-fails", 4).results(range(4))
+    ranks = Ranks(tmp_path, "policy-fails", 4)
+    found = ranks.results(range(4))
     asked = [committed for committed, rearranged, _ in found[0]["events"] if rearranged]
     assert asked == [0, 0, 2]
-    log = (tmp_path / "policy-fails-0.log").read_text()
-    assert "the placement stays: RuntimeError: first call" in log
-    assert "the placement stays: layer 0: expert 1 has no replica" in log
+    assert "the placement stays: RuntimeError: first call" in ranks.log(0)
+    assert "the placement stays: layer 0: expert 1 has no replica" in ranks.log(0)
 
 
 def test_a_request_during_a_transfer_asks_nobody(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One rank of a test: ``worker.py SCENARIO RANK PORT FOLDER`` writes FOLDER/SCENARIO-RANK.json."""
+"""One rank of a test: ``run`` writes FOLDER/SCENARIO-RANK.json, and what it prints to .log."""
 
 import json
 import os
@@ -196,11 +196,7 @@ def scale(store, rank, size="short"):
         weights = node.weights([EMPTY] * slots)
         runtime = Runtime.join(served, [weights], store, 3, nodes, generation=2)
         with runtime:
-            return (
-                serve(runtime, node, weights, range(12, 18), 3)
-                if False
-                else after_scaling(runtime, node, weights, 3)
-            )
+            return after_scaling(runtime, node, weights, 3)
     runtime, weights, _ = start(node, store, rank, 4)
     found = serve(runtime, node, weights, range(6), rank)
     old, received_before = runtime.phy2log(), runtime.bytes_received
@@ -287,10 +283,16 @@ SCENARIOS = {
     "killed-async": lambda s, r: trouble(s, r, "killed", use_async=True),
 }
 
-if __name__ == "__main__":
+
+def run(scenario: str, rank: int, port: int, folder: Path) -> None:
+    """In a process of its own, in ``folder``."""
+    os.chdir(folder)
+    log = os.open(f"{scenario}-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     torch.set_num_threads(1)
-    scenario, rank, port, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     found = SCENARIOS[scenario](dist.TCPStore("127.0.0.1", port, None, False), rank)
-    Path(folder, f"{scenario}-{rank}.json").write_text(json.dumps(found))
+    Path(f"{scenario}-{rank}.json").write_text(json.dumps(found))
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(0)  # threads that wait for a lost rank need not be waited for
