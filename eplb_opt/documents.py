@@ -2,7 +2,7 @@
 
 Exact values are strings ``num/den``; the floats beside them are for reading, a lower bound's is
 rounded down, others are None beyond the range of floats. Fields are added, never changed
-(docs/formats.md).
+(docs/reference/json.md).
 """
 
 from __future__ import annotations

@@ -80,4 +80,4 @@ show("joint ", list(joint.placement))
 assert joint.objective <= staged.objective
 
 # %% [markdown]
-# `docs/exact.md` has the same comparison over 20 seeds and four families of loads.
+# `docs/results/exact.md` has the same comparison over 20 seeds and four families of loads.

@@ -1,6 +1,6 @@
 """How much work a check may do: one budget for a whole document, handed through every loop.
 
-A unit is below a microsecond of plain Python (docs/certificates.md). Units are
+A unit is below a microsecond of plain Python (docs/theory/certificates.md). Units are
 counted, not measured, so that a verdict is the same on every machine.
 """
 

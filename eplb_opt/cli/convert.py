@@ -41,13 +41,13 @@ def command(
     format: str | None,
     steps: Steps | None,
 ) -> int:
-    r"""Convert recorded loads, or a placement to the file that SGLang or TensorRT-LLM serves from.
+    """Convert recorded loads, or a placement to the file that SGLang or TensorRT-LLM serves from.
 
     \b
     eplb-opt convert recording.pt loads.npy
     eplb-opt gap loads.npy --redundant 32 --gpus 32 --placements placements.npz
     eplb-opt convert placements.npz init.json --to sglang
-    """
+    """  # noqa: D301 - click needs the character
     from eplb_opt import io
     from eplb_opt.problem.loads import sum_over_time
 

@@ -8,7 +8,7 @@ replica the price m besides; then
 
 Prices that violate this exclude T, whatever they are. Column generation finds them: the restricted
 master problem proposes, a stabilized mixture is rounded to integers, and the integer knapsack
-decides. See docs/bounds.md.
+decides. See docs/theory/bounds.md.
 
 References: Gilmore and Gomory, Operations Research 9 (1961) 849; Wentges, Int. Trans. Oper. Res. 4
 (1997) 151 (smoothing); Dell'Amico, Iori, Martello, Monaci, EJOR 171 (2006) 725 (patterns with

@@ -14,7 +14,7 @@ light expert with k >= 2 replicas of load l,
 since e cannot join the ranks of those; given it, any rank with e twice can swap with one without.
 All conditions speak of counts only, with the counts themselves as coefficients, and CP-SAT decides
 them. T is bisected over the sums of two replica loads, so the search ends with the exact optimum.
-See docs/bounds.md.
+See docs/theory/bounds.md.
 """
 
 from __future__ import annotations
