@@ -73,7 +73,7 @@ class Pipeline:
         return experts.view_as(node_loads).gather(1, placed).view(layers, shape.num_slots)
 
 
-LARGEST_TABLE = 2**27
+MAX_ELEMENTS = 2**27
 """Elements (1 GB) above which ``log2phy`` is made no wider than the placement needs."""
 
 
@@ -82,12 +82,12 @@ def maps(phy2log: Tensor, num_experts: int) -> Maps:
     ``logcnt [L, E]``.
 
     X is ``P - E + 1``, known without waiting for a device, as in DeepSeek EPLB; the largest count
-    where that would take more than ``LARGEST_TABLE`` elements.
+    where that would take more than ``MAX_ELEMENTS`` elements.
     """
     layers, num_slots = phy2log.shape
     logcnt = count_replicas(phy2log, num_experts)
     width = num_slots - num_experts + 1
-    if layers * num_experts * width > LARGEST_TABLE:
+    if layers * num_experts * width > MAX_ELEMENTS:
         width = int(logcnt.max())
     expert, slot = torch.sort(phy2log, dim=1, stable=True)
     first = logcnt.cumsum(1) - logcnt
