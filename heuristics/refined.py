@@ -107,7 +107,7 @@ def _place_anew(weight: Tensor, shape: Shape, effort: str, seed: int) -> Tensor:
     if shape.num_groups <= 2 * shape.num_nodes or effort == "fast":
         return _pipeline(by_total(lpt), effort, seed).place(loads, shape)
     # 290 recorded layers, 8 groups on 2 nodes, 288 slots on 32 ranks: 1.9 % over the mean load, and
-    # 3.4 % by LPT of groups. The fast run is a guarantee; it was better in 1 of 812 layers, on zipf.
+    # 3.4 % by LPT of groups. The fast run is a guarantee; it was better in 1 of 812 layers.
     fast = _pipeline(by_total(lpt), "fast", seed).place(loads, shape)
     regrouped = _pipeline(groups_by_reach, effort, seed).place(loads, shape)
     return keep_better(loads.double(), fast, regrouped, shape.num_ranks)
