@@ -86,7 +86,7 @@ def methods(now: Tensor, old: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[
 
 def first_pass(now: Tensor, old: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The rival design: the target follows the makespan down, and nothing else."""
-    found = migrate(now, old, shape[3], BUDGETS, num_nodes=shape[2], second_pass=False)
+    found = migrate(now, old, shape[3], BUDGETS, num_nodes=shape[2], second_passes=())
     return found.phy2log[:, -1]
 
 
@@ -130,7 +130,8 @@ def prove(shape: tuple[int, int, int], noise: float, within: float, seconds: flo
     now = before * np.exp(noise * rng.standard_normal(before.shape))
     old = refined(torch.from_numpy(before), slots, 1, 1, ranks)
     best = refined(torch.from_numpy(now), slots, 1, 1, ranks, effort="thorough")
-    found = migrate(torch.from_numpy(now), old, ranks, range(slots + 1), every_budget=True)
+    budgets = range(slots + 1)
+    found = migrate(torch.from_numpy(now), old, ranks, budgets, second_passes=budgets)
     for layer in Instance(now, Topology(slots, ranks)).layers():
         i, start = layer.index, old[layer.index].tolist()
         goal = value(layer, best[i].tolist()).incumbent

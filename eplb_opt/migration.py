@@ -59,8 +59,9 @@ class LayerPlan:
         before: the placement now.
         front: for each of the plan's budgets the best placement within it.
         after: the one chosen.
-        transfers_at_least: no placement as good as ``after`` takes fewer; None if that was not
-            searched.
+        makespan_limit: tokens on a rank at most that were asked for; None if nothing was.
+        transfers_at_least: no placement that keeps the limit takes fewer, or, where it was missed
+            or is None, none as good as ``after``; None if that was not searched.
     """
 
     layer: int
@@ -68,7 +69,13 @@ class LayerPlan:
     before: Candidate
     front: tuple[Candidate, ...]
     after: Candidate
+    makespan_limit: Fraction | None = None
     transfers_at_least: int | None = None
+
+    @property
+    def missed(self) -> bool:
+        """Whether ``after`` is above the makespan that was asked for."""
+        return self.makespan_limit is not None and self.after.makespan > self.makespan_limit
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,7 +160,7 @@ def plan_migration(
     plan = MigrationPlan(instance, shown, (), interrupted=True)
     try:
         plan = _find_front(plan, before, budget, within)
-        return plan if search is None else _prove(plan, before, budget, within, search)
+        return plan if search is None else _prove(plan, before, budget, search)
     except KeyboardInterrupt:
         return replace(plan, interrupted=True)
 
@@ -170,9 +177,9 @@ def _find_front(
         torch.tensor(instance.loads, dtype=torch.float64),
         torch.tensor(before),
         topology.num_ranks,
-        range(budget + 1) if within is not None else plan.budgets,
+        plan.budgets if within is None else range(budget + 1),
         num_nodes=topology.num_nodes if instance.rule == Rule.HIERARCHICAL else 1,
-        every_budget=within is None,
+        second_passes=plan.budgets,
     )
     kept = [found.budgets.index(b) for b in plan.budgets]
     layers = []
@@ -181,8 +188,10 @@ def _find_front(
         candidates = [_evaluate(layer, bound, old, new) for new in maps]
         front = tuple(candidates[j] for j in kept)
         now = _evaluate(layer, bound, old, old)
-        layers.append(LayerPlan(layer.index, bound, now, front, _choose(candidates, bound, within)))
-    return MigrationPlan(instance, plan.budgets, tuple(layers))
+        limit = None if within is None else (1 + within) * bound
+        after = _choose(candidates, limit)
+        layers.append(LayerPlan(layer.index, bound, now, front, after, limit))
+    return replace(plan, layers=tuple(layers), interrupted=False)
 
 
 def _evaluate(
@@ -196,10 +205,10 @@ def _evaluate(
     return Candidate(phy2log, makespan, gap, transfers, copies)
 
 
-def _choose(candidates: Sequence[Candidate], bound: Fraction, within: Fraction | None) -> Candidate:
-    """The fewest transfers that come within the ratio; else the least makespan."""
-    if within is not None:
-        near = [x for x in candidates if x.makespan <= (1 + within) * bound]
+def _choose(candidates: Sequence[Candidate], makespan_limit: Fraction | None) -> Candidate:
+    """The fewest transfers that keep the limit; without one, or if none do, the least makespan."""
+    if makespan_limit is not None:
+        near = [x for x in candidates if x.makespan <= makespan_limit]
         if near:
             return min(near, key=lambda x: (x.transfers, x.makespan))
     return min(candidates, key=lambda x: (x.makespan, x.transfers))
@@ -209,7 +218,6 @@ def _prove(
     plan: MigrationPlan,
     before: NDArray[np.int64],
     budget: int,
-    within: Fraction | None,
     search: SearchOptions,
 ) -> MigrationPlan:
     """With proven numbers of transfers, and with the placements that the proofs came upon;
@@ -217,11 +225,8 @@ def _prove(
     """
     layers = list(plan.layers)
     for i, layer in enumerate(plan.instance.layers()):
-        limits = [layers[i].after.makespan]
-        if within is not None:
-            limits.insert(0, (1 + within) * layers[i].lower_bound)
         try:
-            layers[i], limit = _prove_layer(layer, layers[i], before[i], limits, budget, search)
+            layers[i], limit = _prove_layer(layer, layers[i], before[i], budget, search)
         except KeyboardInterrupt:
             limit = Limit.INTERRUPT
         if limit == Limit.INTERRUPT:
@@ -233,17 +238,18 @@ def _prove_layer(
     layer: Layer,
     plan: LayerPlan,
     before: NDArray[np.int64],
-    makespans: Sequence[Fraction],
     budget: int,
     search: SearchOptions,
 ) -> tuple[LayerPlan, Limit | None]:
-    """For the first of the makespans that takes no more than the budget, or for the last; the plan
-    as it was after Ctrl-C.
+    """For the makespan limit, or, without one or if it takes more than the budget, for the makespan
+    of ``after``; the plan as it was after Ctrl-C.
     """
     from solvers.migration import fewest_transfers
 
     start = plan.after.phy2log
-    for makespan in makespans:
+    for makespan in (plan.makespan_limit, plan.after.makespan):
+        if makespan is None:
+            continue
         result = fewest_transfers(
             layer, plan.before.phy2log, makespan, initial=[start], search=search
         )

@@ -1,7 +1,7 @@
 """Which rank of a new placement is which rank of the old one, and which slot is which.
 
 Ranks of a placement are alike (those of a node, under the hierarchical rule), so a new placement
-may be written down in many ways. Of these, one that leaves many experts where they are moves less.
+may be written down in many ways. One that leaves many experts where they are takes few transfers.
 """
 
 from __future__ import annotations

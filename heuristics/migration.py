@@ -112,8 +112,7 @@ def migrate(
     budgets: Sequence[int],
     *,
     num_nodes: int = 1,
-    every_budget: bool = False,
-    second_pass: bool = True,
+    second_passes: Sequence[int] | None = None,
 ) -> Migration:
     """The best placements found with at most so many transfers a row.
 
@@ -125,8 +124,11 @@ def migrate(
         num_ranks: G.
         budgets: transfers a row at most.
         num_nodes: N, 1 under the global rule.
-        every_budget: make the second pass for every budget, not for the largest alone.
-        second_pass: False leaves it out, which takes half the time.
+        second_passes: the budgets for which the second pass is made, in ascending order; None for
+            the largest alone. Makespan over the mean rank load with budgets of 5, 10, 20, 40 (mean
+            of 26 layers of 64 to 256 experts): 2.32, 0.95, 0.32, 0.07 % with none, 2.14, 0.89,
+            0.28, 0.06 % with the largest, 1.96, 0.77, 0.26, 0.06 % with all, in up to three times
+            the time.
 
     Returns:
         A placement for each budget; no makespan is above that of ``old`` or of a smaller budget. A
@@ -135,8 +137,7 @@ def migrate(
     task = _set_up(loads.double(), old, num_ranks, num_nodes)
     found = _start(task, tuple(sorted(set(budgets))))
     found = _run_pass(task, found, found.budgets[-1], None)
-    last = found.budgets if every_budget else found.budgets[-1:]
-    for budget in last if second_pass else ():
+    for budget in found.budgets[-1:] if second_passes is None else second_passes:
         reached = found.makespan[:, found.budgets.index(budget)]
         found = _run_pass(task, found, budget, task.floor + FIXED * (reached - task.floor))
     kept = [keep_slots(found.phy2log[:, i], old, num_ranks) for i in range(len(found.budgets))]

@@ -151,7 +151,7 @@ def placer(name: str) -> NamedPolicy:
 
     Example:
         >>> placer("refined:40").idea
-        'refined, with at most 40 experts received a layer'
+        'refined, with at most 40 transfers a layer'
         >>> placer("greedy + snake + pair-resplit").idea
         'stages by name'
     """
@@ -177,9 +177,9 @@ def _read_keeping(name: str) -> NamedPolicy:
         return replace(TABLE[KEEPING], idea=idea, change=refined)
     if not (budget.isascii() and budget.isdecimal()):
         raise ValueError(
-            f"{name!r} is neither {KEEPING}:{RELABEL} nor {KEEPING}:N with N experts to receive"
+            f"{name!r} is neither {KEEPING}:{RELABEL} nor {KEEPING}:N with N transfers a layer"
         )
-    idea = f"{KEEPING}, with at most {budget} experts received a layer"
+    idea = f"{KEEPING}, with at most {budget} transfers a layer"
     return replace(TABLE[KEEPING], idea=idea, change=partial(refined, move_budget=int(budget)))
 
 

@@ -78,9 +78,9 @@ def refined(
         seed: of the changes of counts that are tried; the same on every device.
         old: [L, P] the placement now. What is placed anew is then written so that many experts stay
             where they are.
-        move_budget: received experts a layer at most. The result is then the best found within
-            it, and in no layer worse than ``old``, of which it may be a change (under the
-            hierarchical rule with the groups on the nodes where ``old`` has them).
+        move_budget: transfers a layer at most. The result is then the best found within it, and in
+            no layer worse than ``old``, of which it may be a change (under the hierarchical rule
+            with the groups on the nodes where ``old`` has them).
 
     Returns:
         The expert in each slot, [L, P] int64.

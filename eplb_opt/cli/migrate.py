@@ -112,6 +112,8 @@ def command(
         write_json(json_target, documents.migrate(plan, old, budget, within))
     if json_target != "-":
         show(describe(instance), _layer_table(plan))
+        if any(layer.missed for layer in plan.layers):
+            show(_tell_missed(plan, within, prove is not None))
         show("fullest rank over the lower bound by transfers", _front_table(plan))
     if plan.interrupted:
         proven = sum(layer.transfers_at_least is not None for layer in plan.layers)
@@ -186,6 +188,16 @@ def _layer_table(plan: MigrationPlan) -> Any:
             *([_needed(layer)] if proven else []),
         )
     return result
+
+
+def _tell_missed(plan: MigrationPlan, within: float | None, searched: bool) -> str:
+    """Which layers do not keep --within, and what the table shows of them in its place."""
+    missed = [str(layer.layer) for layer in plan.layers if layer.missed]
+    needed = "; 'transfers needed' are those for no larger a makespan" if searched else ""
+    return (
+        f"--within {within:g} is missed in {len(missed)} of {len(plan.layers)} layers "
+        f"({', '.join(missed)}): 'after' is the least makespan found{needed}"
+    )
 
 
 def _needed(layer: LayerPlan) -> str:

@@ -45,6 +45,20 @@ def test_within_takes_no_more_than_it_needs() -> None:
         assert all(m.makespan > Fraction(3, 2) * found.lower_bound for m in fewer)
 
 
+@pytest.mark.parametrize("budget", [2, 4, 50])
+def test_a_ratio_that_is_missed_leaves_the_least_makespan(budget: int) -> None:
+    """Changes were looked for less thoroughly with a ratio, so that more budget could be worse."""
+    for ratio in (Fraction(0), Fraction(9)):
+        plan = plan_migration(NOW, BEFORE, budget=budget, within=ratio)
+        least = plan_migration(NOW, BEFORE, budget=budget)
+        for found, best in zip(plan.layers, least.layers, strict=True):
+            assert found.makespan_limit == (1 + ratio) * found.lower_bound
+            assert found.missed == (best.after.makespan > found.makespan_limit)
+            assert not found.missed or found.after.makespan == best.after.makespan
+        assert any(found.missed for found in plan.layers) == (ratio == 0)
+        assert not any(found.missed for found in least.layers)
+
+
 def test_what_is_proven_is_at_most_what_is_transferred() -> None:
     plan = plan_migration(NOW, BEFORE, budget=4, search=SearchOptions(5))
     for found in plan.layers:

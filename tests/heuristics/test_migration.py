@@ -66,7 +66,8 @@ def test_few_transfers_come_close_to_a_fresh_placement() -> None:
 def test_more_budget_is_never_worse() -> None:
     loads, now = drifted(64)
     old = refined(loads, 72, 1, 1, 8)
-    found = migrate(now, old, 8, [0, 2, 4, 8, 16], every_budget=True)
+    budgets = [0, 2, 4, 8, 16]
+    found = migrate(now, old, 8, budgets, second_passes=budgets)
     assert bool((found.makespan.diff(dim=1) <= 0).all())
     for i, budget in enumerate(found.budgets):
         assert count_transfers(old, found.phy2log[:, i], 9).sum(1).max() <= budget

@@ -115,7 +115,7 @@ def test_unknown_policy_is_named(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("refined:", "'refined:' is neither refined:relabel nor refined:N with N experts"),
+        ("refined:", "'refined:' is neither refined:relabel nor refined:N with N transfers"),
         ("refined:some", "'refined:some' is neither refined:relabel nor refined:N"),
         ("refined:-1", "'refined:-1' is neither refined:relabel nor refined:N"),
         ("refined:4 + lpt", "counts rule 'refined:4' is not one of greedy, "),

@@ -97,6 +97,16 @@ def test_within_transfers_no_more_than_it_needs() -> None:
     assert transfers[2] == 0
 
 
+def test_a_ratio_that_is_missed_is_said() -> None:
+    arguments = ["migrate", "initial", "loads.npy", *MACHINE, "--budget", "1", "--within"]
+    _, output, _ = run(*arguments, "0.01")
+    assert "--within 0.01 is missed in 2 of 3 layers (0, 2)" in output
+    assert "transfers needed" not in output
+    _, output, _ = run(*arguments, "0.01", "--prove", "5")
+    assert "'transfers needed' are those for no larger a makespan" in " ".join(output.split())
+    assert "missed" not in run(*arguments, "99")[1]
+
+
 @pytest.mark.parametrize("ratio", ["0.05", "0.3"])
 def test_prove_says_how_many_it_takes(ratio: str) -> None:
     arguments = ["migrate", "old.npz", "loads.npy", *MACHINE, "--within", ratio]
