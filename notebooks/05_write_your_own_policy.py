@@ -118,5 +118,5 @@ ax.set(xscale="log", xlabel="mean gap to the lower bound, %")
 plt.show()
 
 # %% [markdown]
-# Next: `eplb-opt gap LOADS --policy your_file.py` on recorded loads, and `docs/guide/your_policy.md` for
+# Next: `eplb-opt gap LOADS --policy your_file.py` on recorded loads, and `docs/guide/your_policy.md` on
 # how a program is run, limited and timed.
