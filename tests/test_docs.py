@@ -18,13 +18,13 @@ from typing import Any
 import click
 import pytest
 import torch
-from click.testing import CliRunner
 
 from eplb_opt import Instance, Topology, documents
 from eplb_opt.cli import COMMANDS, cli
 from eplb_opt.problem.evidence import Block, Evidence, Exhaustive, Groups, Pattern, Trusted
 from eplb_opt.testing import assert_valid
 from heuristics.policies import TABLE
+from tests.command_line import eplb_opt
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -241,12 +241,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *arguments: str, output: str = "out.json") -> Any:
     """What a command writes as JSON, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        (folder / output).unlink(missing_ok=True)
-        done = CliRunner().invoke(cli, [*arguments, output], standalone_mode=False)
-        assert done.exception is None, done.output
-        return json.loads((folder / output).read_text())
+    (folder / output).unlink(missing_ok=True)
+    done = eplb_opt(*arguments, output, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / output).read_text())
 
 
 MACHINE = ("small.json", "--physical", "16", "--gpus", "8", "--time-limit", "5")
