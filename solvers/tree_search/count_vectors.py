@@ -62,7 +62,7 @@ def new_vectors(least: Integers, most: Integers, num_slots: int, num_ranks: int)
     counts = least.copy()
     fill(counts, most, 0, num_slots - int(least.sum()))
     nothing = np.zeros(num_slots, np.int64)
-    tree = new_tree(nothing, num_ranks)
+    tree = new_tree(nothing, num_ranks, nothing, spread=False)
     return Vectors(counts, least, most, nothing.copy(), nothing.copy(), np.array([-1]), tree)
 
 

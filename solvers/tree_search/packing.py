@@ -216,7 +216,7 @@ def _tree_search(items: Items, ranks: Integers, bound: int, budget: Budget) -> B
     interest between them.
     """
     value, kind = items.makespan(ranks), items.kind
-    tree = new_tree(items.size, len(ranks))
+    tree = new_tree(items.size, len(ranks), kind, items.spread)
     while bound <= (below := budget.better_than(value)):
         state = _search(tree, kind, below, items.spread, budget, DESCENT)
         if state == PAUSED:

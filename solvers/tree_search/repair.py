@@ -69,8 +69,8 @@ def repack(
     order = np.lexsort((experts, -size[experts]))
     experts = experts[order]
     items = size[experts]
-    tree = new_tree(items, len(ranks))
     kind = experts if spread else np.cumsum(np.r_[0, np.diff(items) != 0])
+    tree = new_tree(items, len(ranks), kind, spread)
     state = advance(tree, kind, goal, spread, work)
     packing: Integers | None = tree.packing(experts) if state == FOUND else None
     return packing, int(tree.counters[WORK])

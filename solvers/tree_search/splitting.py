@@ -57,8 +57,9 @@ class Tree(NamedTuple):
         return experts[np.take_along_axis(self.item[:-1], self.chosen[:, :-1], axis=1)]
 
 
-def new_tree(items: Integers, num_ranks: int) -> Tree:
-    """A tree for ``items`` [P] in descending order; :func:`restart` puts it to its root.
+def new_tree(items: Integers, num_ranks: int, kind: Integers, spread: bool) -> Tree:
+    """A tree for ``items`` [P] in descending order, at its root; ``kind`` and ``spread`` as in
+    :func:`advance`.
 
     Raises:
         TooLargeError: three arrays of [G + 1, P] would take too much memory.
@@ -75,6 +76,7 @@ def new_tree(items: Integers, num_ranks: int) -> Tree:
         counters=np.zeros(4, np.int64),
     )
     load(tree, items)
+    restart(tree, kind, spread)
     return tree
 
 
