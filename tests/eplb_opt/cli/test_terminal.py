@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
+from tests.command_line import PROGRAM, eplb_opt
+
 MACHINE = ["--redundant", "2", "--gpus", "3"]
 NAME = b"loads\xff\x1b[31m.json"
 SHOWN = rb"loads\udcff\x1b[31m.json"
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str | bytes) -> subprocess.CompletedProcess[bytes]:
-    command = [*COMMAND, *arguments]
+    command = [*PROGRAM, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, check=False)
 
 
@@ -39,7 +39,7 @@ def test_names_are_escaped_in_tables_and_errors(folder):
 
 def test_a_page_about_such_a_file_is_made(folder):
     pytest.importorskip("matplotlib")
-    run(folder, "gap", NAME, *MACHINE, "--json", "gap.json")
-    done = run(folder, "report", "gap.json", "-o", NAME + b".html")
-    assert done.returncode == 0
-    assert rb"loads\udcff" in (folder / os.fsdecode(NAME + b".html")).read_bytes()
+    name = os.fsdecode(NAME)
+    assert eplb_opt("gap", name, *MACHINE, "--json", "gap.json", cwd=folder).returncode == 0
+    assert eplb_opt("report", "gap.json", "-o", f"{name}.html", cwd=folder).returncode == 0
+    assert rb"loads\udcff" in (folder / f"{name}.html").read_bytes()

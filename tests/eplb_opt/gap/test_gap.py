@@ -74,7 +74,7 @@ def test_statuses_without_and_with_search() -> None:
 
 def test_unknown_is_neither_true_nor_false_but_a_better_policy_decides() -> None:
     loads = generate("lognormal", num_layers=1, num_experts=64, tokens=10**6, seed=1)
-    report = measure_gap(Instance(loads, Topology(72, 8)), [str(FILE), "deepseek"])
+    report = measure_gap(Instance(loads, Topology(72, 8)), [in_order, "deepseek"])
     assert [p.layers[0].optimal for p in report.policies] == [False, None]
 
 

@@ -5,25 +5,23 @@ import os
 import socket
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from eplb_opt.io.atomic import replace_file
+from tests.command_line import PROGRAM, Done, eplb_opt, eplb_opt_process
 
-MAIN = "from eplb_opt.cli import main; main()"
 NULL, FULL = (1, 3), (1, 7)
 
 
-def bound(folder: Path, target: object, **options) -> subprocess.CompletedProcess[str]:
-    """``eplb-opt bound --json TARGET`` as a process of its own."""
+BOUND = ["bound", "loads.json", "--redundant", "2", "--gpus", "3", "--json"]
+
+
+def bound(folder: Path, target: object) -> Done:
+    """``eplb-opt bound --json TARGET``."""
     (folder / "loads.json").write_text("[[4, 3, 2, 1]]")
-    command = [sys.executable, "-c", MAIN, "bound", "loads.json", "--redundant", "2", "--gpus", "3"]
-    return subprocess.run(
-        [*command, "--json", str(target)], cwd=folder, text=True, capture_output=True, check=False,
-        **options,
-    )  # fmt: skip
+    return eplb_opt(*BOUND, target, cwd=folder)
 
 
 def device(folder: Path, numbers: tuple[int, int], standard: str) -> Path:
@@ -69,14 +67,15 @@ def test_a_fifo_is_written_to_its_reader(tmp_path):
 
 
 def test_dev_stdout_is_printed_before_the_table(tmp_path):
-    document = json.JSONDecoder().raw_decode(bound(tmp_path, "/dev/stdout").stdout)[0]
+    (tmp_path / "loads.json").write_text("[[4, 3, 2, 1]]")
+    piped = eplb_opt_process(*BOUND, "/dev/stdout", cwd=tmp_path).stdout
+    document = json.JSONDecoder().raw_decode(piped)[0]
     assert document["schema"] == "eplb-opt/solve/1"
     redirected = tmp_path / "out"
     with redirected.open("w") as stream:
         stream.write("before\n")
         stream.flush()
-        command = [sys.executable, "-c", MAIN, "bound", "loads.json", "--redundant", "2"]
-        command += ["--gpus", "3", "--json", "/dev/stdout"]
+        command = [*PROGRAM, *BOUND, "/dev/stdout"]
         subprocess.run(command, cwd=tmp_path, stdout=stream, check=True)
     text = redirected.read_text()
     assert text.startswith('before\n{\n "schema"')
@@ -86,7 +85,7 @@ def test_dev_stdout_is_printed_before_the_table(tmp_path):
 def test_process_substitution_is_written(tmp_path):
     read, write = os.pipe()
     with os.fdopen(read) as reader:
-        assert bound(tmp_path, f"/dev/fd/{write}", pass_fds=[write]).returncode == 0
+        assert bound(tmp_path, f"/dev/fd/{write}").returncode == 0
         os.close(write)
         assert is_document(reader.read())
 

@@ -131,7 +131,7 @@ def test_a_page_of_a_gap_measurement(gap_json, tmp_path) -> None:
     assert eplb_opt("report", gap_json, "-o", target).returncode == 0
     html = target.read_text()
     assert html.count("<svg") == 7
-    assert "RuntimeError: first line" in html
+    assert r"RuntimeError: \x1b[31mfirst line" in html
     assert not re.search(r'(src|href)="(?!data:|#)', html)
     names = re.findall(r'\bid="([^"]+)"', html)
     assert len(names) == len(set(names)), "two elements with one name"

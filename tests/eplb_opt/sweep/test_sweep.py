@@ -15,8 +15,8 @@ import pytest
 from eplb_opt.sweep import SpecError, Store, StoreError, export, load, read_spec, rows, run_sweep
 from eplb_opt.sweep.spec import Spec
 from eplb_opt.sweep.tasks import left, tasks
+from tests.command_line import PROGRAM, eplb_opt, heed_interrupts
 
-PROGRAM = [sys.executable, "-c", "from eplb_opt.cli import main; main()"]
 SMALL = """
 time_limit: 120
 blocks:
@@ -31,11 +31,6 @@ def spec_file(folder: Path, text: str = SMALL) -> Path:
     path = folder / "spec.yaml"
     path.write_text(text)
     return path
-
-
-def heed_interrupts() -> None:
-    """A shell lets programs in the background ignore Ctrl-C, and these tests may run there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def untimed(row: dict) -> dict:
@@ -102,7 +97,7 @@ def test_killed_at_any_moment_it_goes_on(complete: Path, tmp_path: Path) -> None
     output, spec = tmp_path / "results.jsonl", spec_file(tmp_path)
     command = [*PROGRAM, "sweep", str(spec), "-o", str(output)]
     chance, kills = random.Random(1), 0
-    for _ in range(40):
+    for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = output.stat().st_size if output.exists() else 0
         # Kill at a random moment after the first row that this run has added.
@@ -114,8 +109,9 @@ def test_killed_at_any_moment_it_goes_on(complete: Path, tmp_path: Path) -> None
         process.kill()
         process.wait()
         kills += 1
-    assert process.returncode == 0
     assert kills >= 1
+    with Store(output) as store:
+        assert run_sweep(read_spec(spec), store) == 0
     assert by_unit(output) == by_unit(complete)
 
 
@@ -254,7 +250,7 @@ def test_bad_specs(tmp_path: Path, text: str, message: str) -> None:
 def test_a_large_plan_is_not_held_in_memory() -> None:
     import tracemalloc
 
-    seeds = list(range(50_000))
+    seeds = list(range(10_000))
     spec = Spec.model_validate(
         {
             "blocks": [
@@ -267,10 +263,10 @@ def test_a_large_plan_is_not_held_in_memory() -> None:
         }
     )
     tracemalloc.start()
-    assert sum(len(task.units) for task in left(spec, set())) == 100_000
+    assert sum(len(task.units) for task in left(spec, set())) == 20_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 40e6  # the keys of all units, and nothing else
+    assert peak < 8e6  # the keys of all units, and nothing else
 
 
 def test_results_as_a_table(complete: Path, tmp_path: Path) -> None:
@@ -289,8 +285,8 @@ def test_results_as_a_table(complete: Path, tmp_path: Path) -> None:
 
 
 def test_plan_on_the_command_line(tmp_path: Path) -> None:
-    command = [*PROGRAM, "sweep", str(spec_file(tmp_path)), "--dry-run"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = eplb_opt("sweep", spec_file(tmp_path), "--dry-run")
+    assert result.returncode == 0
     assert "24 units in 8 tasks: 4 loads, 2 machines, 1 rules, 3 policies" in result.stdout
     assert "... and 14 more" in result.stdout
 
@@ -354,7 +350,7 @@ def test_a_cluster_survives_the_death_of_a_worker(complete: Path, tmp_path: Path
 def test_no_cluster_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     command = [*PROGRAM, "sweep", str(spec_file(tmp_path)), "-o", str(tmp_path / "r.jsonl")]
-    environment = os.environ | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
+    environment = os.environ | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "500ms"}
     result = subprocess.run(
         [*command, "--dask", "tcp://127.0.0.1:9"],
         capture_output=True,
