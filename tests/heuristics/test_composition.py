@@ -13,6 +13,7 @@ from heuristics import POLICIES, rebalance_experts
 from heuristics.packing import snake
 from heuristics.policies import COUNTS, PACKINGS, REFINEMENTS, compose
 from heuristics.replication import count_replicas, greedy_counts
+from tests.heuristics.loads import lognormal
 
 few_loads = st.lists(st.integers(0, 60), min_size=4, max_size=4)
 
@@ -56,8 +57,7 @@ def test_snake_folds_optimally_with_two_slots(loads):
     "refinement", [name for name in REFINEMENTS if name != "exchange-for-spread"]
 )
 def test_refinements_never_raise_the_makespan(refinement):
-    generator = torch.Generator().manual_seed(4)
-    loads = torch.randn(40, 24, generator=generator).mul(1.2).exp()
+    loads = lognormal(40, 24, sigma=1.2, seed=4)
     policies = ["greedy + snake", f"greedy + snake + {refinement}"]
     before, after = (
         Placement(rebalance_experts(loads, 32, 1, 1, 8, policy=name)[0].numpy(), 24)

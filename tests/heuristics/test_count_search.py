@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,15 +9,8 @@ from heuristics.count_search import least_makespan, reallocate_replicas
 from heuristics.makespan import makespans
 from heuristics.policies import deepseek, refined
 from heuristics.replication import count_replicas, greedy_replicas
-
-
-def best_packing(items: list[int], ranks: int) -> int:
-    """The least makespan by trying every order of the items."""
-    slots = len(items) // ranks
-    return min(
-        max(sum(order[i : i + slots]) for i in range(0, len(items), slots))
-        for order in set(itertools.permutations(items))
-    )
+from tests.heuristics.loads import lognormal
+from tests.oracles.packings import best_packing
 
 
 @given(
@@ -43,8 +34,7 @@ def test_the_least_makespan_sees_heavy_replicas_that_must_share():
 
 
 def test_reallocation_moves_replicas_until_the_heavy_ones_fit():
-    generator = torch.Generator().manual_seed(3)
-    loads = (1.5 * torch.randn(200, 64, generator=generator, dtype=torch.float64)).exp()
+    loads = lognormal(200, 64, sigma=1.5, seed=3)
     greedy = greedy_replicas(loads, 72)
     reallocated = reallocate_replicas(loads, greedy, 8, 8, seed=0)
     counts = count_replicas(reallocated, 64)
@@ -61,8 +51,7 @@ def test_reallocation_moves_replicas_until_the_heavy_ones_fit():
 
 
 def test_refined_escapes_counts_that_leave_no_room():
-    generator = torch.Generator().manual_seed(3)
-    loads = (1.5 * torch.randn(200, 64, generator=generator, dtype=torch.float64)).exp()
+    loads = lognormal(200, 64, sigma=1.5, seed=3)
     mean = loads.sum(1) / 8
     hopeless = makespans(loads, deepseek(loads, 72, 1, 1, 8), 8) > 1.1 * mean
     assert bool(hopeless.any())

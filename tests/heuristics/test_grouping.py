@@ -8,6 +8,7 @@ import torch
 from heuristics.grouping import groups_by_reach, node_bounds, num_partitions, partitions
 from heuristics.replication import greedy_counts
 from heuristics.shape import Shape
+from tests.heuristics.loads import lognormal
 
 
 @pytest.mark.parametrize(
@@ -22,8 +23,7 @@ def test_all_partitions_are_listed_once(groups, size, count):
 
 
 def test_the_bound_of_a_node_is_its_mean_or_its_largest_replica():
-    generator = torch.Generator().manual_seed(1)
-    loads = (1.5 * torch.randn(5, 6, 4, generator=generator, dtype=torch.float64)).exp()
+    loads = lognormal(5, 6, 4, sigma=1.5, seed=1)
     shape = Shape(num_slots=36, num_groups=6, num_nodes=2, num_ranks=6)
     subsets, _ = partitions(6, 3, loads.device)
     bounds = node_bounds(loads, subsets, shape)

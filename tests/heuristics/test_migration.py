@@ -12,6 +12,7 @@ from eplb_opt.problem.validity import find_violations
 from heuristics.migration import migrate
 from heuristics.policies import deepseek, refined
 from solvers.dispatch import value
+from tests.heuristics.loads import drifted
 
 SHAPES = [
     (64, 72, 1, 1, 8),
@@ -21,13 +22,6 @@ SHAPES = [
     (6, 8, 1, 1, 1),
 ]
 """(experts, slots, groups, nodes, ranks)"""
-
-
-def drifted(experts: int, layers: int = 6, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(experts)
-    normal = torch.randn(2, layers, experts, generator=generator, dtype=torch.float64)
-    before = (0.8 * normal[0]).exp() * 1000
-    return before, before * (noise * normal[1]).exp()
 
 
 def instance_of(loads: torch.Tensor, shape: tuple[int, ...]) -> Instance:
@@ -43,7 +37,7 @@ def values(instance: Instance, phy2log: torch.Tensor) -> list[Fraction]:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("budget", [0, 1, 5, 12])
 def test_budget_is_kept_and_nothing_gets_worse(shape: tuple[int, ...], budget: int) -> None:
-    loads, now = drifted(shape[0])
+    loads, now = drifted(6, shape[0], 0.1, seed=shape[0])
     old = refined(loads, *shape[1:])
     new = refined(now, *shape[1:], old=old, move_budget=budget)
     instance = instance_of(now, shape)
@@ -54,7 +48,7 @@ def test_budget_is_kept_and_nothing_gets_worse(shape: tuple[int, ...], budget: i
 
 
 def test_few_transfers_come_close_to_a_fresh_placement() -> None:
-    loads, now = drifted(256, noise=0.05)
+    loads, now = drifted(6, 256, 0.05, seed=256)
     shape = (288, 1, 1, 32)
     old, fresh = refined(loads, *shape), refined(now, *shape)
     new = refined(now, *shape, old=old, move_budget=40)
@@ -64,7 +58,7 @@ def test_few_transfers_come_close_to_a_fresh_placement() -> None:
 
 
 def test_more_budget_is_never_worse() -> None:
-    loads, now = drifted(64)
+    loads, now = drifted(6, 64, 0.1, seed=64)
     old = refined(loads, 72, 1, 1, 8)
     budgets = [0, 2, 4, 8, 16]
     found = migrate(now, old, 8, budgets, second_passes=budgets)
@@ -74,7 +68,7 @@ def test_more_budget_is_never_worse() -> None:
 
 
 def test_a_large_budget_reaches_the_fresh_placement() -> None:
-    loads, now = drifted(64)
+    loads, now = drifted(6, 64, 0.1, seed=64)
     old = refined(loads, 72, 1, 1, 8)
     instance = instance_of(now, SHAPES[0])
     new = refined(now, 72, 1, 1, 8, old=old, move_budget=72)
@@ -96,7 +90,7 @@ def test_no_load() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_old_without_budget_relabels_the_fresh_placement(shape: tuple[int, ...]) -> None:
-    loads, now = drifted(shape[0])
+    loads, now = drifted(6, shape[0], 0.1, seed=shape[0])
     old, fresh = refined(loads, *shape[1:]), refined(now, *shape[1:])
     new = refined(now, *shape[1:], old=old)
     instance, size = instance_of(now, shape), shape[1] // shape[4]

@@ -11,6 +11,7 @@ from eplb_opt.problem.validity import find_violations
 from heuristics import POLICIES, rebalance_experts
 from heuristics.matching import count_transfers
 from heuristics.policies import TABLE, UnknownPolicyError, placer, refined
+from tests.heuristics.loads import lognormal
 from tests.oracles.baseline import baseline
 
 README_LOADS = [
@@ -138,15 +139,9 @@ NAMES = [*POLICIES, "refined:40", "refined:relabel", "huntington-hill + snake + 
 SIZES = (72, 1, 1, 8)
 
 
-def two_loads() -> torch.Tensor:
-    """Loads [2, 3, 64]: until now, and now."""
-    normal = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(9))
-    return normal.mul(0.7).exp() * 1000
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_without_an_old_placement_a_name_places_as_rebalance_experts(name):
-    _, now = two_loads()
+    _, now = lognormal(2, 3, 64, sigma=0.7, seed=9)
     placed = placer(name)(now, *SIZES)
     assert torch.equal(placed, placer(name)(now, *SIZES, None))
     assert torch.equal(placed, rebalance_experts(now, *SIZES, policy=name)[0])
@@ -156,7 +151,7 @@ def test_without_an_old_placement_a_name_places_as_rebalance_experts(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_those_that_say_so_start_from_the_old_placement(name):
-    before, now = two_loads()
+    before, now = lognormal(2, 3, 64, sigma=0.7, seed=9)
     old = refined(before, *SIZES)
     placed = placer(name)(now, *SIZES, old=old)
     if name.startswith("refined:"):
@@ -169,13 +164,13 @@ def test_only_those_that_say_so_start_from_the_old_placement(name):
 
 @pytest.mark.parametrize("budget", [0, 5, 20])
 def test_a_number_is_what_is_received_at_most(budget):
-    before, now = two_loads()
+    before, now = lognormal(2, 3, 64, sigma=0.7, seed=9)
     old = refined(before, *SIZES)
     placed = placer(f"refined:{budget}")(now, *SIZES, old)
     assert int(count_transfers(old, placed, 8, 64).max()) <= budget
 
 
 def test_an_old_placement_that_is_a_mistake_is_refused():
-    _, now = two_loads()
+    _, now = lognormal(2, 3, 64, sigma=0.7, seed=9)
     with pytest.raises(ValueError, match="old holds expert 71, not in "):
         placer("refined:4")(now, *SIZES, torch.arange(72).repeat(3, 1))

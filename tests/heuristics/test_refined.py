@@ -6,6 +6,7 @@ import torch
 from eplb_opt import Placement
 from heuristics.policies import deepseek, refined
 from heuristics.refined import EFFORTS
+from tests.heuristics.loads import normal
 
 # (experts, slots, groups, nodes, ranks): S = 9, 10, 5, 4, 3, 2, 1 and a single rank
 SHAPES = [
@@ -21,10 +22,8 @@ SHAPES = [
 
 
 def sample_loads(experts: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(experts)
-    normal = torch.randn(24, experts, generator=generator, dtype=torch.float64)
     sigma = torch.tensor([0.5, 1.0, 1.5, 0.0]).repeat(6)[:, None]
-    loads = (sigma * normal).exp() * 1000
+    loads = (sigma * normal(24, experts, seed=experts)).exp() * 1000
     loads[3::4] = 1000 / torch.arange(1, experts + 1)  # zipf
     loads[7] = 0
     return loads.to(dtype)

@@ -1,27 +1,52 @@
-"""Exhaustive search in exact arithmetic, for tiny layers only."""
+"""Tiny layers, drawn and listed, for exhaustive search in exact arithmetic."""
 
-from collections.abc import Iterator
-from fractions import Fraction
-from functools import cache
+from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
+
+from hypothesis import strategies as st
 
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.topology import Topology
+
+WHOLE = st.integers(0, 60)
+"""Loads with zeros and ties."""
+WIDE = st.one_of(st.integers(0, 6), st.integers(0, 4096), st.just(0))
+HALVES = st.floats(0, 9, width=16)
+"""Floats of few bits: all backends scale them to integers."""
+FLOATS = st.one_of(
+    st.floats(0, 8, allow_subnormal=False), st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1e6, 2.5])
+)
 
 
 def make_layer(loads: list[int] | list[float], num_slots: int, num_ranks: int) -> Layer:
     return Instance([loads], Topology(num_slots, num_ranks)).layer(0)
 
 
-def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
-    """All tuples of ``parts`` positive integers with the given sum."""
-    if parts == 1:
-        yield (total,)
-        return
-    for first in range(1, total - parts + 2):
-        for rest in compositions(total - first, parts - 1):
-            yield (first, *rest)
+def rows(num_experts: int, *families: st.SearchStrategy[float]) -> st.SearchStrategy[list[float]]:
+    """Loads of one layer, all from one family."""
+    drawn = (st.lists(f, min_size=num_experts, max_size=num_experts) for f in families)
+    return st.one_of(*drawn)
+
+
+@st.composite
+def tiny_layers(
+    draw: st.DrawFn,
+    shapes: Sequence[tuple[int, int]],
+    *families: st.SearchStrategy[float],
+    most_experts: int = 12,
+) -> Layer:
+    """Layers under the global rule on machines of (ranks, slots per rank)."""
+    ranks, size = draw(st.sampled_from(shapes))
+    experts = draw(st.integers(1, min(ranks * size, most_experts)))
+    return make_layer(draw(rows(experts, *(families or (WHOLE,)))), ranks * size, ranks)
+
+
+def fill(num_experts: int, num_slots: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Placements of one layer: every expert, and drawn replicas, in any order."""
+    more = num_slots - num_experts
+    extra = st.lists(st.integers(0, num_experts - 1), min_size=more, max_size=more)
+    return extra.flatmap(lambda e: st.permutations([*range(num_experts), *e])).map(tuple)
 
 
 def all_placements(num_experts: int, num_ranks: int, size: int) -> Iterator[tuple[int, ...]]:
@@ -31,32 +56,3 @@ def all_placements(num_experts: int, num_ranks: int, size: int) -> Iterator[tupl
         slots = tuple(e for rank in choice for e in rank)
         if set(slots) == set(range(num_experts)):
             yield slots
-
-
-def best_packing(items: tuple[Fraction, ...], size: int) -> Fraction:
-    """Smallest makespan of descending ``items`` on ranks of exactly ``size`` slots."""
-
-    @cache
-    def search(ranks: tuple[tuple[Fraction, int], ...], position: int) -> Fraction:
-        if position == len(items):
-            return max(load for load, _ in ranks)
-        options = {
-            tuple(sorted((*ranks[:i], (load + items[position], used + 1), *ranks[i + 1 :])))
-            for i, (load, used) in enumerate(ranks)
-            if used < size
-        }
-        return min(search(option, position + 1) for option in options)
-
-    return search(((Fraction(0), 0),) * (len(items) // size), 0)
-
-
-def joint_optimum(layer: Layer) -> Fraction:
-    """The optimal makespan in tokens under the global rule."""
-    P, S = layer.topology.num_physical_experts, layer.topology.slots_per_rank
-    values = []
-    for counts in compositions(P, len(layer.loads)):
-        replicas = [
-            Fraction(w, c) for w, c in zip(layer.loads, counts, strict=True) for _ in range(c)
-        ]
-        values.append(best_packing(tuple(sorted(replicas, reverse=True)), S))
-    return min(values) * layer.unit

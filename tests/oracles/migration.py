@@ -11,7 +11,7 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.transfer import count_transfers
 from eplb_opt.problem.validity import layer_violation
 from solvers.dispatch import value
-from tests.oracles.layers import make_layer
+from tests.oracles.layers import FLOATS, fill, make_layer, rows
 
 Phy2Log = tuple[int, ...]
 SHAPES = [(3, 4, 2), (4, 6, 3), (5, 6, 2), (5, 6, 3), (4, 4, 2), (2, 3, 3), (3, 6, 2)]
@@ -39,18 +39,10 @@ def enumerate_fewest(layer: Layer, old: Phy2Log, limit: Fraction) -> int | None:
 
 
 @st.composite
-def placed(draw: st.DrawFn, experts: int, slots: int) -> Phy2Log:
-    more = st.lists(st.integers(0, experts - 1), min_size=slots - experts, max_size=slots - experts)
-    return tuple(draw(st.permutations([*range(experts), *draw(more)])))
-
-
-@st.composite
 def problems(draw: st.DrawFn) -> tuple[Layer, Phy2Log, Fraction]:
     experts, slots, ranks = draw(st.sampled_from(SHAPES))
-    whole = st.lists(st.integers(0, 12), min_size=experts, max_size=experts)
-    broken = st.lists(st.floats(0, 9, allow_subnormal=False), min_size=experts, max_size=experts)
-    layer = make_layer(draw(st.one_of(whole, broken)), slots, ranks)
-    old, other = draw(placed(experts, slots)), draw(placed(experts, slots))
+    layer = make_layer(draw(rows(experts, st.integers(0, 12), FLOATS)), slots, ranks)
+    old, other = draw(fill(experts, slots)), draw(fill(experts, slots))
     factor = draw(st.sampled_from([Fraction(1), Fraction(99, 100), Fraction(11, 10)]))
     return layer, old, value(layer, other).incumbent * factor
 

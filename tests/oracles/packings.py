@@ -2,30 +2,35 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cache
 from itertools import combinations, pairwise
+from math import lcm
+
+from eplb_opt.problem.layer import Layer
 
 
 def best_packing(items, num_ranks, experts=None, spread=False):
-    """Least largest rank sum over all packings on equal ranks; None if there is none."""
+    """Least makespan over all packings on equal ranks; None if there is none."""
     experts = range(len(items)) if experts is None else experts
-    return _pack(tuple(zip(items, experts, strict=True)), len(items) // num_ranks, spread)
+    order = sorted(zip(items, experts, strict=True), reverse=True)
+    slots = len(items) // num_ranks
 
+    @cache
+    def search(ranks, position):
+        """The rest on ranks of (load, what they hold); equal ranks are one."""
+        if position == len(order):
+            return max(load for load, _ in ranks)
+        item, expert = order[position]
+        label = expert if spread else 0
+        choices = {
+            tuple(sorted((*ranks[:i], (load + item, (*held, label)), *ranks[i + 1 :])))
+            for i, (load, held) in enumerate(ranks)
+            if len(held) < slots and not (spread and label in held)
+        }
+        found = (search(choice, position + 1) for choice in choices)
+        return min((makespan for makespan in found if makespan is not None), default=None)
 
-def _pack(items, slots, spread):
-    if not items:
-        return 0
-    best = None
-    first, rest = items[0], items[1:]
-    for others in combinations(range(len(rest)), slots - 1):
-        rank = [first, *(rest[i] for i in others)]
-        if spread and len({e for _, e in rank}) < slots:
-            continue
-        left = tuple(x for i, x in enumerate(rest) if i not in others)
-        below = _pack(left, slots, spread)
-        if below is not None:
-            value = max(sum(w for w, _ in rank), below)
-            best = value if best is None else min(best, value)
-    return best
+    return search(((0, ()),) * num_ranks, 0)
 
 
 def count_vectors(num_experts, num_slots) -> Iterator[tuple[int, ...]]:
@@ -37,11 +42,18 @@ def count_vectors(num_experts, num_slots) -> Iterator[tuple[int, ...]]:
 
 def best_joint(loads, num_slots, num_ranks, spread=False):
     """Least makespan over all counts and packings; None if there is none."""
-    best = None
+    makespans = []
     for counts in count_vectors(len(loads), num_slots):
         experts = [e for e, c in enumerate(counts) for _ in range(c)]
-        items = [Fraction(loads[e], counts[e]) for e in experts]
+        scale = lcm(*counts)  # integers are faster than fractions
+        items = [loads[e] * (scale // counts[e]) for e in experts]
         value = best_packing(items, num_ranks, experts, spread)
         if value is not None:
-            best = value if best is None else min(best, value)
-    return best
+            makespans.append(Fraction(value, scale))
+    return min(makespans, default=None)
+
+
+def joint_optimum(layer: Layer) -> Fraction:
+    """The optimal makespan in tokens under the global rule."""
+    machine = layer.topology
+    return best_joint(layer.loads, machine.num_physical_experts, machine.num_ranks) * layer.unit

@@ -14,11 +14,7 @@ from eplb_opt.bounds.closed_form import exclude
 from solvers import BACKENDS, Stages, solve
 from solvers.dispatch import value
 from solvers.engines import mip
-
-INTEGERS = st.one_of(st.integers(0, 6), st.integers(0, 4096), st.just(0))
-FLOATS = st.one_of(
-    st.floats(0, 8, allow_subnormal=False), st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1e6, 2.5])
-)
+from tests.oracles.layers import FLOATS, WIDE, rows
 
 
 def anything(_layer: Layer) -> bool:
@@ -37,7 +33,6 @@ def tiny_layers(
     def wanted(ranks: int, slots: int) -> bool:
         return slots <= most and takes(Layer((1,), Fraction(1), Topology(slots, ranks)))
 
-    load = draw(st.sampled_from([INTEGERS, FLOATS]))
     if rule == Rule.GLOBAL:
         shapes = [(r, p) for p in range(1, 9) for r in range(1, p + 1) if p % r == 0]
         ranks, slots = draw(st.sampled_from([x for x in shapes if wanted(*x)]))
@@ -53,7 +48,7 @@ def tiny_layers(
             assume(most == 8)
             slots, ranks = 8, 4
         topology = Topology(slots, ranks, num_nodes=2, num_groups=groups)
-    loads = draw(st.lists(load, min_size=experts, max_size=experts))
+    loads = draw(rows(experts, WIDE, FLOATS))
     nodes = topology.num_nodes if rule == Rule.HIERARCHICAL else 1
     spread = draw(st.booleans()) and experts >= nodes * topology.slots_per_rank
     return Instance([loads], topology, rule, spread_replicas=spread).layer(0)

@@ -11,6 +11,7 @@ from eplb_opt import Instance, Layer, Topology, bounds
 from eplb_opt.problem.objective import Objective
 from solvers import solve
 from solvers.dispatch import value
+from tests.oracles.layers import HALVES, WHOLE, fill, rows
 
 OBJECTIVES = ["sum", "mean", "worst", "cvar:0.4"]
 
@@ -19,14 +20,11 @@ OBJECTIVES = ["sum", "mean", "worst", "cvar:0.4"]
 def traces(draw: st.DrawFn) -> tuple[Layer, tuple[int, ...]]:
     ranks, size = draw(st.sampled_from([(2, 2), (3, 2), (2, 3)]))
     experts, steps = draw(st.integers(1, min(4, ranks * size))), draw(st.integers(1, 4))
-    load = draw(st.sampled_from([st.integers(0, 20), st.floats(0, 5, width=16)]))
-    row = st.lists(load, min_size=experts, max_size=experts)
+    row = draw(st.sampled_from([rows(experts, WHOLE), rows(experts, HALVES)]))
     trace = draw(st.lists(row, min_size=steps, max_size=steps))
-    more = ranks * size - experts
-    extra = draw(st.lists(st.integers(0, experts - 1), min_size=more, max_size=more))
-    slots = draw(st.permutations([*range(experts), *extra]))
+    slots = draw(fill(experts, ranks * size))
     layer = Instance([[row] for row in trace], Topology(ranks * size, ranks)).layer(0)
-    return layer, tuple(slots)
+    return layer, slots
 
 
 def even(loads: list[Fraction], slots: tuple[int, ...], size: int) -> Fraction:

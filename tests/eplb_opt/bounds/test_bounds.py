@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
-from itertools import combinations, permutations
+from itertools import permutations
 
 import pytest
 from hypothesis import given, settings
@@ -25,15 +25,11 @@ from eplb_opt.bounds.partitions import (
     lazy_bottleneck,
 )
 from eplb_opt.problem.objective import mean_load
+from tests.oracles.packings import count_vectors
 
 
 def layer_of(loads: list[float], *sizes: int) -> Layer:
     return Instance([loads], Topology(*sizes)).layer(0)
-
-
-def all_counts(total: int, parts: int) -> list[tuple[int, ...]]:
-    cuts = combinations(range(1, total), parts - 1)
-    return [tuple(b - a for a, b in zip((0, *c), (*c, total), strict=True)) for c in cuts]
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=5), st.integers(0, 6))
@@ -44,7 +40,7 @@ def test_threshold_counts_are_optimal(loads: list[int], redundant: int) -> None:
     assert sum(counts) == slots
     assert min(counts) >= 1
     best = min(max(Fraction(w, c) for w, c in zip(loads, cs, strict=True))
-               for cs in all_counts(slots, len(loads)))  # fmt: skip
+               for cs in count_vectors(len(loads), slots))  # fmt: skip
     assert (
         threshold(layer) == best == max(Fraction(w, c) for w, c in zip(loads, counts, strict=True))
     )
@@ -63,7 +59,7 @@ def test_counts_within_limits_are_lexicographically_optimal(
     layer = layer_of(loads, len(loads) + redundant, 1)
     allowed = [
         counts
-        for counts in all_counts(len(loads) + redundant, len(loads))
+        for counts in count_vectors(len(loads), len(loads) + redundant)
         if all(map(int.__le__, least, counts)) and all(map(int.__le__, counts, most))
     ]
 

@@ -16,7 +16,8 @@ from eplb_opt.certificate.parsing import parse_evidence
 from eplb_opt.certificate.patterns import _richest_rank, certified_pattern_bound
 from eplb_opt.problem.evidence import Pattern
 from solvers.column_generation.pattern_bound import pattern_bound
-from tests.oracles.layers import joint_optimum, make_layer
+from tests.oracles.layers import make_layer
+from tests.oracles.packings import joint_optimum
 
 LAYER = make_layer([20, 17, 9, 5, 5, 3], 9, 3)
 HEAVY = make_layer([8, 8, 8], 4, 2)

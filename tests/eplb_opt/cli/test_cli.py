@@ -164,7 +164,7 @@ def test_layers_are_selected(tmp_path: Path) -> None:
 
 
 def test_policies_and_bench(loads: Path) -> None:
-    assert "deepseek" in eplb_opt_process("policies").stdout
+    assert "deepseek" in eplb_opt("policies").stdout
     policies = ("--policy", "deepseek", "--policy", f"{POLICIES}:raises")
     result = eplb_opt_process("bench", loads, *MACHINE, "--repeat", 2, *policies)
     assert result.returncode == 1

@@ -14,6 +14,7 @@ from eplb_opt.gap.loss_split import Split, point
 from eplb_opt.gap.optima import NO_SEARCH
 from eplb_opt.io import read_loads
 from solvers.options import SearchOptions
+from tests.oracles.layers import HALVES, WHOLE, rows
 from tests.oracles.placements import nested_optima, valid_placements
 
 MACHINES = [
@@ -26,10 +27,7 @@ MACHINES = [
     ("hierarchical", Topology(8, 4, 2, 4), True),
     ("hierarchical", Topology(6, 3, 1, 2), False),  # one node
 ]
-LOADS = st.one_of(
-    st.lists(st.integers(0, 60), min_size=4, max_size=4),
-    st.lists(st.floats(0, 9, allow_nan=False, width=16), min_size=4, max_size=4),
-).filter(any)
+LOADS = rows(4, WHOLE, HALVES).filter(any)
 LEFT_HEAVY = (0, 1, 0, 1, 2, 3, 2, 3)
 UNTIL_PROVEN = SearchOptions()
 

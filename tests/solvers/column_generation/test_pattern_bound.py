@@ -3,7 +3,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from eplb_opt.certificate.patterns import certified_pattern_bound
 from eplb_opt.io.synthetic import generate
@@ -12,22 +11,17 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.topology import Topology
 from solvers.column_generation.pattern_bound import pattern_bound
 from solvers.options import Budget, SearchOptions
-from tests.oracles.layers import joint_optimum, make_layer
+from tests.oracles.layers import HALVES, WHOLE, make_layer, tiny_layers
+from tests.oracles.packings import joint_optimum
 
 SHAPES = [(1, 1), (2, 2), (2, 3), (3, 2), (1, 4), (4, 2), (6, 1), (3, 3)]
 
 
-@st.composite
-def tiny_layers(draw: st.DrawFn) -> Layer:
-    ranks, size = draw(st.sampled_from(SHAPES))
-    experts = draw(st.integers(1, min(ranks * size, 5)))
-    whole = st.lists(st.integers(0, 30), min_size=experts, max_size=experts)
-    broken = st.lists(st.floats(0, 5, width=16), min_size=experts, max_size=experts)
-    return make_layer(draw(st.one_of(whole, broken)), ranks * size, ranks)
+LAYERS = tiny_layers(SHAPES, WHOLE, HALVES, most_experts=5)
 
 
 @settings(max_examples=250, deadline=None)
-@given(tiny_layers())
+@given(LAYERS)
 def test_bound_never_exceeds_the_optimum_and_its_certificate_holds(layer: Layer) -> None:
     bound = pattern_bound(layer, precision=1e-3)
     assert bound.bound <= joint_optimum(layer)
@@ -37,7 +31,7 @@ def test_bound_never_exceeds_the_optimum_and_its_certificate_holds(layer: Layer)
 
 
 @settings(max_examples=100, deadline=None)
-@given(tiny_layers())
+@given(LAYERS)
 def test_an_optimal_incumbent_is_never_excluded(layer: Layer) -> None:
     optimum = joint_optimum(layer)
     bound = pattern_bound(layer, upper=optimum, precision=1e-6)

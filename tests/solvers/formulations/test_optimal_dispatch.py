@@ -13,7 +13,7 @@ from eplb_opt.problem.topology import Topology
 from solvers import solve
 from solvers.backends import OPTIMAL_DISPATCH
 from solvers.dispatch import best_shares, value
-from tests.oracles.layers import make_layer
+from tests.oracles.layers import WHOLE, fill, make_layer, rows
 
 
 def split_by_enumeration(layer: Layer, slots: tuple[int, ...]) -> Fraction:
@@ -31,17 +31,10 @@ def split_by_enumeration(layer: Layer, slots: tuple[int, ...]) -> Fraction:
 def placed_layers(draw: st.DrawFn) -> tuple[Layer, tuple[int, ...]]:
     ranks, size = draw(st.integers(1, 5)), draw(st.integers(1, 3))
     experts = draw(st.integers(1, min(6, ranks * size)))
-    whole = st.lists(st.integers(0, 40), min_size=experts, max_size=experts)
-    broken = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=experts, max_size=experts)
-    layer = make_layer(draw(st.one_of(whole, broken)), ranks * size, ranks)
-    more = draw(
-        st.lists(
-            st.integers(0, experts - 1),
-            min_size=ranks * size - experts,
-            max_size=ranks * size - experts,
-        )
+    layer = make_layer(
+        draw(rows(experts, WHOLE, st.floats(0, 1e6, allow_subnormal=False))), ranks * size, ranks
     )
-    return layer, tuple(draw(st.permutations([*range(experts), *more])))
+    return layer, draw(fill(experts, ranks * size))
 
 
 @settings(max_examples=300, deadline=None)

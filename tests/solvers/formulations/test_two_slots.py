@@ -16,20 +16,14 @@ from solvers.column_generation.pattern_bound import pattern_bound
 from solvers.dispatch import value
 from solvers.formulations.two_slots import fold_replicas, solve_joint
 from solvers.options import Budget, SearchOptions
-from tests.oracles.layers import all_placements, best_packing, joint_optimum, make_layer
+from tests.oracles.layers import HALVES, WHOLE, all_placements, make_layer, tiny_layers
+from tests.oracles.packings import best_packing, joint_optimum
 
-
-@st.composite
-def pair_layers(draw: st.DrawFn) -> Layer:
-    ranks = draw(st.integers(1, 4))
-    experts = draw(st.integers(1, min(2 * ranks, 5)))
-    whole = st.lists(st.integers(0, 40), min_size=experts, max_size=experts)
-    broken = st.lists(st.floats(0, 5, width=16), min_size=experts, max_size=experts)
-    return make_layer(draw(st.one_of(whole, broken)), 2 * ranks, ranks)
+LAYERS = tiny_layers([(ranks, 2) for ranks in range(1, 5)], WHOLE, HALVES, most_experts=5)
 
 
 @settings(max_examples=200, deadline=None)
-@given(pair_layers())
+@given(LAYERS)
 def test_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
     result = solve_joint(layer, Budget())
     assert result.closed
@@ -50,11 +44,11 @@ def test_folding_is_optimal_for_given_counts(choices: list[tuple[int, int]]) -> 
         reverse=True,
     )
     placement = fold_replicas(layer, counts)
-    assert value(layer, placement).incumbent == best_packing(tuple(replicas), 2)
+    assert value(layer, placement).incumbent == best_packing(replicas, len(replicas) // 2)
 
 
 @settings(max_examples=200, deadline=None)
-@given(pair_layers())
+@given(LAYERS)
 def test_spread_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
     G = layer.topology.num_ranks
     layer = replace(layer, spread_replicas=True)

@@ -15,21 +15,14 @@ from solvers.dispatch import value
 from solvers.local_search.improve import improve
 from solvers.local_search.resplit import best_split, best_swap
 from solvers.options import Budget, SearchOptions
+from tests.oracles.layers import tiny_layers
 from tests.oracles.packings import best_packing
 
 SHAPES = [(1, 1), (1, 3), (4, 1), (2, 2), (3, 3), (4, 4), (2, 6)]
 
 
-@st.composite
-def layers(draw):
-    num_ranks, slots = draw(st.sampled_from(SHAPES))
-    experts = draw(st.integers(1, num_ranks * slots))
-    loads = draw(st.lists(st.integers(0, 50), min_size=experts, max_size=experts))
-    return Instance([loads], Topology(num_ranks * slots, num_ranks)).layer(0)
-
-
 @settings(max_examples=150, deadline=None)
-@given(layers(), st.integers(0, 3), st.booleans())
+@given(tiny_layers(SHAPES), st.integers(0, 3), st.booleans())
 def test_result_is_a_valid_placement_not_below_the_bound(layer, seed, spread):
     topology = layer.topology
     most = topology.num_ranks if spread else topology.num_physical_experts
@@ -48,7 +41,7 @@ def test_result_is_a_valid_placement_not_below_the_bound(layer, seed, spread):
 
 
 @settings(max_examples=100, deadline=None)
-@given(layers(), st.randoms(use_true_random=False))
+@given(tiny_layers(SHAPES), st.randoms(use_true_random=False))
 def test_never_worse_than_the_start(layer, random):
     experts = len(layer.loads)
     extra = layer.num_redundant_experts

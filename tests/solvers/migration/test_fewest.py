@@ -18,8 +18,8 @@ from eplb_opt.problem.validity import layer_violation
 from heuristics.policies import refined
 from solvers.dispatch import value
 from solvers.migration import fewest_transfers, relabel, sum_transfers
-from tests.oracles.layers import make_layer
-from tests.oracles.migration import SHAPES, Phy2Log, enumerate_fewest, placed, problems, unbalanced
+from tests.oracles.layers import fill, make_layer
+from tests.oracles.migration import SHAPES, Phy2Log, enumerate_fewest, problems, unbalanced
 
 
 @given(problems())
@@ -197,7 +197,7 @@ def test_invalid_placements(old: Phy2Log, initial: list[Phy2Log]) -> None:
 @st.composite
 def two_placements(draw: st.DrawFn) -> tuple[Phy2Log, Phy2Log, int]:
     experts, slots, ranks = draw(st.sampled_from([*SHAPES, (5, 8, 4), (4, 4, 4)]))
-    return draw(placed(experts, slots)), draw(placed(experts, slots)), ranks
+    return draw(fill(experts, slots)), draw(fill(experts, slots)), ranks
 
 
 def split(phy2log: Phy2Log, per_rank: int) -> list[list[int]]:

@@ -15,19 +15,10 @@ from solvers.dispatch import value
 from solvers.options import Budget, SearchOptions
 from solvers.scaling import replica_sizes, scale_for
 from solvers.tree_search.joint import solve_joint
+from tests.oracles.layers import tiny_layers
 from tests.oracles.packings import best_joint
 
-LOADS = st.integers(0, 60)
 SHAPES = [(1, 1), (1, 4), (3, 1), (4, 1), (2, 2), (3, 2), (2, 3), (2, 4)]
-
-
-@st.composite
-def layers(draw, loads=LOADS):
-    num_ranks, slots = draw(st.sampled_from(SHAPES))
-    number = num_ranks * slots
-    experts = draw(st.integers(1, number))
-    values = draw(st.lists(loads, min_size=experts, max_size=experts))
-    return Instance([values], Topology(number, num_ranks)).layer(0)
 
 
 def check(layer, spread, seed):
@@ -49,13 +40,13 @@ def check(layer, spread, seed):
 
 
 @settings(max_examples=250, deadline=None)
-@given(layers(), st.booleans(), st.integers(0, 3))
+@given(tiny_layers(SHAPES), st.booleans(), st.integers(0, 3))
 def test_matches_brute_force(layer, spread, seed):
     check(layer, spread, seed)
 
 
 @settings(max_examples=40, deadline=None)
-@given(layers(st.sampled_from([0.0, 0.1, 0.25, 1.5, 7.3])))
+@given(tiny_layers(SHAPES, st.sampled_from([0.0, 0.1, 0.25, 1.5, 7.3])))
 def test_floats_are_exact_rationals(layer):
     best = best_joint(layer.loads, layer.topology.num_physical_experts, layer.topology.num_ranks)
     result = solve_joint(layer, Budget())
@@ -66,7 +57,7 @@ def test_floats_are_exact_rationals(layer):
 
 
 @settings(max_examples=60, deadline=None)
-@given(layers(), st.integers(0, 200))
+@given(tiny_layers(SHAPES), st.integers(0, 200))
 def test_bound_is_valid_when_nodes_run_out(layer, nodes):
     topology = layer.topology
     best = best_joint(layer.loads, topology.num_physical_experts, topology.num_ranks)
