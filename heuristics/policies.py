@@ -103,7 +103,7 @@ TABLE: dict[str, NamedPolicy] = {
         "vectorized-swap, then a replica moved where that lowers the makespan",
     ),
     "refined": NamedPolicy(
-        refined, "pairs of ranks re-split, groups balanced, other counts tried; never worse"
+        refined, "pairs of ranks re-split, other groups and counts tried; never worse than deepseek"
     ),
 }
 """The policies that have a name of their own."""

@@ -25,10 +25,16 @@ from eplb_opt.cli.parameters import SEED, Finite
 @click.option("--experts", "num_experts", type=int, default=256, show_default=True)
 @click.option("--groups", "num_groups", type=int, default=8, show_default=True)
 @click.option("--tokens", type=int, default=1 << 20, show_default=True, help="Per layer and step.")
-@click.option("--shape", type=Finite(), help="lognormal sigma, gamma k, zipf exponent.")
+@click.option(
+    "--shape", type=Finite(min=0, min_open=True), help="lognormal sigma, gamma k, zipf exponent."
+)
 @click.option("--steps", type=int, help="Make a trace of so many steps, with drift.")
-@click.option("--phi", type=Finite(), help="Drift: correlation of one step with the next.")
-@click.option("--sd", type=Finite(), help="Drift: standard deviation of the log-load.")
+@click.option(
+    "--phi",
+    type=Finite(min=0, max=1, max_open=True),
+    help="Drift: correlation of one step with the next.",
+)
+@click.option("--sd", type=Finite(min=0), help="Drift: standard deviation of the log-load.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 def command(
     family: str,

@@ -155,7 +155,7 @@ BAD = {
     "unknown family": (["generate", "normal", "-o", "x.npy"], "family='normal' is not one of"),
     "no tokens": (["generate", "zipf", "-o", "x.npy", "--tokens", "0"], "tokens=0 must be a pos"),
     "drift of nothing": (["generate", "zipf", "-o", "x.npy", "--phi", "0.5"], "needs steps"),
-    "bad drift": (["generate", "zipf", "-o", "x.npy", "--phi", "2", "--steps", "2"], "phi=2.0"),
+    "bad drift": (["generate", "zipf", "-o", "x.npy", "--phi", "2", "--steps", "2"], "0<=x<1"),
     "unknown suffix": (["convert", "good.json", "x.xls"], "suffix '.xls' is not one of"),
     "no placements": (
         ["convert", "good.json", "x.json", "--to", "sglang"],
