@@ -247,7 +247,7 @@ def _evidence(solved: dict[Block, Bracket]) -> evidence.Groups:
     """What :mod:`eplb_opt.certificate` needs to check that no partition beats the bound."""
     return evidence.Groups(
         tuple(
-            evidence.Block(block, node.bound, node.evidence or evidence.Trusted(node.source))
+            evidence.BlockBound(block, node.bound, node.evidence or evidence.Trusted(node.source))
             for block, node in solved.items()
         )
     )

@@ -13,7 +13,7 @@ from eplb_opt.problem.result import Stage
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 
-Integers = tuple[int, ...]
+Numbers = tuple[int, ...]
 
 TAKEN = {
     Stage.GROUPS: (),
@@ -79,7 +79,7 @@ class Stages:
         return Stages(node_of_group, counts, least, most)
 
 
-def _node_of_group(layer: Layer, given: Any) -> Integers | None:
+def _node_of_group(layer: Layer, given: Any) -> Numbers | None:
     """[K] with K/N groups on each node."""
     if given is not None and layer.rule == Rule.GLOBAL:
         raise ValueError("given.node_of_group: the global rule has no groups")
@@ -93,7 +93,7 @@ def _node_of_group(layer: Layer, given: Any) -> Integers | None:
     return node_of_group
 
 
-def check_initial(layer: Layer, given: Any) -> Integers | None:
+def check_initial(layer: Layer, given: Any) -> Numbers | None:
     """[P] a valid placement to start from.
 
     Raises:
@@ -105,7 +105,7 @@ def check_initial(layer: Layer, given: Any) -> Integers | None:
     return phy2log
 
 
-def integers(name: str, given: Any, length: int) -> Integers | None:
+def integers(name: str, given: Any, length: int) -> Numbers | None:
     """``length`` integers as a tuple; None stays None.
 
     Raises:

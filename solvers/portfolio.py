@@ -46,7 +46,7 @@ PACKING_SEARCH = 0.7
 """Share of the budget for the tree search of a packing."""
 
 
-Step = Callable[[Layer, Bracket, Budget], Bracket]
+Method = Callable[[Layer, Bracket, Budget], Bracket]
 
 
 def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = None) -> Bracket:
@@ -80,7 +80,7 @@ def _reason(known: Bracket, budget: Budget) -> Limit | None:
     return budget.limit or known.limit  # of a step: a share of the time, or its rounds
 
 
-def _plan(layer: Layer) -> list[tuple[Step, float]]:
+def _plan(layer: Layer) -> list[tuple[Method, float]]:
     """The steps for a layer, each with its share of the budget that is left."""
     if layer.topology.slots_per_rank == 1:
         return [(_search_counts, 1.0)]

@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eplb_opt.problem.layer import Layer
+from solvers.arrays import Integers
 from solvers.model_size import require_table
-
-Integers = NDArray[np.int64]
 
 LARGEST_SUM = 2**50
 """All replicas of a placement together weigh at most this much in scaled units: room for a

@@ -21,7 +21,7 @@ import torch
 
 from eplb_opt import Instance, Topology, documents
 from eplb_opt.cli import COMMANDS, cli
-from eplb_opt.problem.evidence import Block, Evidence, Exhaustive, Groups, Pattern, Trusted
+from eplb_opt.problem.evidence import BlockBound, Evidence, Exhaustive, Groups, Pattern, Trusted
 from eplb_opt.testing import assert_valid
 from heuristics.policies import TABLE
 from tests.command_line import eplb_opt
@@ -277,7 +277,7 @@ def test_fields_of_a_certificate(folder: Path) -> None:
     kinds = [
         Trusted("cp-sat"),
         Pattern(Fraction(1), 4, 1, ((1, 1),)),
-        Groups((Block((0,), Fraction(1), Exhaustive()),)),
+        Groups((BlockBound((0,), Fraction(1), Exhaustive()),)),
     ]
     written = run(folder, "solve", *MACHINE, "--certificate")
     assert_documented("certificate", written, *map(evidence, kinds))

@@ -11,7 +11,7 @@ from typing import Any
 from eplb_opt.certificate.budget import CheckBudget, product_cost
 from eplb_opt.certificate.proof import CertificateError
 from eplb_opt.problem.evidence import (
-    Block,
+    BlockBound,
     ClosedForm,
     Evidence,
     Exhaustive,
@@ -127,14 +127,14 @@ def _pattern(given: dict[str, Any], budget: CheckBudget) -> Pattern:
     return Pattern(bound, grid, price, tuple((weight, price) for weight, price in pairs))
 
 
-def _block(entry: Any, budget: CheckBudget) -> Block:
+def _block(entry: Any, budget: CheckBudget) -> BlockBound:
     _only(entry, {"groups", "bound", "evidence"})
     groups = parse_integers(entry.get("groups"), "groups")
     bound = parse_exact(entry.get("bound"), "bound", budget)
     evidence = entry.get("evidence")
     if isinstance(evidence, dict) and evidence.get("kind") == "groups":
         raise CertificateError("groups within a block: a node is under the global rule")
-    return Block(groups, bound, parse_evidence(evidence, budget))
+    return BlockBound(groups, bound, parse_evidence(evidence, budget))
 
 
 def _field(holder: Any, name: str, kind: type) -> Any:

@@ -9,7 +9,7 @@ import click
 
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.files import not_written, policy_files, writable
-from eplb_opt.cli.interrupts import interrupted, keep_results
+from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import progress_bar, write_json
 from eplb_opt.cli.parameters import SEED, Finite, TopologyOptions, topology_options
 from eplb_opt.cli.policy_options import policies_loaded
@@ -69,7 +69,9 @@ def command(
     _show(found, policy)
     _write(found, policy, shape, output, certificate)
     if found.interrupted:
-        return interrupted("the worst loads so far are above" if found.worst else "nothing found")
+        return report_interrupt(
+            "the worst loads so far are above" if found.worst else "nothing found"
+        )
     return 1 if found.failed else 0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError
-from eplb_opt.cli.interrupts import interrupted, keep_results
+from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table
 from eplb_opt.cli.parameters import instance_options
 from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
@@ -45,7 +45,7 @@ def command(instance: Instance, policies: tuple[str, ...], repeat: int, limits: 
     heading = f"median of {timing.rounds} runs, all layers at once"
     show(describe(instance), heading, _bench_table(report, timing))
     if report.interrupted or timing.interrupted:
-        return interrupted(f"{timing.rounds} of {repeat} runs are done")
+        return report_interrupt(f"{timing.rounds} of {repeat} runs are done")
     return 1 if any(p.status != "ok" for p in report.policies) or timing.failed else 0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eplb_opt.cli.files import policy_files, writable
-from eplb_opt.cli.interrupts import interrupted, keep_results
+from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.parameters import Finite
 from eplb_opt.cli.policy_options import policies_loaded, policy_limits
 
@@ -77,7 +77,7 @@ def command(
         left_out = [Finding("all other checks", "interrupted")] if stopped else []
         write_junit(junit, policy, findings + left_out)
     if stopped:
-        return interrupted(f"{len(findings)} checks are done, others are not")
+        return report_interrupt(f"{len(findings)} checks are done, others are not")
     return 1 if failed else 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from eplb_opt.cli.interrupts import interrupted
+from eplb_opt.cli.interrupts import report_interrupt
 from eplb_opt.cli.output import describe, progress_bar, show
 from eplb_opt.cli.parameters import SEED
 
@@ -28,7 +28,7 @@ def command(seed: int) -> int:
     small = Instance(np.array(PUBLISHED), Topology(16, 8), source="published example")
     report = measure_gap(small)
     if report.interrupted:
-        return interrupted("nothing is done")
+        return report_interrupt("nothing is done")
     (reference,), (layer,) = report.reference, report.policies[0].layers
     show(
         describe(small),
@@ -45,6 +45,6 @@ def command(seed: int) -> int:
             report = measure_gap(instance, progress=progress)
         show(describe(instance), reference_line(report), policy_table(report))
         if report.interrupted:
-            return interrupted("what is above is done")
+            return report_interrupt("what is above is done")
     show("Your own loads: eplb-opt gap LOADS --redundant 32 --gpus 32 (see eplb-opt gap --help)")
     return 0

@@ -9,7 +9,7 @@ import click
 
 from eplb_opt.cli.errors import bad_input
 from eplb_opt.cli.files import not_written, readable
-from eplb_opt.cli.interrupts import interrupted, keep_results
+from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 from eplb_opt.cli.parameters import (
     Finite,
@@ -74,7 +74,7 @@ def command(
         keep_results()
     _output(report, placements, json_target)
     if report.interrupted:
-        return interrupted(_progress(report))
+        return report_interrupt(_progress(report))
     failed = _failures(report, fail_above)
     for line in failed:
         click.echo(f"eplb-opt: {line}", err=True)

@@ -106,7 +106,7 @@ def keep_results() -> None:
     _signals.writing = True
 
 
-def interrupted(done: str) -> int:
+def report_interrupt(done: str) -> int:
     """Say on stderr that the work was stopped and what is done; the exit code."""
     click.echo(f"eplb-opt: interrupted: {done}", err=True)
     return TERMINATED if _signals.terminated else INTERRUPTED
@@ -116,4 +116,4 @@ def cut_short() -> int:
     """The same where there is no result, or where a second signal came while it was written."""
     missing = "results may be missing" if _signals.writing else "there is no result yet"
     keep_results()
-    return interrupted(missing)
+    return report_interrupt(missing)

@@ -10,7 +10,7 @@ import click
 
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.files import not_written, readable, writable
-from eplb_opt.cli.interrupts import interrupted, keep_results
+from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import describe, percent, show, table, write_json
 from eplb_opt.cli.parameters import (
     Finite,
@@ -118,7 +118,9 @@ def command(
     if plan.interrupted:
         proven = sum(layer.transfers_at_least is not None for layer in plan.layers)
         proofs = f", {proven} with a proof" if prove is not None else ""
-        return interrupted(f"{len(plan.layers)} of {instance.num_layers} layers are done{proofs}")
+        return report_interrupt(
+            f"{len(plan.layers)} of {instance.num_layers} layers are done{proofs}"
+        )
     return 0
 
 

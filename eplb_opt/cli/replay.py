@@ -8,7 +8,7 @@ import click
 
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.files import readable
-from eplb_opt.cli.interrupts import interrupted, keep_results
+from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import percent, progress_bar, show, table, write_json
 from eplb_opt.cli.parameters import Finite, instance_options, json_option
 from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
@@ -149,7 +149,7 @@ def command(
     if report.interrupted:
         steps = len(report.scenario.trace)
         whole = sum(r.trail.steps == steps and bool(r.intervals) for r in report.policies)
-        return interrupted(f"{whole} of {len(policies)} policies are replayed")
+        return report_interrupt(f"{whole} of {len(policies)} policies are replayed")
     return 1 if any(replayed.failures for replayed in report.policies) else 0
 
 

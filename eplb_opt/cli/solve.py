@@ -13,7 +13,7 @@ import click
 
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.files import not_written, writable
-from eplb_opt.cli.interrupts import interrupted, keep_results
+from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 from eplb_opt.cli.parameters import (
     instance_options,
@@ -93,7 +93,7 @@ def exit_code(instance: Instance, results: list[Result]) -> int:
         return 0
     done = sum(result.limit != "interrupt" for result in results)
     begun = ", one is begun" * (len(results) > done)
-    return interrupted(f"{done} of {instance.num_layers} layers are done{begun}")
+    return report_interrupt(f"{done} of {instance.num_layers} layers are done{begun}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import click
 
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.files import readable, writable
-from eplb_opt.cli.interrupts import interrupted, keep_results
+from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import percent, show, table
 from eplb_opt.cli.policy_options import policies_loaded
 
@@ -73,7 +73,7 @@ def command(spec: Path, output: Path | None, workers: int, dask: str | None, dry
         new = len(store.done) - before
         _summarize(output, new, before)
     if stopped:
-        return interrupted(f"{new} new units are in {output}, a rerun does the others")
+        return report_interrupt(f"{new} new units are in {output}, a rerun does the others")
     return 1 if failed else 0
 
 

@@ -48,7 +48,7 @@ class Trusted:
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockBound:
     """A node that takes ``groups`` has a makespan of at least ``bound`` tokens."""
 
     groups: tuple[int, ...]
@@ -64,7 +64,7 @@ class Groups:
     """
 
     kind: ClassVar[str] = "groups"
-    blocks: tuple[Block, ...]
+    blocks: tuple[BlockBound, ...]
 
 
 Evidence = ClosedForm | Exhaustive | Pattern | Trusted | Groups

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from eplb_opt.problem.evidence import Pattern
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import mean_load
+from solvers.arrays import Integers
 from solvers.bracket import Bracket
 from solvers.column_generation.master import Master, Prices
 from solvers.column_generation.pricing import Pricing, price
 from solvers.column_generation.replicas import GRID, Bins, ReplicaWindow, bins_of, replica_window
 from solvers.options import Budget, OutOfBudgetError
 
-Ints = NDArray[np.int64]
 SMOOTHING = 0.8
 """Share of the best prices so far in the mixture that is priced."""
 NEW_PATTERNS = 30
@@ -79,9 +79,9 @@ class _Trial:
 class _IntegerPrices:
     """Prices as multiples of 1 / levels, and what the knapsack says about them."""
 
-    replica: Ints
+    replica: Integers
     count: int
-    cheapest: Ints
+    cheapest: Integers
     pricing: Pricing
     gain: int
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from solvers.arrays import Integers
 from solvers.options import Budget
 
-Ints = NDArray[np.int64]
 FAR = np.int64(2**61)
 ENTRIES = 64
 """Entries of a table that are as much work as a step of a tree search."""
@@ -30,20 +29,20 @@ class Pricing:
     """
 
     best: int
-    patterns: Ints
+    patterns: Integers
 
 
 @dataclass(frozen=True, eq=False)
 class _Table:
     """f_j with, for each v, where its minimum is attained and which item was added there."""
 
-    lightest: Ints
-    attained: Ints
-    item: Ints
+    lightest: Integers
+    attained: Integers
+    item: Integers
 
 
 def price(
-    weights: Ints, values: Ints, num_items: int, capacity: int, budget: Budget | None = None
+    weights: Integers, values: Integers, num_items: int, capacity: int, budget: Budget | None = None
 ) -> Pricing:
     """Most valuable patterns of exactly ``num_items`` items, repeats allowed, of weight at most
     ``capacity``.
@@ -71,15 +70,15 @@ def price(
     return Pricing(best, patterns)
 
 
-def undominated(weights: Ints, values: Ints) -> Ints:
+def undominated(weights: Integers, values: Integers) -> Integers:
     """Indices of the items that no other beats: lighter or equal, and worth more or equal."""
     order = np.lexsort((weights, -values))
     running = np.minimum.accumulate(weights[order])
-    lighter: Ints = order[np.concatenate([[True], running[1:] < running[:-1]])]
+    lighter: Integers = order[np.concatenate([[True], running[1:] < running[:-1]])]
     return lighter
 
 
-def _tables(weights: Ints, values: Ints, num_items: int, budget: Budget) -> list[_Table]:
+def _tables(weights: Integers, values: Integers, num_items: int, budget: Budget) -> list[_Table]:
     items = undominated(weights, values)
     top = int(values.max())
     tables: list[_Table] = []

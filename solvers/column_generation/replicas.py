@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
+from solvers.arrays import Integers
 from solvers.model_size import require_table
 
-Ints = NDArray[np.int64]
 GRID = 2**40
 """Replica loads are floored to multiples of T / GRID; the floor loses at most S / GRID of T."""
 
@@ -27,12 +26,12 @@ class ReplicaWindow:
             spare``.
     """
 
-    fewest: Ints
+    fewest: Integers
     spare: int
-    weights: Ints
+    weights: Integers
 
     @property
-    def counts(self) -> Ints:
+    def counts(self) -> Integers:
         """[E, spare + 1], the k of each weight."""
         return self.fewest[:, None] + np.arange(self.spare + 1)
 
@@ -72,11 +71,11 @@ class Bins:
         lightest: [B], the weight of the lightest replica of each bin, which stands for the bin.
     """
 
-    of: Ints
-    lightest: Ints
+    of: Integers
+    lightest: Integers
 
 
-def bins_of(weights: Ints, num_bins: int) -> Bins:
+def bins_of(weights: Integers, num_bins: int) -> Bins:
     """Bins of width T / num_bins; empty ones are left out."""
     cells, of = np.unique(weights * num_bins // GRID, return_inverse=True)
     lightest = np.full(len(cells), GRID, dtype=np.int64)

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.problem.layer import Layer
+from solvers.arrays import Integers
 from solvers.compiled import compile_within
 from solvers.dispatch import value
 from solvers.local_search.iterated import iterate, rehearse
 from solvers.local_search.start import first_packing
 from solvers.options import Budget
 from solvers.scaling import replica_sizes, scale_for
-
-Integers = NDArray[np.int64]
 
 KICKS = 10
 """Kicks between two looks at the clock."""

@@ -6,12 +6,10 @@ All in integers. A size is a load in units of :class:`solvers.scaling.Scale`; so
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from solvers.arrays import Integers
 from solvers.compiled import compiled
 from solvers.local_search.resplit import split_in_two, subsets
-
-Integers = NDArray[np.int64]
 
 
 @compiled

@@ -10,11 +10,9 @@ pair is taken.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from solvers.arrays import Integers
 from solvers.compiled import compiled
-
-Integers = NDArray[np.int64]
 
 LARGEST_EXACT = 11
 

@@ -6,16 +6,14 @@ import heapq
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eplb_opt import bounds
 from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.problem.layer import Layer
+from solvers.arrays import Integers
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.scaling import item_sizes, scale_for
-
-Integers = NDArray[np.int64]
 
 
 def first_packing(items: Integers, experts: Integers, num_ranks: int, spread: bool) -> Integers:

@@ -24,15 +24,13 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eplb_opt.problem.layer import Layer
+from solvers.arrays import Integers
 from solvers.compiled import compile_within, compiled
 from solvers.dispatch import value
 from solvers.options import Budget
 from solvers.scaling import scale_for
-
-Integers = NDArray[np.int64]
 
 FOUND, EXHAUSTED, PAUSED = 0, 1, 2
 SLACK, ROUNDING, MOST_REPLICAS, SPREAD = range(4)
@@ -103,7 +101,7 @@ class TransferSearch:
         """FOUND and phy2log [P], EXHAUSTED if no placement takes at most so many transfers, or
         PAUSED.
         """
-        tree = Tree(
+        tree = TransferTree(
             np.array([-1, 0, 0, transfers, 0, 0, 0], np.int64),
             np.zeros((len(self.room) * self.slots_per_rank, 5), np.int64),
             np.zeros((2, len(self.load)), np.int64),
@@ -126,7 +124,7 @@ class TransferSearch:
                 tree.state[BACK] = 1
         return PAUSED, None
 
-    def _read(self, tree: Tree) -> tuple[int, ...]:
+    def _read(self, tree: TransferTree) -> tuple[int, ...]:
         """The placement [P] of a complete tree."""
         content: list[list[int]] = [[] for _ in self.room]
         for i, j, times, _, _ in tree.frames[: tree.state[DEPTH]]:
@@ -134,7 +132,7 @@ class TransferSearch:
         return tuple(e for rank in content for e in rank)
 
 
-class Tree(NamedTuple):
+class TransferTree(NamedTuple):
     """Where the search stands: one branch, all int64. What :func:`advance` changes.
 
     Attributes:
@@ -157,7 +155,7 @@ class Tree(NamedTuple):
 
 @compiled
 def advance(
-    tree: Tree,
+    tree: TransferTree,
     load: Integers,
     current_ranks: Integers,
     ranks: Integers,
@@ -216,7 +214,7 @@ def advance(
 
 @compiled
 def find_rank(
-    tree: Tree, load: Integers, current_ranks: Integers, ranks: Integers, settings: Integers
+    tree: TransferTree, load: Integers, current_ranks: Integers, ranks: Integers, settings: Integers
 ) -> tuple[int, int]:
     """The position of the next rank with room for the expert in hand, and for how many replicas;
     (0, 0) if there is none. Arguments as in :func:`advance`.
@@ -238,7 +236,7 @@ def find_rank(
 
 @compiled
 def put(
-    tree: Tree, load: Integers, current_ranks: Integers, ranks: Integers, j: int, times: int
+    tree: TransferTree, load: Integers, current_ranks: Integers, ranks: Integers, j: int, times: int
 ) -> None:
     """Place ``times`` replicas of the expert in hand on the j-th rank of its row; arguments as in
     :func:`advance`.
@@ -324,5 +322,5 @@ def rehearse() -> None:
     one = np.ones(2, np.int64)
     state, frames, counts = np.zeros(7, np.int64), np.zeros((4, 5), np.int64), np.zeros((2, 2), int)
     state[EXPERT] = -1
-    tree, ranks = Tree(state, frames, counts, 9 * one, 2 * one), np.array([[0, 1], [1, 0]])
+    tree, ranks = TransferTree(state, frames, counts, 9 * one, 2 * one), np.array([[0, 1], [1, 0]])
     advance(tree, one, one, ranks, np.array([9, 0, 2, 0]), 100)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from solvers.arrays import Integers
 from solvers.compiled import compile_within, compiled
 from solvers.local_search import iterated as local_search
 from solvers.tree_search.splitting import (
@@ -26,8 +26,6 @@ from solvers.tree_search.splitting import (
     new_tree,
     restart,
 )
-
-Integers = NDArray[np.int64]
 
 VECTOR_WORK = 20
 """Work that passing over a vector counts for, about its share of time."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eplb_opt import bounds
 from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.problem.layer import Layer
+from solvers.arrays import Integers
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.local_search.improve import improve
@@ -20,8 +20,6 @@ from solvers.scaling import replica_sizes, scale_for
 from solvers.tree_search.count_vectors import Vectors, new_vectors, search
 from solvers.tree_search.sampling import neighbour, try_vector
 from solvers.tree_search.splitting import EXHAUSTED, FOUND, PAUSED
-
-Integers = NDArray[np.int64]
 
 KICKS = 100
 """Rounds of local search for the incumbent."""

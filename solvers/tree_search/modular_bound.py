@@ -18,9 +18,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+from solvers.arrays import Integers
 
 MAX_STATES = 4000
 MAX_MODULUS = 10_000

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eplb_opt import bounds
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit
+from solvers.arrays import Integers
 from solvers.bracket import Bracket
 from solvers.compiled import compile_within
 from solvers.dispatch import value
@@ -40,8 +40,6 @@ from solvers.tree_search.splitting import (
     new_tree,
     restart,
 )
-
-Integers = NDArray[np.int64]
 
 KICKS = 200
 """Rounds of local search before the tree search."""

@@ -7,12 +7,10 @@ their items anew. Each success leaves fewer ranks above the goal, none above if 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from solvers.arrays import Integers
 from solvers.options import Budget
 from solvers.tree_search.splitting import FOUND, WORK, advance, new_tree
-
-Integers = NDArray[np.int64]
 
 ITEMS = 27
 """Items re-packed at once: three ranks of nine, as many as a few milliseconds explore."""

@@ -7,12 +7,10 @@ experts on 32 slots of 8 ranks: the optimum after 1 s of sampling, after 14 s of
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from solvers.arrays import Integers
 from solvers.tree_search.count_vectors import Vectors, begin
 from solvers.tree_search.splitting import FOUND, WORK, advance
-
-Integers = NDArray[np.int64]
 
 TRY_WORK = 30_000
 """Work on one vector: about a millisecond."""

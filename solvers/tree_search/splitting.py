@@ -19,12 +19,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from solvers.arrays import Integers
 from solvers.compiled import compiled
 from solvers.model_size import require_table
-
-Integers = NDArray[np.int64]
 
 FOUND, EXHAUSTED, PAUSED = 0, 1, 2
 NEVER = np.iinfo(np.int64).max

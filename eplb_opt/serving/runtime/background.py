@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eplb_opt.serving.runtime.weights import Layer
+from eplb_opt.serving.runtime.weights import Change
 
 Rows = dict[int, list[Tensor]]
 
@@ -20,7 +20,7 @@ class Background:
     :meth:`take`'s caller, before the buffer is free for the next.
     """
 
-    def __init__(self, layers: Sequence[Layer], fill: Callable[[int, Layer], Rows]) -> None:
+    def __init__(self, layers: Sequence[Change], fill: Callable[[int, Change], Rows]) -> None:
         """Start to ``fill(number, layer)``."""
         self._layers, self._fill = layers, fill
         self._changed = threading.Condition()
@@ -45,7 +45,7 @@ class Background:
                 self.error = error
                 self._changed.notify_all()
 
-    def layer(self, number: int) -> Layer:
+    def layer(self, number: int) -> Change:
         """What is to be done to a layer."""
         return self._layers[number]
 

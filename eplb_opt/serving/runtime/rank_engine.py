@@ -16,7 +16,7 @@ from eplb_opt.problem.topology import Topology
 from eplb_opt.problem.transfer import plan_transfers
 from eplb_opt.serving.runtime.background import Background, Rows
 from eplb_opt.serving.runtime.process_group import Group
-from eplb_opt.serving.runtime.weights import Layer, Weights, commit, fill, num_bytes
+from eplb_opt.serving.runtime.weights import Change, Weights, commit, fill, num_bytes
 from eplb_opt.serving.state_machine import Map, Tokens
 
 LOGGER = logging.getLogger("eplb_opt.serving.runtime")
@@ -114,12 +114,12 @@ class RankEngine:
             self.group.fail(f"layer {layer} of model {model} did not arrive everywhere ({told})")
         return least
 
-    def _commit(self, todo: Layer, weights: Weights, incoming: Rows) -> None:
+    def _commit(self, todo: Change, weights: Weights, incoming: Rows) -> None:
         commit(todo, weights, incoming)
         self.bytes_received += num_bytes(incoming)
 
-    def _layer(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> Layer:
+    def _layer(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> Change:
         slots_per_rank = len(old) // self.group.size
         own = slice(self.group.rank * slots_per_rank, (self.group.rank + 1) * slots_per_rank)
         transfers = plan_transfers(old, new, slots_per_rank, self.node_of_rank)
-        return Layer(old[own].tolist(), new[own].tolist(), transfers, self.group.rank)
+        return Change(old[own].tolist(), new[own].tolist(), transfers, self.group.rank)

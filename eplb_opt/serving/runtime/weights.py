@@ -17,7 +17,7 @@ Weights = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Layer:
+class Change:
     """What a rank knows of the transfers of one layer.
 
     Attributes:
@@ -34,7 +34,7 @@ class Layer:
 
 
 def fill(
-    layer: Layer, weights: Weights, group: dist.ProcessGroup | None, timeout: float
+    layer: Change, weights: Weights, group: dist.ProcessGroup | None, timeout: float
 ) -> dict[int, list[Tensor]]:
     """Send what others need, receive what this rank needs: rows by expert. Writes no weights.
 
@@ -69,7 +69,7 @@ def fill(
     return incoming
 
 
-def commit(layer: Layer, weights: Weights, incoming: dict[int, list[Tensor]]) -> None:
+def commit(layer: Change, weights: Weights, incoming: dict[int, list[Tensor]]) -> None:
     """Write the slots that change, from the buffer or from the rank's own memory.
 
     All rows are collected before the first is written: a slot's old expert may be wanted elsewhere.
