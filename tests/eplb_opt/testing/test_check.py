@@ -102,16 +102,20 @@ def test_an_outside_repository_with_one_short_test_file(tmp_path: Path) -> None:
         "def test_optimum(optimal, small_instances):\n"
         "    assert optimal(small_instances[2])[0] == 590 / 3\n"
     )
-    options = ["-q", "--eplb-policy", "my_policy.py", "--eplb-never-worse-than", "deepseek"]
-    command = [sys.executable, "-m", "pytest", *options]
-    for _ in range(2):  # the second time with optima from the cache
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stdout
-        assert "3 passed" in result.stdout
+    options = ["--eplb-policy", "my_policy.py", "--eplb-never-worse-than", "deepseek"]
+
+    def pytest_says(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "pytest", "-q", *arguments]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return run.returncode, run.stdout
+
+    code, said = pytest_says(*options)
+    assert (code, "3 passed" in said) == (0, True), said
+    code, said = pytest_says("test_optimal.py")  # with the optimum from the cache
+    assert (code, "1 passed" in said) == (0, True), said
     assert list((tmp_path / ".pytest_cache" / "v" / "eplb-opt" / "optimal").iterdir())
     (tmp_path / "my_policy.py").write_text(
         FILE.read_text() + "\nplace = rebalance_experts = duplicate_slot\n"
     )
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "valid: " in result.stdout
+    code, said = pytest_says(*options, "test_optimal.py")
+    assert (code, "valid: " in said) == (1, True), said
