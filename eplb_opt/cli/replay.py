@@ -186,7 +186,7 @@ def policy_table(report: ReplayReport) -> Any:
         "staleness",
         "not moved",
         "hindsight",
-        "received",
+        "transfers",
         "seconds",
     ]
     columns += ["loss + moving"] if report.tokens_per_byte is not None else []

@@ -92,7 +92,7 @@ class ReplayReport(ShowsItself):
             (p.policy, str(p.trail.steps), percent(p.loss), str(p.received), str(len(p.failures)))
             for p in self.policies
         ]
-        columns = ("policy", "steps", "loss", "received", "failures")
+        columns = ("policy", "steps", "loss", "transfers", "failures")
         return Shown(
             f"ReplayReport({self.source}{', interrupted' * self.interrupted})", columns, rows
         )
