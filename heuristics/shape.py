@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LARGEST_SUM = torch.finfo(torch.float32).max
+"""Of the loads of a layer: some stages add in float32, as DeepSeek EPLB does."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -25,8 +28,8 @@ class Shape:
         == 0``.
 
         Raises:
-            ValueError: loads are no [L, E], or negative; a size is not positive, or one that must
-                divide another does not.
+            ValueError: loads are no [L, E], negative, or beyond float32; a size is not positive, or
+                one that must divide another does not.
         """
         sizes = {
             "num_replicas": num_replicas,
@@ -56,11 +59,17 @@ def _check_weight(weight: Tensor) -> None:
         raise ValueError(f"weight of shape {tuple(weight.shape)} is not [layers, experts]")
     if weight.is_complex() or weight.dtype == torch.bool:
         raise ValueError(f"weight must hold real numbers, not {weight.dtype}")
-    # Elsewhere this test would make the host wait for the device; loads there are the caller's
-    # word.
-    if weight.device.type == "cpu" and not bool((torch.isfinite(weight) & (weight >= 0)).all()):
+    if weight.device.type != "cpu":  # a test would make the host wait for the device
+        return
+    if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
         raise ValueError(
             "weight holds a load that is negative, NaN or infinite: clean the recording"
+        )
+    largest = float(weight.double().sum(1).max())
+    if largest > LARGEST_SUM:
+        raise ValueError(
+            f"weight has a layer whose loads sum to {largest:g}, more than float32 holds: divide "
+            "them by a common factor"
         )
 
 

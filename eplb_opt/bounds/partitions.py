@@ -59,13 +59,15 @@ def bottleneck_partition(cost: dict[Block, Fraction], num_groups: int) -> Partit
 
 def _bottleneck(cost: dict[Block, Fraction], num_groups: int, steps: _Steps) -> Partition:
     levels = sorted(set(cost.values()))
-    low, high = levels.index(_dearest_group(cost, num_groups)), len(levels) - 1
+    position = {level: i for i, level in enumerate(levels)}
+    rank = {block: position[value] for block, value in cost.items()}  # compares fast
+    low, high = _dearest_group(rank, num_groups), len(levels) - 1
     excluded = low - 1
     best: list[Block] | None = None
     while low <= high:
         middle = (low + high) // 2
         try:
-            found = _cover([b for b, c in cost.items() if c <= levels[middle]], num_groups, steps)
+            found = _cover([b for b, r in rank.items() if r <= middle], num_groups, steps)
         except _GivenUpError:
             low = middle + 1
             continue
@@ -101,9 +103,9 @@ def lazy_bottleneck(
         refined.add(worst)
 
 
-def _dearest_group(cost: dict[Block, Fraction], num_groups: int) -> Fraction:
+def _dearest_group(cost: dict[Block, int], num_groups: int) -> int:
     """The largest over the groups of what the cheapest block with that group costs."""
-    cheapest: dict[int, Fraction] = {}
+    cheapest: dict[int, int] = {}
     for block, value in cost.items():
         for k in block:
             cheapest[k] = min(value, cheapest.get(k, value))

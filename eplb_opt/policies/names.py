@@ -145,6 +145,9 @@ class Policy:
 def arguments(instance: Instance) -> tuple[Any, list[int]]:
     """What a policy is called with: loads [L, E] in float32, as serving engines give them, and the
     number of slots, groups, nodes and ranks; one group and one node under the global rule.
+
+    Raises:
+        PolicyError: float32 does not hold the loads.
     """
     topology = instance.topology
     hierarchical = instance.rule == Rule.HIERARCHICAL
@@ -154,6 +157,13 @@ def arguments(instance: Instance) -> tuple[Any, list[int]]:
         topology.num_nodes if hierarchical else 1,
         topology.num_ranks,
     ]
+    with np.errstate(over="ignore"):
+        largest = float(instance.loads.sum(axis=1, dtype=np.float64).max())
+    if largest > float(np.finfo(np.float32).max):
+        raise PolicyError(
+            f"the loads of a layer sum to {largest:g}, and policies see them in float32: divide "
+            "them by a common factor"
+        )
     return np.array(instance.loads, dtype=np.float32), sizes
 
 

@@ -97,6 +97,15 @@ def test_sizes_that_do_not_fit_are_named(arguments, message):
         rebalance_experts(torch.ones(2, 6), *arguments)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("loads", [[3e156, 2.0, 1.0], [3e38, 3e38, 1.0]])
+def test_loads_beyond_float32_are_refused(policy, loads):
+    """Their placements were read from memory that nobody had written."""
+    weight = torch.tensor([loads], dtype=torch.float64)
+    with pytest.raises(ValueError, match="more than float32 holds: divide"):
+        rebalance_experts(weight, 4, 1, 1, 2, policy=policy)
+
+
 def test_bad_loads_are_refused():
     with pytest.raises(ValueError, match="negative, NaN or infinite"):
         rebalance_experts(torch.tensor([[1.0, float("nan")]]), 2, 1, 1, 1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eplb_opt import Instance, Topology
-from eplb_opt.policies.names import InvalidPlacementError, PolicyError, load_policy
+from eplb_opt.policies.names import InvalidPlacementError, PolicyError, arguments, load_policy
 from heuristics.policies import refined
 from tests.eplb_opt.policies import user_programs
 
@@ -142,8 +142,8 @@ def test_a_function_is_given_the_old_placement_only_where_it_must_be() -> None:
         given.append(old)
         return SLOTS
 
-    def may_take_it(*arguments: Any, old: Any = None) -> Any:
-        given.append((len(arguments), old))
+    def may_take_it(*given_to_it: Any, old: Any = None) -> Any:
+        given.append((len(given_to_it), old))
         return SLOTS
 
     for function in (takes_it, may_take_it):
@@ -160,3 +160,11 @@ def test_built_in_policies_are_always_given_the_old_placement() -> None:
     assert few.tolist() == expected.tolist()
     kept = [load_policy("refined").run(INSTANCE, x).placement.phy2log for x in (None, old)]
     assert (kept[0] == kept[1]).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_loads_beyond_float32_are_named() -> None:
+    """It was a warning of NumPy, and a policy that spoke of NaN."""
+    instance = Instance([[1e300, 2, 3]], Topology(4, 2))
+    with pytest.raises(PolicyError, match=r"sum to 1e\+300, and policies see them in float32"):
+        arguments(instance)
