@@ -44,11 +44,11 @@ from solvers.tree_search.splitting import (
 KICKS = 200
 """Rounds of local search before the tree search."""
 TRIES = 200
-"""Re-packings of a few ranks for each goal that is tried before the tree search. Without them 6 of
-210 placements (8 to 288 slots, five kinds of loads, 4 million units of work) are worse."""
+"""Re-packings of a few ranks for each goal that is tried before the tree search. Without them 4 of
+210 placements are worse, and 2 fewer are proven optimal (benchmarks/packing_parts.py)."""
 DESCENT = 0.8
-"""Share of the budget after which the descent gives way to the ascent; without that 12 of the 210
-bounds are lower."""
+"""Share of the budget after which the descent gives way to the ascent; without that 11 of the
+210 bounds are lower."""
 
 
 @dataclass(frozen=True, eq=False)
