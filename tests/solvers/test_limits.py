@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology, bounds, documents
 from eplb_opt.bounds import closed_form, partitions
-from eplb_opt.certificate import Budget as CheckBudget
+from eplb_opt.certificate import CheckBudget
 from eplb_opt.certificate import Trust, verify_document, writing
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition, portfolio, solve
@@ -244,7 +244,7 @@ def test_groups_with_too_many_partitions_do_not_hang(
     machine: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """32 groups on 16 nodes: the search for a partition had no limit, and took over 90 s."""
-    monkeypatch.setattr(writing, "Budget", lambda: CheckBudget(10**6))
+    monkeypatch.setattr(writing, "CheckBudget", lambda: CheckBudget(10**6))
     nodes, groups = machine
     layer = random_layer(256, 320, 32, num_nodes=nodes, num_groups=groups)
     result = solve(layer, work_limit=100_000)
