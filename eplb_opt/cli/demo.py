@@ -26,7 +26,8 @@ def command(seed: int) -> int:
     from eplb_opt.problem.topology import Topology
 
     small = Instance(np.array(PUBLISHED), Topology(16, 8), source="published example")
-    report = measure_gap(small)
+    with progress_bar() as progress:
+        report = measure_gap(small, progress=progress)
     if report.interrupted:
         return report_interrupt("nothing is done")
     (reference,), (layer,) = report.reference, report.policies[0].layers

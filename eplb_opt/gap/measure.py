@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 
 from eplb_opt.gap.attribution import attribute_layers
 from eplb_opt.gap.loss_split import PolicySplit, Progress
@@ -123,8 +124,10 @@ def measure_gap(
     try:
         with own if runner is None else nullcontext(runner) as running:
             work.place(running, named, instance, progress)
-        search = _limited(limits, instance, 0.0)
-        work.bound(search, progress, compile_first=time_limit is None)
+        compile_first = time_limit is None
+        work.bound(_limited(limits, instance, 0.0), progress, compile_first=compile_first)
+        if compile_first and (explain or serve_on is not None):
+            _compile(progress, "losses", 0, instance.num_layers)
         search = _limited(limits, instance, EXPLAIN_TIME_LIMIT)
         seen = None if serve_on is None else instance.layers()
         work.split(search, seen, progress, explain=explain)
@@ -148,6 +151,15 @@ class _Measured:
 
     outcome: PolicyGap
     values: tuple[Bracket, ...] = ()
+
+
+def _compile(progress: Progress, what: str, done: int, total: int) -> None:
+    """What the searches compile once on a machine is said, and is no part of their time."""
+    from solvers.tree_search.count_vectors import compile_searches
+
+    progress("compiling the searches, once on a machine", done, total)
+    compile_searches()
+    progress(what, done, total)
 
 
 class _Work:
@@ -182,16 +194,19 @@ class _Work:
     ) -> None:
         """Find the references that are missing."""
         for i in range(len(self.references), len(self.layers)):
-            progress("reference", i, len(self.layers))
-            self._bound_next(search, compile_first=compile_first)
+            step = ("reference", i, len(self.layers))
+            progress(*step)
+            self._bound_next(search, partial(_compile, progress, *step) if compile_first else None)
             if self.references[-1].bracket.limit == Limit.INTERRUPT:
                 raise KeyboardInterrupt
         progress("reference", len(self.layers), len(self.layers))
 
-    def _bound_next(self, search: SearchOptions, *, compile_first: bool = False) -> None:
+    def _bound_next(
+        self, search: SearchOptions, before_search: Callable[[], None] | None = None
+    ) -> None:
         layer = self.layers[len(self.references)]
         known = [m.values[len(self.references)] for m in self.measured if m.values]
-        found = find_reference(layer, known, self.cost, search, compile_first=compile_first)
+        found = find_reference(layer, known, self.cost, search, before_search=before_search)
         self.references.append(found)
 
     def split(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -63,7 +63,7 @@ def find_reference(
     cost: Cost,
     search: SearchOptions,
     *,
-    compile_first: bool = False,
+    before_search: Callable[[], None] | None = None,
 ) -> Reference:
     """What can be found out about the optimum of a layer.
 
@@ -72,7 +72,7 @@ def find_reference(
         known: placements that are known, valued.
         cost: objective and dispatch.
         search: limits of the search, if no placement meets the closed-form bound.
-        compile_first: what the search compiles once on a machine is no part of its time.
+        before_search: called if there is a search to come.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came outside of the search; one that ends the search is its
@@ -81,11 +81,9 @@ def find_reference(
     start, mean = time.perf_counter(), mean_load(layer, cost.objective)
     bracket = Bracket.start(bounds.of(layer, *cost), known if layer.has_load else [])
     searched = layer.has_load and not bracket.closed and search.time_limit != 0
-    if searched and compile_first:
-        from solvers.tree_search.count_vectors import compile_searches
-
-        compile_searches()
     if searched:
+        if before_search is not None:
+            before_search()
         bracket = _search(layer, bracket, cost, search)
     return Reference(layer.index, bracket, mean, searched, time.perf_counter() - start)
 

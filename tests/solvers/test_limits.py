@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology, bounds, documents
 from eplb_opt.bounds import closed_form, partitions
-from eplb_opt.certificate import CheckBudget
-from eplb_opt.certificate import Trust, verify_document, writing
+from eplb_opt.certificate import CheckBudget, Trust, verify_document, writing
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition, portfolio, solve
 from solvers.backends import BACKENDS
