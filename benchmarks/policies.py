@@ -163,10 +163,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    chosen = options.policies
+    chosen, known = options.policies, runners()
+    if unknown := set(chosen or ()) - set(known):
+        parser.error(f"{sorted(unknown)} are not among {sorted(known)}")
     policies = {
         name: run
-        for name, run in runners().items()
+        for name, run in known.items()
         if name == "deepseek" or chosen is None or name in chosen
     }
     print("| E, P, K, N, G | S | loads | policy | gap mean % | max % | ms | x deepseek |")

@@ -138,7 +138,7 @@ def plan_migration(
     Args:
         instance: the loads now; without ``spread_replicas``.
         before: [L, P] a valid placement of the instance.
-        budget: transfers of a layer at most.
+        budget: transfers of a layer at most; more than P are never needed.
         within: choose the fewest transfers that come within this ratio above the lower
             bound; None, or where none come: the least makespan.
         search: limits of the search of each layer for fewer transfers, or for the proof that
@@ -156,6 +156,7 @@ def plan_migration(
     """
     if instance.spread_replicas:
         raise ValueError("spread_replicas: a migration does not keep replicas apart")
+    budget = min(budget, instance.topology.num_physical_experts)
     shown = tuple(sorted({b for b in (*SHOWN_BUDGETS, budget) if b <= budget}))
     plan = MigrationPlan(instance, shown, (), interrupted=True)
     try:

@@ -14,7 +14,7 @@ from eplb_opt.problem.result import Limit, Result, Stage
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition
-from solvers.backends import BACKENDS, COUNTS, GROUPS, JOINT, OPTIMAL_DISPATCH, PACKING
+from solvers.backends import BACKENDS, COUNTS, GROUPS, JOINT_BY_DISPATCH, PACKING
 from solvers.bracket import Bracket
 from solvers.decomposition import CountSolver
 from solvers.dispatch import value
@@ -158,7 +158,7 @@ class _Question:
             raise ValueError(
                 "stage='groups' needs rule='hierarchical': the global rule has no groups"
             )
-        table = BACKENDS[stage] if even else OPTIMAL_DISPATCH
+        table = BACKENDS[stage] if even else JOINT_BY_DISPATCH[cost.dispatch]
         if not isinstance(backend, str) or (backend != "auto" and backend not in table):
             raise ValueError(
                 f"backend={backend!r} is not one of auto, {', '.join(table)} (for stage={stage!r})"
@@ -272,7 +272,7 @@ def _packing(
 
 
 def _joint(question: _Question, initial: tuple[int, ...] | None, budget: Budget) -> Bracket:
-    table = JOINT if question.cost.dispatch == Dispatch.EVEN else OPTIMAL_DISPATCH
+    table = JOINT_BY_DISPATCH[question.cost.dispatch]
     problem, solver = question.problem, table[question.backend].solve
     if problem.rule == Rule.HIERARCHICAL and question.cost.dispatch == Dispatch.EVEN:
         return decomposition.solve_joint(problem, solver, budget, initial)

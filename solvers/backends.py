@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import Dispatch
 from eplb_opt.problem.result import Result, Stage
 from solvers import brute_force, portfolio
 from solvers.bracket import Bracket
@@ -104,7 +105,12 @@ JOINT: dict[str, Backend[JointSolver]] = {
 OPTIMAL_DISPATCH: dict[str, Backend[JointSolver]] = {
     "cp-sat": Backend(optimal_dispatch.solve_joint),
 }
-"""Of the stage ``joint`` under ``dispatch="optimal"``."""
+JOINT_BY_DISPATCH: dict[Dispatch, dict[str, Backend[JointSolver]]] = {
+    Dispatch.EVEN: JOINT,
+    Dispatch.FIXED: OPTIMAL_DISPATCH,  # for the sum it is the same problem
+    Dispatch.OPTIMAL: OPTIMAL_DISPATCH,
+}
+"""Of the stage ``joint``, under the sum."""
 BACKENDS: Mapping[str, Mapping[str, Backend[Any]]] = {
     Stage.GROUPS: GROUPS,
     Stage.COUNTS: COUNTS,

@@ -40,8 +40,8 @@ def value(
     objective, dispatch = Cost.of(objective, dispatch)
     if dispatch == Dispatch.FIXED and objective != SUM:
         raise ValueError(f"dispatch='fixed' with objective={str(objective)!r}: use 'sum'")
-    exact = _even_makespan if dispatch == Dispatch.EVEN else _best_makespan
-    cost = objective.over([exact(step, phy2log) for step in objective.steps_of(layer)])
+    makespan = MAKESPANS[dispatch]
+    cost = objective.over([makespan(step, phy2log) for step in objective.steps_of(layer)])
     return Bracket(tuple(phy2log), cost, cost, str(dispatch))
 
 
@@ -51,6 +51,14 @@ def _even_makespan(step: Layer, phy2log: Sequence[int]) -> Fraction:
 
 def _best_makespan(step: Layer, phy2log: Sequence[int]) -> Fraction:
     return best_shares(step, phy2log).makespan
+
+
+MAKESPANS = {
+    Dispatch.EVEN: _even_makespan,
+    Dispatch.FIXED: _best_makespan,  # of the sum alone
+    Dispatch.OPTIMAL: _best_makespan,
+}
+"""Of a placement in one step."""
 
 
 @dataclass(frozen=True)

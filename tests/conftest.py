@@ -4,11 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from eplb_opt import Instance, Layer, Topology
 
 # The tensors of the tests are small: more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No example has a time limit: a machine may be busy.
+settings.register_profile("eplb-opt", deadline=None)
+settings.load_profile("eplb-opt")
 
 
 @pytest.fixture

@@ -9,6 +9,13 @@ from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective
 
 __all__ = ["Bound", "of"]
 
+BOUNDS = {
+    Dispatch.EVEN: placement_bound,
+    Dispatch.FIXED: dispatch_bound,
+    Dispatch.OPTIMAL: dispatch_bound,
+}
+"""Of the sum, by dispatch rule."""
+
 
 def of(
     layer: Layer,
@@ -38,6 +45,6 @@ def of(
         raise ValueError(f"{cost}{given}: no bound is known, use objective='sum'")
     if not layer.has_load:
         return Bound(Fraction(0), "no-load")
-    if cost.dispatch != Dispatch.EVEN:
-        return dispatch_bound(layer)
-    return placement_bound(layer) if counts is None else packing_bound(layer, counts)
+    if counts is not None:
+        return packing_bound(layer, counts)
+    return BOUNDS[cost.dispatch](layer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,10 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.io.errors import FormatError, decoding
-from eplb_opt.io.recording import RawLoads, decimal
-
-_NUMBER = re.compile(r"[+-]?(?=\.?\d)\d*(?P<fraction>\.\d*)?(?P<exponent>[eE][+-]?\d+)?", re.ASCII)
-"""As JSON writes numbers, but for a sign, leading zeros, and a point at either end."""
+from eplb_opt.io.recording import RawLoads, number
 
 
 def read(path: Path) -> RawLoads:
@@ -45,10 +41,10 @@ def encode(loads: NDArray[np.generic]) -> bytes:
 
 
 def _number(path: Path, text: str, line: int, column: int) -> int | float | Decimal:
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None:
+    value = number(text)
+    if value is None:
         hint = "; a header line is not expected" if line == 1 else ""
         raise FormatError(
             path, f"line {line}, column {column}: {text[:40]!r} is not a number{hint}"
         )
-    return decimal(match[0]) if match["fraction"] or match["exponent"] else int(match[0])
+    return value

@@ -29,7 +29,7 @@ FORMATS = {
 }
 """Format name -> module whose ``read(path)`` reads it; imported when used."""
 
-_ENCODERS = {
+ENCODERS = {
     ".json": json_file.encode,
     ".npy": npy_file.encode,
     ".npz": npz_file.encode,
@@ -109,12 +109,12 @@ def write_loads(path: str | Path, loads: ArrayLike) -> None:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    if path.suffix not in _ENCODERS:
-        raise ValueError(f"{path}: suffix {path.suffix!r} is not one of {', '.join(_ENCODERS)}")
+    if path.suffix not in ENCODERS:
+        raise ValueError(f"{path}: suffix {path.suffix!r} is not one of {', '.join(ENCODERS)}")
     exact = exact_array(loads)
     if not np.isfinite(exact).all():
         raise ValueError(f"{path}: loads with NaN or infinity are not written")
-    replace_file(path, _ENCODERS[path.suffix](exact))
+    replace_file(path, ENCODERS[path.suffix](exact))
 
 
 def detect_format(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -26,6 +27,20 @@ class RawLoads:
     values: NDArray[Any] | list[Any]
     field: str = ""
     layers: tuple[int, ...] | None = None
+
+
+NUMBER = re.compile(r"[+-]?(?=\.?\d)\d*(?P<fraction>\.\d*)?(?P<exponent>[eE][+-]?\d+)?", re.ASCII)
+"""As JSON writes numbers, but for a sign, leading zeros, and a point at either end."""
+
+
+def number(text: str) -> int | float | Decimal | None:
+    """What a literal means, exactly: an integer where it is written as one, else as
+    :func:`decimal`; None if it is no number.
+    """
+    match = NUMBER.fullmatch(text.strip())
+    if match is None:
+        return None
+    return decimal(match[0]) if match["fraction"] or match["exponent"] else int(match[0])
 
 
 def decimal(text: str) -> float | Decimal:

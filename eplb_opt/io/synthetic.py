@@ -25,6 +25,10 @@ from numpy.typing import NDArray
 _Floats = NDArray[np.float64]
 
 
+LARGEST = 2**30
+"""Loads that are generated at most: 8 GB."""
+
+
 @dataclass(frozen=True)
 class _Sizes:
     layers: int
@@ -85,8 +89,8 @@ def generate(
         drift: between steps; None is ``Drift()``.
 
     Raises:
-        ValueError: an unknown family, a size below 1, ``num_groups`` not dividing E, or a parameter
-            that does not fit.
+        ValueError: an unknown family, a size below 1, too many loads, ``num_groups`` not dividing
+            E, or a parameter that does not fit.
 
     Example:
         >>> generate("zipf", num_layers=2, num_experts=4, tokens=100, seed=0).sum(axis=1).tolist()
@@ -95,6 +99,9 @@ def generate(
     _check_sizes(
         num_layers=num_layers, num_experts=num_experts, tokens=tokens, num_groups=num_groups
     )
+    number = num_layers * num_experts * (1 if steps is None else steps)
+    if number > LARGEST:
+        raise ValueError(f"{number} loads are more than {LARGEST}: make fewer layers or steps")
     if seed < 0:
         raise ValueError(f"seed={seed} must not be negative")
     rng = np.random.default_rng(seed)

@@ -17,6 +17,10 @@ class Rule(StrEnum):
     """Each node takes exactly ``num_groups / num_nodes`` whole groups of experts."""
 
 
+LARGEST = 2**31 - 1
+"""Slots, ranks, nodes or groups: beyond it sums of slots would not be safe in 64 bits."""
+
+
 @dataclass(frozen=True)
 class Topology:
     """The machine: slots, ranks and nodes, and the expert groups that the hierarchical rule keeps
@@ -32,8 +36,8 @@ class Topology:
         num_groups: K, equal contiguous groups of logical experts.
 
     Raises:
-        ValueError: a size is not a positive integer, P is no multiple of G, or G is no multiple of
-            N.
+        ValueError: a size is not an integer from 1 to 2^31 - 1, P is no multiple of G, or G is no
+            multiple of N.
     """
 
     num_physical_experts: int
@@ -46,6 +50,8 @@ class Topology:
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a positive integer")
+            if value > LARGEST:
+                raise ValueError(f"{name}={value} is more than {LARGEST}")
             object.__setattr__(self, name, int(value))
         _require_multiple(self, "num_physical_experts", "num_ranks")
         _require_multiple(self, "num_ranks", "num_nodes")

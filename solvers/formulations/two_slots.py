@@ -31,7 +31,6 @@ from eplb_opt import bounds
 from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit
-from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
@@ -71,12 +70,12 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
     from. With ``spread_replicas`` no rank holds an expert twice.
 
     Raises:
-        ValueError: the topology has not two slots a rank, or the rule is not global.
+        ValueError: the topology has not two slots a rank.
     """
-    if layer.topology.slots_per_rank != 2 or layer.rule != Rule.GLOBAL:
+    if layer.topology.slots_per_rank != 2:
         raise ValueError(
-            f"slots_per_rank={layer.topology.slots_per_rank} under the {layer.rule} rule: "
-            "backend='two-slots' needs 2 and the global rule, use backend='auto'"
+            f"slots_per_rank={layer.topology.slots_per_rank}: backend='two-slots' takes 2, use "
+            "backend='auto'"
         )
     starts = [_fold(layer, threshold_counts(layer))]
     if initial is not None:

@@ -105,3 +105,11 @@ def test_spread_replicas_are_refused() -> None:
     spread = Instance(LOADS, Topology(16, 4), spread_replicas=True)
     with pytest.raises(ValueError, match="does not keep replicas apart"):
         plan_migration(spread, BEFORE[:3])
+
+
+def test_no_more_transfers_are_planned_than_there_are_slots() -> None:
+    """10^23 of them overflowed."""
+    now = Instance([[4, 3, 2, 1]], Topology(4, 2))
+    plan = plan_migration(now, np.array([[0, 1, 2, 3]]), budget=10**23)
+    assert plan.budgets[-1] == 4
+    assert plan.layers[0].after.makespan == 5

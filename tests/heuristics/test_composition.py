@@ -20,7 +20,7 @@ few_loads = st.lists(st.integers(0, 60), min_size=4, max_size=4)
 
 @pytest.mark.parametrize("rule", COUNTS)
 @given(loads=st.lists(few_loads, min_size=1, max_size=3), slots=st.integers(4, 13))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_counts_fill_the_slots_and_leave_nobody_out(rule, loads, slots):
     replicas = COUNTS[rule](torch.tensor(loads, dtype=torch.float32), slots)
     counts = count_replicas(replicas, 4)
@@ -29,7 +29,7 @@ def test_counts_fill_the_slots_and_leave_nobody_out(rule, loads, slots):
 
 
 @given(loads=few_loads, slots=st.integers(4, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_greedy_counts_minimize_the_largest_replica(loads, slots):
     counts = greedy_counts(torch.tensor([loads], dtype=torch.float64), slots)[0].tolist()
     choices = itertools.product(range(1, slots - 2), repeat=4)
@@ -42,7 +42,7 @@ def test_greedy_counts_minimize_the_largest_replica(loads, slots):
 
 
 @given(loads=st.lists(st.integers(0, 30), min_size=6, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_snake_folds_optimally_with_two_slots(loads):
     order = snake(torch.tensor([loads], dtype=torch.float64), 3)[0].tolist()
     assert sorted(order) == list(range(6))

@@ -17,7 +17,7 @@ from tests.oracles.packings import best_packing
     items=st.lists(st.integers(0, 12), min_size=6, max_size=6),
     ranks=st.sampled_from([1, 2, 3, 6]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_packing_is_below_the_least_makespan(items, ranks):
     row = torch.tensor([sorted(items)], dtype=torch.float64)
     bound = least_makespan(row, ranks).item()

@@ -16,7 +16,7 @@ from tests.heuristics.loads import lognormal
 
 
 @given(data=st.data(), ranks=st.integers(1, 3), slots=st.integers(1, 5))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_as_many_replicas_as_possible_keep_their_slot(data, ranks, slots):
     placement = st.lists(st.integers(0, 3), min_size=ranks * slots, max_size=ranks * slots)
     old, new = data.draw(placement), data.draw(placement)
@@ -42,7 +42,7 @@ def test_a_permuted_placement_is_recognized() -> None:
 
 
 @given(st.integers(1, 7), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_matched_columns_are_a_permutation_no_exchange_improves(n: int, seed: int) -> None:
     value = torch.from_numpy(np.random.default_rng(seed).integers(0, 9, (3, n, n))).float()
     column = match_columns(value)

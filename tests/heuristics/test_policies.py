@@ -42,7 +42,7 @@ def test_published_example():
 
 
 @given(shape=st.sampled_from(SHAPES), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_same_slots_as_item_by_item(shape, data):
     experts, slots, groups, nodes, ranks = shape
     row = st.lists(st.integers(0, 12), min_size=experts, max_size=experts)  # few values: many ties

@@ -109,21 +109,21 @@ def test_the_programs_are_in_floats() -> None:
 
 
 @pytest.mark.parametrize("backend", JOINT)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_joint_global(backend: str, data: st.DataObject) -> None:
     assert_consistent(data.draw(layers_for("joint", backend, Rule.GLOBAL)), backend)
 
 
 @pytest.mark.parametrize("backend", JOINT)
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=75)
 @given(data=st.data())
 def test_joint_hierarchical(backend: str, data: st.DataObject) -> None:
     assert_consistent(data.draw(layers_for("joint", backend, Rule.HIERARCHICAL)), backend)
 
 
 @pytest.mark.parametrize("backend", PACKING)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_packing(backend: str, data: st.DataObject) -> None:
     layer = data.draw(layers_for("packing", backend, Rule.GLOBAL))
@@ -168,7 +168,7 @@ def test_a_bound_near_2_to_the_50_is_not_one_too_high(backend: str) -> None:
     assert result.lower_bound <= truth.objective == result.objective
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(tiny_layers(Rule.GLOBAL), st.fractions(0, 2))
 def test_no_reachable_makespan_is_excluded(layer: Layer, above: Fraction) -> None:
     optimum = solve(layer, backend="brute-force").objective

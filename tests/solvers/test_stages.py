@@ -28,7 +28,7 @@ def lognormal(experts: int, *sizes: int, seed: int = 0) -> Layer:
     return Instance(loads, Topology(*sizes)).layer(0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 30), min_size=8, max_size=8))
 def test_groups_are_dealt_optimally(loads: list[int]) -> None:
     result = solve(layer_of(loads, NODES), stage="groups")

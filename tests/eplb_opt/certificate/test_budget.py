@@ -153,7 +153,7 @@ def test_a_key_twice_among_many_is_found_at_once() -> None:
 
 
 @pytest.mark.parametrize("rule", list(Rule))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.fractions(0, 1))
 def test_closed_forms_are_verified_up_to_the_best_and_never_above_the_optimum(
     rule: Rule, data: st.DataObject, share: Fraction
@@ -167,7 +167,7 @@ def test_closed_forms_are_verified_up_to_the_best_and_never_above_the_optimum(
         check_bound(layer, optimum + layer.unit * (share + Fraction(1, 10**9)), ClosedForm())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_closed_forms_of_given_counts_are_verified_up_to_the_best(data: st.DataObject) -> None:
     layer = data.draw(tiny_layers(Rule.GLOBAL, most=6))

@@ -83,7 +83,7 @@ def test_a_solver_s_word_is_shown_as_such() -> None:
     assert verdicts(document) == [Trust.TRUSTED]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tiny_layers(Rule.GLOBAL), st.fractions(0, 2))
 def test_exhaustive_check_agrees_with_brute_force(layer: Any, factor: Fraction) -> None:
     optimum = solve(layer, backend="brute-force").objective
@@ -157,7 +157,7 @@ def test_evidence_that_does_not_apply_says_why() -> None:
         check(layer, Fraction(1), {"kind": "trusted", "solver": "x", "more": 1})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(list(Rule)), st.data())
 def test_a_bound_one_step_too_high_is_refused(rule: Rule, data: st.DataObject) -> None:
     layer = data.draw(tiny_layers(rule))

@@ -20,7 +20,7 @@ ONE_LOOK = 20
 
 
 @given(problems())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_transfers_are_redone_without_a_solver(problem: tuple[Layer, Phy2Log, Fraction]) -> None:
     layer, old, limit = problem
     expected = enumerate_fewest(layer, old, limit)
@@ -41,7 +41,7 @@ def test_several_transfers(seed: int) -> None:
 
 
 @given(problems())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_replicas_that_are_spread(problem: tuple[Layer, Phy2Log, Fraction]) -> None:
     layer, old, limit = problem
     layer = replace(layer, spread_replicas=True)

@@ -134,7 +134,7 @@ def test_evidence_too_large_to_check_is_said_to_be_so() -> None:
         proven(layer, certificate)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     bound=st.fractions(min_value=8, max_value=24, max_denominator=7),
     grid=st.integers(1, 60),

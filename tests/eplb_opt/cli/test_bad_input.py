@@ -62,6 +62,10 @@ BAD = {
     "no workers": ([*GAP, *MACHINE, "--workers", "0"], "--workers 0 must be at least 1"),
     "placements suffix": ([*GAP, *MACHINE, "--placements", "p.txt"], "suffix '.txt'"),
     "target folder": ([*GAP, *MACHINE, "--json", "none/out.json"], "none"),
+    "more slots than can be counted": (
+        ["solve", "good.json", "--physical", "100000000000000000000", "--gpus", "8"],
+        "num_physical_experts=100000000000000000000 is more than 2147483647",
+    ),
     "unknown backend": (["solve", "good.json", *MACHINE, "--backend", "gurobi"], "'gurobi'"),
     "stage of rule": (
         ["solve", "good.json", *MACHINE, "--stage", "groups"],
@@ -154,6 +158,10 @@ BAD = {
     ),
     "unknown family": (["generate", "normal", "-o", "x.npy"], "family='normal' is not one of"),
     "no tokens": (["generate", "zipf", "-o", "x.npy", "--tokens", "0"], "tokens=0 must be a pos"),
+    "more loads than fit": (
+        ["generate", "zipf", "-o", "x.npy", "--experts", "99999999999999999"],
+        "loads are more than 1073741824: make fewer layers or steps",
+    ),
     "drift of nothing": (["generate", "zipf", "-o", "x.npy", "--phi", "0.5"], "needs steps"),
     "bad drift": (["generate", "zipf", "-o", "x.npy", "--phi", "2", "--steps", "2"], "0<=x<1"),
     "unknown suffix": (["convert", "good.json", "x.xls"], "suffix '.xls' is not one of"),

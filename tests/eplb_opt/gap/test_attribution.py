@@ -43,7 +43,7 @@ def true_terms(layer: Layer, slots: tuple[int, ...]) -> dict[str, Fraction]:
     return dict(zip(TERMS, losses, strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(MACHINES), LOADS, st.randoms(use_true_random=False))
 def test_terms_contain_the_truth(
     machine: tuple[str, Topology, bool], loads: list[int], randomness: random.Random
@@ -62,7 +62,7 @@ def test_terms_contain_the_truth(
                 assert dict(split.shown) == truth
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(MACHINES), LOADS, st.randoms(use_true_random=False))
 def test_void_terms_are_zero(
     machine: tuple[str, Topology, bool], loads: list[int], randomness: random.Random

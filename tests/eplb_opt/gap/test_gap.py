@@ -78,7 +78,7 @@ def test_unknown_is_neither_true_nor_false_but_a_better_policy_decides() -> None
     assert [p.layers[0].optimal for p in report.policies] == [False, None]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(0, 100), min_size=4, max_size=4).filter(any),
     st.sampled_from([Topology(6, 3), Topology(8, 4, 2, 2), Topology(8, 2, 2, 4)]),

@@ -18,7 +18,7 @@ from tests.oracles.placements import optimum, valid_placements
 PUBLISHED = [600, 560, 120, 120, 20, 10, 10, 10]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(MACHINES), LOADS, LOADS, st.randoms(use_true_random=False))
 def test_terms_contain_the_truth(
     machine: tuple[str, Topology, bool],

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from eplb_opt import Instance, Topology
 from eplb_opt.io import FORMATS, FormatError, read_loads, write_loads
+from eplb_opt.io.loads import ENCODERS
 from tests.eplb_opt.io.files import MATRIX, TRACE, WRITERS, per_pass, trtllm
 
 
@@ -87,7 +88,7 @@ def test_steps_need_a_time_axis(tmp_path):
         read_loads(tmp_path / "a.npy", steps=(None, 1))
 
 
-@pytest.mark.parametrize("suffix", [".json", ".npy", ".npz", ".csv"])
+@pytest.mark.parametrize("suffix", ENCODERS)
 @pytest.mark.parametrize("values", [MATRIX, MATRIX / 7, TRACE])
 def test_what_is_written_is_read_back(suffix, values, tmp_path):
     path = tmp_path / f"loads{suffix}"

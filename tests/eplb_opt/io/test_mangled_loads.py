@@ -53,9 +53,7 @@ def _per_pass_bytes(path):
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", [*ORIGINALS, "per-pass"])
-@settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_corrupted_bytes_raise_nothing_but_format_errors(name, originals, tmp_path, data):
     content = bytearray(originals[name])

@@ -57,7 +57,7 @@ def hogs_torch(*_):
 def hogs_slowly(*_):
     hoard = []
     while True:
-        hoard.append(bytearray(10**7))
+        hoard.append(bytearray(5 * 10**7))
 
 
 def prints(weight, num_replicas, *rest):

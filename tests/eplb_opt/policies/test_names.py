@@ -83,7 +83,10 @@ def test_exceptions_become_one_line(function: str, message: str) -> None:
     ("name", "message"),
     [
         ("depseek", r"unknown policy 'depseek' \(did you mean deepseek\?\): give one of deepseek"),
-        ("nope", "unknown policy 'nope': give one of .*refined, refined:N, .* 'greedy \\+ snake'"),
+        (
+            "nope",
+            "unknown policy 'nope': give one of .*refined.*, refined:N, .* 'greedy \\+ snake'",
+        ),
         ("refined:٣", "'refined:٣' is neither refined:relabel nor refined:N"),
         ("deepseek:4", r"unknown policy 'deepseek:4' .*: give one of .*, or FILE.py"),
         ("refined:some", "'refined:some' is neither refined:relabel nor refined:N"),

@@ -33,7 +33,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(STEPS)
 def test_integers_times_the_unit_are_the_loads(steps: np.ndarray) -> None:
     integers, unit = exact_integers(steps)
@@ -59,7 +59,7 @@ def test_64_bits_where_they_suffice() -> None:
     assert integer_array([[2**63]]).dtype == object
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.just(2), st.just(3)),
                   elements=st.floats(0, 1e9)))  # fmt: skip
 def test_loads_of_a_layer_are_the_exact_sum_of_its_steps(trace: np.ndarray) -> None:

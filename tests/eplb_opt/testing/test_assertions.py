@@ -65,7 +65,7 @@ def test_drop_in() -> None:
             assert_drop_in(function)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_drawn_placements_are_valid(data: st.DataObject) -> None:
     instance = data.draw(instances())
@@ -76,7 +76,7 @@ def test_counterexamples_are_small() -> None:
     worst = find(
         instances(max_experts=6, max_layers=3, rules=["global"]),
         lambda i: i.num_layers > 0 and i.loads.max() > 3 and len(set(i.loads[0])) > 1,
-        settings=settings(max_examples=2000, deadline=None),
+        settings=settings(max_examples=2000),
     )
     assert worst.num_layers == 1
     assert worst.loads.sum() <= 5
@@ -94,11 +94,11 @@ def test_each_family_has_its_look(family: str) -> None:
     find(
         loads(num_experts=4, max_layers=1, families=[family]),
         lambda rows: looks[family](rows[0]),
-        settings=settings(max_examples=5000, deadline=None),
+        settings=settings(max_examples=5000),
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(instances(max_experts=5, max_layers=1))
 def test_the_strategies_serve_an_oracle(instance: Instance) -> None:
     layer = instance.layer(0)

@@ -11,7 +11,7 @@ from solvers.options import Budget, SearchOptions
 from tests.solvers.test_against_brute_force import Rule, tiny_layers
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tiny_layers(Rule.GLOBAL), st.data())
 def test_never_above_the_optimal_packing(layer, data):
     number = layer.num_redundant_experts

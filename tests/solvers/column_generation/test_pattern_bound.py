@@ -20,7 +20,7 @@ SHAPES = [(1, 1), (2, 2), (2, 3), (3, 2), (1, 4), (4, 2), (6, 1), (3, 3)]
 LAYERS = tiny_layers(SHAPES, WHOLE, HALVES, most_experts=5)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(LAYERS)
 def test_bound_never_exceeds_the_optimum_and_its_certificate_holds(layer: Layer) -> None:
     bound = pattern_bound(layer, precision=1e-3)
@@ -30,7 +30,7 @@ def test_bound_never_exceeds_the_optimum_and_its_certificate_holds(layer: Layer)
         assert certified_pattern_bound(layer, bound.evidence) == bound.bound
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(LAYERS)
 def test_an_optimal_incumbent_is_never_excluded(layer: Layer) -> None:
     optimum = joint_optimum(layer)

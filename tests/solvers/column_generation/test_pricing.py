@@ -9,7 +9,7 @@ from solvers.column_generation.pricing import price, undominated
 items = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 9)), min_size=1, max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(items=items, size=st.integers(1, 4), capacity=st.integers(-1, 50))
 def test_pricing_equals_enumeration(items: list[tuple[int, int]], size: int, capacity: int) -> None:
     weights, values = (np.array(column, dtype=np.int64) for column in zip(*items, strict=True))

@@ -37,7 +37,7 @@ def placed_layers(draw: st.DrawFn) -> tuple[Layer, tuple[int, ...]]:
     return layer, draw(fill(experts, ranks * size))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(placed_layers())
 def test_best_shares_is_optimal_and_proves_it(placed: tuple[Layer, tuple[int, ...]]) -> None:
     layer, slots = placed
@@ -70,7 +70,7 @@ def best_by_enumeration(layer: Layer) -> Fraction:
 
 
 @pytest.mark.parametrize("backend", OPTIMAL_DISPATCH)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([(2, 1), (2, 2), (3, 1), (3, 2), (2, 3)]), st.data())
 def test_best_placement_under_optimal_dispatch(
     backend: str, shape: tuple[int, int], data: st.DataObject

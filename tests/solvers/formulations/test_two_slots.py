@@ -22,7 +22,7 @@ from tests.oracles.packings import best_packing, joint_optimum
 LAYERS = tiny_layers([(ranks, 2) for ranks in range(1, 5)], WHOLE, HALVES, most_experts=5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LAYERS)
 def test_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
     result = solve_joint(layer, Budget())
@@ -32,7 +32,7 @@ def test_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
     assert value(layer, result.placement).incumbent == result.value
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 2)), min_size=1, max_size=5))
 def test_folding_is_optimal_for_given_counts(choices: list[tuple[int, int]]) -> None:
     loads, counts = [w for w, _ in choices], [c for _, c in choices]
@@ -47,7 +47,7 @@ def test_folding_is_optimal_for_given_counts(choices: list[tuple[int, int]]) -> 
     assert value(layer, placement).incumbent == best_packing(replicas, len(replicas) // 2)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LAYERS)
 def test_spread_pairs_are_solved_to_the_optimum(layer: Layer) -> None:
     G = layer.topology.num_ranks
@@ -110,7 +110,7 @@ def test_pattern_bound_stays_below_the_optimum_of_pairs(seed: int) -> None:
     assert pattern_bound(layer, precision=1e-6).bound <= result.bound
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 60), min_size=3, max_size=6), st.integers(3, 5))
 def test_more_sums_than_can_be_listed_are_bisected(loads: list[int], ranks: int) -> None:
     layer = make_layer(loads, 2 * ranks, ranks)

@@ -21,7 +21,7 @@ from tests.oracles.packings import best_packing
 SHAPES = [(1, 1), (1, 3), (4, 1), (2, 2), (3, 3), (4, 4), (2, 6)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tiny_layers(SHAPES), st.integers(0, 3), st.booleans())
 def test_result_is_a_valid_placement_not_below_the_bound(layer, seed, spread):
     topology = layer.topology
@@ -40,7 +40,7 @@ def test_result_is_a_valid_placement_not_below_the_bound(layer, seed, spread):
         assert all(len(set(slots[i : i + size])) == size for i in range(0, len(slots), size))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tiny_layers(SHAPES), st.randoms(use_true_random=False))
 def test_never_worse_than_the_start(layer, random):
     experts = len(layer.loads)
@@ -51,7 +51,7 @@ def test_never_worse_than_the_start(layer, random):
     assert value(layer, better).incumbent <= value(layer, start).incumbent
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 5), st.data())
 def test_best_split_is_optimal(slots, data):
     size = st.integers(0, data.draw(st.sampled_from([2, 1000])))

@@ -23,7 +23,7 @@ from tests.oracles.migration import SHAPES, Phy2Log, enumerate_fewest, problems,
 
 
 @given(problems())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_fewest_are_those_of_enumeration(
     problem: tuple[Layer, Phy2Log, Fraction],
 ) -> None:
@@ -94,7 +94,7 @@ def test_without_search_bounds_are_still_closed_forms(monkeypatch: pytest.Monkey
 
 
 @given(problems())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_spread_replicas(problem: tuple[Layer, Phy2Log, Fraction]) -> None:
     layer, old, limit = problem
     spread = Layer(layer.loads, layer.unit, layer.topology, spread_replicas=True)
@@ -107,7 +107,7 @@ def test_spread_replicas(problem: tuple[Layer, Phy2Log, Fraction]) -> None:
 
 
 @given(st.lists(st.integers(0, 12), min_size=4, max_size=4), st.integers(0, 15), st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_hierarchical(loads: list[int], more: int, data: st.DataObject) -> None:
     """Exact below 2 E / K transfers; a bound never exceeds the optimum."""
     layer = Instance([loads], Topology(8, 4, 2, 2), rule="hierarchical").layer(0)
@@ -206,7 +206,7 @@ def split(phy2log: Phy2Log, per_rank: int) -> list[list[int]]:
 
 
 @given(two_placements())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_relabel_is_optimal(problem: tuple[Phy2Log, Phy2Log, int]) -> None:
     old, new, ranks = problem
     per_rank = len(old) // ranks
@@ -219,7 +219,7 @@ def test_relabel_is_optimal(problem: tuple[Phy2Log, Phy2Log, int]) -> None:
 
 
 @given(st.permutations(range(8)), st.permutations(range(8)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_relabel_keeps_nodes_together(old: list[int], new: list[int]) -> None:
     best = relabel(old, new, Topology(8, 4, 2, 2), Rule.HIERARCHICAL)
     nodes = [[new[0:2], new[2:4]], [new[4:6], new[6:8]]]

@@ -39,13 +39,13 @@ def check(layer, spread, seed):
         assert all(len(set(rank)) == size for rank in ranks)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(tiny_layers(SHAPES), st.booleans(), st.integers(0, 3))
 def test_matches_brute_force(layer, spread, seed):
     check(layer, spread, seed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tiny_layers(SHAPES, st.sampled_from([0.0, 0.1, 0.25, 1.5, 7.3])))
 def test_floats_are_exact_rationals(layer):
     best = best_joint(layer.loads, layer.topology.num_physical_experts, layer.topology.num_ranks)
@@ -56,7 +56,7 @@ def test_floats_are_exact_rationals(layer):
     assert result.value - result.bound <= layer.topology.slots_per_rank * scale.unit
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tiny_layers(SHAPES), st.integers(0, 200))
 def test_bound_is_valid_when_nodes_run_out(layer, nodes):
     topology = layer.topology

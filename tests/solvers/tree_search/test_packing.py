@@ -39,7 +39,7 @@ def value_of(outcome, items, experts, num_ranks):
     return int(size[ranks_of(outcome, num_ranks)].sum(axis=1).max())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(packings(), st.booleans(), st.integers(0, 5))
 def test_matches_brute_force(problem, spread, seed):
     items, experts, num_ranks = problem
@@ -54,7 +54,7 @@ def test_matches_brute_force(problem, spread, seed):
         assert all(len(set(rank)) == len(rank) for rank in ranks_of(outcome, num_ranks).tolist())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(packings())
 def test_bounds_hold(problem):
     items, _, num_ranks = problem
@@ -64,7 +64,7 @@ def test_bounds_hold(problem):
     assert bound <= modular_bound(ordered, num_ranks, bound) <= best
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(packings(), st.integers(0, 40))
 def test_bound_is_valid_when_nodes_run_out(problem, nodes):
     items, experts, num_ranks = problem

@@ -13,7 +13,7 @@ from tests.solvers.tree_search.test_packing import packings
 ENOUGH = 100_000
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(packings(), st.booleans())
 def test_a_repacking_is_found_if_and_only_if_there_is_one(problem, spread) -> None:
     """The tree was not at its root: what it found was left to chance, and it read and wrote beyond

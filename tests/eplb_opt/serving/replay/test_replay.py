@@ -47,7 +47,7 @@ def test_one_layer_by_hand() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_tokens_of_slots_are_those_of_their_experts(data) -> None:
     loads = np.array(data.draw(st.lists(st.integers(0, 99), min_size=4, max_size=4)), dtype=float)
     instance = Instance(loads[None] + 1, Topology(6, 3))
