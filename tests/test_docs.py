@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import pkgutil
 import re
 import runpy
 import shlex
@@ -21,6 +22,7 @@ import torch
 
 from eplb_opt import Instance, Topology, documents
 from eplb_opt.cli import COMMANDS, cli
+from eplb_opt.io import read_loads
 from eplb_opt.problem.evidence import BlockBound, Evidence, Exhaustive, Groups, Pattern, Trusted
 from eplb_opt.testing import assert_valid
 from heuristics.policies import TABLE
@@ -157,9 +159,9 @@ def test_the_page_of_commands_is_what_click_says() -> None:
 
 
 def exists(name: str) -> bool:
-    """Whether ``name`` is a module, or what a module holds."""
+    """Whether ``name`` is a module, or what a module or a class of one holds."""
     module, _, attribute = name.rpartition(".")
-    found = importlib.import_module(module)
+    found = pkgutil.resolve_name(module)
     return hasattr(found, attribute) or (hasattr(found, "__path__") and find_spec(name) is not None)
 
 
@@ -171,10 +173,21 @@ def test_the_page_of_python_has_every_public_name() -> None:
         named = set(re.findall(r"`(\w+)`", "".join(rows)))
         public = set(getattr(importlib.import_module(module), "__all__", ()))
         assert named == public, module
-    prose = re.findall(r"`((?:eplb_opt|solvers|heuristics)(?:\.\w+){2,})`", page)
-    assert prose
-    for name in prose:
-        assert exists(name), name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
+def test_python_names_in_prose_exist(name: str) -> None:
+    pattern = r"`((?:eplb_opt|solvers|heuristics)(?:\.\w+)+)[`(]"
+    for found in re.findall(pattern, FENCE.sub("", text(name))):
+        assert exists(found), found
+
+
+def test_counts_of_slots_become_counts_of_experts(tmp_path: Path, monkeypatch: Any) -> None:
+    """The example for vLLM."""
+    monkeypatch.chdir(tmp_path)
+    (source,) = [block for block in blocks("docs/guide/engines.md", "python") if "einsum" in block]
+    exec(source, {})
+    assert read_loads("recording.npy").loads.tolist() == [[[60, 20, 20, 20]]]
 
 
 def test_every_policy_is_described() -> None:
@@ -188,11 +201,15 @@ COMMON = "In every document"
 PARTS = {"SPLIT": "A split", "MOVE": "A move"}
 
 
+def body(section: str) -> str:
+    """What the JSON page says in a section."""
+    after = text("docs/reference/json.md").partition(f"# {section}\n")[2]
+    return re.split(r"^##", after, flags=re.MULTILINE)[0]
+
+
 def documented(section: str) -> set[str]:
     """The paths in a section of the JSON page; parts such as MOVE replaced by their fields."""
-    body = text("docs/reference/json.md").partition(f"# {section}\n")[2]
-    body = re.split(r"^##", body, flags=re.MULTILINE)[0]
-    rows = [line.split("|")[1] for line in body.splitlines() if line.startswith("| `")]
+    rows = [line.split("|")[1] for line in body(section).splitlines() if line.startswith("| `")]
     found = set()
     for path in re.findall(r"`([^`]+)`", "".join(rows)):
         stem, _, part = path.rpartition(".")
@@ -221,6 +238,9 @@ def assert_documented(section: str, *found: Any, all_seen: bool = True) -> None:
     patterns = {p: re.compile(re.escape(p).replace(r"\*", "[^.]+")) for p in known}
     common = [re.compile(re.escape(p).replace(r"\*", "[^.]+")) for p in documented(COMMON)]
     seen = {path for document in found for path in paths(document)}
+    lacking = "".join(re.findall(r"`instance` lacks ([^.]*)\.", body(section)))
+    absent = {f"instance.{field}" for field in re.findall(r"`(\w+)`", lacking)}
+    assert {path for path in documented(COMMON) if path.startswith("instance.")} - seen == absent
     own = {path for path in seen if not any(p.fullmatch(path) for p in common)}
     assert {p for p in own if not any(q.fullmatch(p) for q in patterns.values())} == set()
     if all_seen:

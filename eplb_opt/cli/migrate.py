@@ -43,7 +43,8 @@ INITIAL = "initial"
 @click.option(
     "--within",
     type=Finite(min=0),
-    help="No more transfers than this ratio above the lower bound needs, for instance 0.01.",
+    help="Take the fewest transfers found that come within this ratio above the lower bound, for "
+    "instance 0.01.",
 )
 @click.option(
     "--prove",
