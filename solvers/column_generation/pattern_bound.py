@@ -30,7 +30,7 @@ from eplb_opt.problem.objective import mean_load
 from solvers.arrays import Integers
 from solvers.bracket import Bracket
 from solvers.column_generation.master import Master, Prices
-from solvers.column_generation.pricing import Pricing, price
+from solvers.column_generation.pricing import ENTRIES, Pricing, price
 from solvers.column_generation.replicas import GRID, Bins, ReplicaWindow, bins_of, replica_window
 from solvers.options import Budget, OutOfBudgetError
 
@@ -186,7 +186,10 @@ def _try(
     problem: _Problem, search: _Search, makespan: Fraction, resolution: _Resolution, budget: Budget
 ) -> _Search:
     """Exclude ``makespan`` if possible; a trial cut short by the budget decides nothing."""
-    trial = _make_trial(problem, makespan, resolution)
+    try:
+        trial = _make_trial(problem, makespan, resolution, budget)
+    except OutOfBudgetError:
+        return search
     outcome = _exclude(trial, search.guess, budget)
     if outcome is None or outcome.proof is not None:
         evidence = _evidence(trial, outcome, problem.layer.unit)
@@ -213,10 +216,14 @@ def _next_makespan(
     return short if excluded < short <= (end or short) else trial
 
 
-def _make_trial(problem: _Problem, makespan: Fraction, resolution: _Resolution) -> _Trial:
+def _make_trial(
+    problem: _Problem, makespan: Fraction, resolution: _Resolution, budget: Budget
+) -> _Trial:
+    """Raises an OutOfBudgetError where the replicas are too many for the budget."""
     layer = problem.layer
     P, G = layer.topology.num_physical_experts, layer.topology.num_ranks
     window = replica_window(layer.loads, P, makespan, problem.counts)
+    budget.spend(window.weights.size // ENTRIES)
     slots_per_rank = layer.topology.slots_per_rank
     bins = bins_of(window.weights, max(resolution.bins // slots_per_rank, 100))
     return _Trial(makespan, window, bins, P, G, max(resolution.levels // slots_per_rank, 400))

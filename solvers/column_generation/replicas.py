@@ -77,7 +77,10 @@ class Bins:
 
 def bins_of(weights: Integers, num_bins: int) -> Bins:
     """Bins of width T / num_bins; empty ones are left out."""
-    cells, of = np.unique(weights * num_bins // GRID, return_inverse=True)
-    lightest = np.full(len(cells), GRID, dtype=np.int64)
+    cell = weights * num_bins // GRID  # below num_bins, as weights are below GRID
+    filled = np.zeros(num_bins, np.bool_)
+    filled[cell] = True
+    of = (np.cumsum(filled) - 1)[cell]
+    lightest = np.full(int(filled.sum()), GRID, np.int64)
     np.minimum.at(lightest, of.ravel(), weights.ravel())
-    return Bins(of.reshape(weights.shape).astype(np.int64), lightest)
+    return Bins(of, lightest)

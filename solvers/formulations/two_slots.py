@@ -31,6 +31,7 @@ from eplb_opt import bounds
 from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit
+from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
@@ -70,8 +71,10 @@ def solve_joint(layer: Layer, budget: Budget, initial: Sequence[int] | None = No
     from. With ``spread_replicas`` no rank holds an expert twice.
 
     Raises:
-        ValueError: the topology has not two slots a rank.
+        ValueError: the topology has not two slots a rank, or the rule is not global.
     """
+    if layer.rule != Rule.GLOBAL:
+        raise ValueError("the rule is hierarchical: give one node at a time")
     if layer.topology.slots_per_rank != 2:
         raise ValueError(
             f"slots_per_rank={layer.topology.slots_per_rank}: backend='two-slots' takes 2, use "
