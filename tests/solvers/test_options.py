@@ -59,7 +59,7 @@ def test_every_backend_charges_its_work(backend: str) -> None:
     layer = Instance(loads, Topology(14, 7)).layer(0)
     if not BACKENDS["joint"][backend].is_installed():
         pytest.skip(f"{backend} is not installed")
-    budget = Budget(SearchOptions(time_limit=5))
+    budget = Budget(SearchOptions(time_limit=0.5))
     BACKENDS["joint"][backend].solve(layer, budget, None)
     assert budget.used > 0
 

@@ -58,7 +58,7 @@ def verdicts(document: dict[str, Any]) -> list[Trust | None]:
     [
         (PUBLISHED, "exhaustive", {}),
         (NODES, "groups", {}),
-        (ZIPF, "pattern", {"time_limit": 60, "tolerance": 1e-3}),
+        (ZIPF, "pattern", {"time_limit": 15, "tolerance": 1e-3}),
     ],
 )
 def test_evidence_of_each_kind_is_verified(
