@@ -15,6 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("eplb-opt", deadline=None)
 settings.load_profile("eplb-opt")
 
+LONGEST = ("test_check.py", "test_processes.py", "test_runner.py", "test_interrupts.py", "runtime")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests first, so that two workers end together."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
+
 
 @pytest.fixture
 def published_layer() -> Layer:
