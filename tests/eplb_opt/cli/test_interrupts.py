@@ -145,13 +145,14 @@ def test_stopped_check_writes_junit(folder) -> None:
     assert 'message="interrupted"' in (folder / "j.xml").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_modules_are_imported_is_one_line(folder, number) -> None:
+@pytest.mark.parametrize(
+    ("number", "after"), [(signal.SIGINT, 0.4), (signal.SIGTERM, 0.9), (signal.SIGINT, 1.4)]
+)
+def test_a_signal_while_modules_are_imported_is_one_line(folder, number, after) -> None:
     """torch aborted the process, numpy printed a traceback and went on."""
-    for after in (0.4, 0.9, 1.4):
-        found = Stopped(folder, ["gap", "loads.npy", *MACHINE, "--explain"], number, after=after)
-        assert found.code == 128 + number
-        assert found.errors.strip().startswith("eplb-opt: interrupted: ")
+    found = Stopped(folder, ["gap", "loads.npy", *MACHINE, "--explain"], number, after=after)
+    assert found.code == 128 + number
+    assert found.errors.strip().startswith("eplb-opt: interrupted: ")
 
 
 ATTACK = ["attack", "deepseek", "--experts", "8", "--redundant", "8", "--gpus", "8"]

@@ -22,7 +22,7 @@ SHAPES = [(1, 1), (2, 2), (2, 3), (3, 2), (1, 4), (4, 2), (6, 1), (3, 3)]
 LAYERS = tiny_layers(SHAPES, WHOLE, HALVES, most_experts=5)
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(LAYERS)
 def test_bound_never_exceeds_the_optimum_and_its_certificate_holds(layer: Layer) -> None:
     bound = pattern_bound(layer, precision=1e-3)
