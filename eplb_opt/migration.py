@@ -106,8 +106,8 @@ class MigrationPlan(ShowsItself):
     @property
     def placement(self) -> Placement:
         """The placement chosen for each layer."""
-        slots = np.array([layer.after.phy2log for layer in self.layers])
-        return Placement(slots, self.instance.num_logical_experts)
+        after = np.array([layer.after.phy2log for layer in self.layers])
+        return Placement(after, self.instance.num_logical_experts)
 
     def summary(self) -> list[tuple[int, float, float, float]]:
         """For each budget, over the layers with load: mean and maximum of makespan over bound less

@@ -60,14 +60,17 @@ def bottleneck_partition(cost: dict[Block, Fraction], num_groups: int) -> Partit
 def _bottleneck(cost: dict[Block, Fraction], num_groups: int, steps: _Steps) -> Partition:
     levels = sorted(set(cost.values()))
     position = {level: i for i, level in enumerate(levels)}
-    rank = {block: position[value] for block, value in cost.items()}  # compares fast
-    low, high = _dearest_group(rank, num_groups), len(levels) - 1
+    # Positions, since integers compare faster than fractions.
+    level_of = {block: position[value] for block, value in cost.items()}
+    low, high = _dearest_group(level_of, num_groups), len(levels) - 1
     excluded = low - 1
     best: list[Block] | None = None
     while low <= high:
         middle = (low + high) // 2
         try:
-            found = _cover([b for b, r in rank.items() if r <= middle], num_groups, steps)
+            found = _cover(
+                [b for b, level in level_of.items() if level <= middle], num_groups, steps
+            )
         except _GivenUpError:
             low = middle + 1
             continue

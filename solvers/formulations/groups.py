@@ -30,15 +30,7 @@ def solve_groups(layer: Layer) -> Result:
         by_size = [tuple(sorted(block)) for block in _largest_first(totals, topology.num_nodes)]
         best = min(best, by_size, key=lambda blocks: max(cost[block] for block in blocks))
         value = max(cost[block] for block in best)
-    return Result(
-        Stage.GROUPS,
-        "enumeration",
-        bound,
-        value,
-        node_of_group=node_of_group(best),
-        bound_source="enumeration",
-        limit=None if value == bound else Limit.WORK,
-    )
+    return _result("enumeration", "enumeration", bound, value, best)
 
 
 def _solve_by_size(totals: Sequence[Fraction], num_nodes: int) -> Result:
@@ -46,14 +38,22 @@ def _solve_by_size(totals: Sequence[Fraction], num_nodes: int) -> Result:
     companions = sorted(totals)[: len(totals) // num_nodes - 1]
     bound = max(sum(totals, Fraction(0)) / num_nodes, max(totals) + sum(companions))
     value = max(sum((totals[k] for k in block), Fraction(0)) for block in blocks)
+    return _result("largest-first", "mean", bound, value, blocks)
+
+
+def _result(
+    backend: str, source: str, bound: Fraction, value: Fraction, blocks: Sequence[Block]
+) -> Result:
+    limit = None if value == bound else Limit.WORK
+    nodes = node_of_group(blocks)
     return Result(
         Stage.GROUPS,
-        "largest-first",
+        backend,
         bound,
         value,
-        node_of_group=node_of_group(blocks),
-        bound_source="mean",
-        limit=None if value == bound else Limit.WORK,
+        node_of_group=nodes,
+        bound_source=source,
+        limit=limit,
     )
 
 
