@@ -30,7 +30,7 @@ TOLERANCE = 1e-3
 ENGINES = ("scipy", "scip")
 """Two, to check each other and the rest. Of 18 packings and 18 joint problems of 6 to 32 slots with
 10 s each, ``scipy`` proves 12 and 18, ``scip`` 15 and 17. PuLP's CBC (9 and 14) and HiGHS (10 and
-17) prove nothing beyond that."""
+17) prove nothing beyond that (docs/results/exact.md)."""
 INTEGRALITY = 1e-4
 """Distance from an integer at which a value is still taken for it."""
 
