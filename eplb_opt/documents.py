@@ -23,7 +23,7 @@ from eplb_opt.gap.outcome import GapReport, PolicyGap
 from eplb_opt.gap.reference import Reference
 from eplb_opt.migration import Candidate, LayerPlan, MigrationPlan
 from eplb_opt.problem.instance import Instance
-from eplb_opt.problem.objective import SUM, Dispatch, Objective
+from eplb_opt.problem.objective import EVEN_SUM, SUM, Dispatch, Objective
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import exact_text, float_above, float_below, nearest_float
 from eplb_opt.problem.result import Result
@@ -157,10 +157,10 @@ def _interval(interval: Interval) -> Document:
 
 def solve(instance: Instance, results: Sequence[Result], *, interrupted: bool) -> Document:
     """``eplb-opt/solve/1`` for the first layers of an instance."""
-    dispatch = results[0].dispatch if results else Dispatch.EVEN
+    cost = results[0].cost if results else EVEN_SUM
     return {
         "schema": "eplb-opt/solve/1",
-        "instance": describe_instance(instance, dispatch=dispatch),
+        "instance": describe_instance(instance, *cost),
         "layers": [_result(*pair) for pair in zip(instance.numbers, results, strict=False)],
         "interrupted": interrupted,
     }
@@ -198,7 +198,7 @@ def certificate(instance: Instance, results: Sequence[Result], *, interrupted: b
             placement, of which nothing can be checked.
         RuntimeError: the checker refuses what was solved: an error of this package.
     """
-    if any(result.dispatch != Dispatch.EVEN for result in results):
+    if any(result.cost != EVEN_SUM for result in results):
         raise ValueError("a certificate speaks of dispatch='even' only")
     machine = describe_instance(instance) | {"num_layers": len(results)}
     return writing.certificate(machine, instance.layers(), results, interrupted=interrupted)

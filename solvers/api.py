@@ -199,7 +199,8 @@ class _Question:
             limit=self.reason(found, budget),
             runtime=budget.elapsed(),
             certificate=found.evidence,
-            dispatch=self.cost.dispatch,
+            cost=self.cost,
+            shares=found.shares,
         )
 
     def reason(self, found: Bracket, budget: Budget) -> Limit | None:

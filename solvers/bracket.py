@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from eplb_opt.bounds import Bound
-from eplb_opt.problem.evidence import ClosedForm, Evidence
+from eplb_opt.problem.evidence import Evidence
 from eplb_opt.problem.result import Limit
 
 
@@ -23,6 +23,8 @@ class Bracket:
         source: what proves the bound.
         evidence: for :mod:`eplb_opt.certificate`; None if there is only the word of ``source``.
         limit: what ended the search, None if it came to its end.
+        shares: [P] under ``fixed`` dispatch, the part of its expert's tokens that each slot serves
+            at every step, exact, with which the placement costs ``value``; else None.
     """
 
     placement: tuple[int, ...] | None
@@ -31,11 +33,12 @@ class Bracket:
     source: str
     evidence: Evidence | None = None
     limit: Limit | None = None
+    shares: tuple[Fraction, ...] | None = None
 
     @classmethod
     def start(cls, bound: Bound, found: Iterable[Bracket]) -> Bracket:
         """A closed-form bound, and the best placement in ``found``."""
-        bracket = cls(None, None, bound.value, bound.source, ClosedForm())
+        bracket = cls(None, None, bound.value, bound.source, bound.evidence)
         for other in found:
             bracket = bracket.with_placement(other)
         return bracket
@@ -68,7 +71,7 @@ class Bracket:
         """With the placement of ``found``, if it costs less; not with its bound."""
         if found.value is None or (self.value is not None and self.value <= found.value):
             return self
-        return replace(self, placement=found.placement, value=found.value)
+        return replace(self, placement=found.placement, value=found.value, shares=found.shares)
 
     def with_bound(self, bound: Fraction, source: str, evidence: Evidence | None = None) -> Bracket:
         """With ``bound``, if it is higher."""

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from eplb_opt.bounds.partitions import Block, all_blocks, can_enumerate, lazy_bottleneck
+from eplb_opt.problem.evidence import CLOSED_FORM, Evidence
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import mean_load
 from eplb_opt.problem.topology import Rule
@@ -60,10 +61,11 @@ LARGEST_REFINEMENT = 400_000
 
 @dataclass(frozen=True)
 class Bound:
-    """A proven lower bound in tokens, and the argument that proves it."""
+    """A proven lower bound in tokens, the argument that proves it, and what a checker needs."""
 
     value: Fraction
     source: str
+    evidence: Evidence = CLOSED_FORM
 
 
 def placement_bound(layer: Layer) -> Bound:

@@ -81,7 +81,9 @@ def _check(
         return _check_pattern(layer, bound, evidence, budget)
     if isinstance(evidence, Exhaustive):
         return _check_exhaustive(layer, bound, budget)
-    return _check_groups(layer, bound, evidence, budget)
+    if isinstance(evidence, Groups):
+        return _check_groups(layer, bound, evidence, budget)
+    raise CertificateError(f"evidence of kind {evidence.kind!r} is for several steps")
 
 
 def _follows(

@@ -243,6 +243,45 @@ def search_options(function: Command) -> Command:
     return _with(options, command)
 
 
+def cost_options(function: Command) -> Command:
+    """Adds ``--objective`` and ``--dispatch``; the command gets ``cost: Cost``, which fits its
+    instance.
+    """
+    options = [
+        click.option(
+            "--objective",
+            default="sum",
+            show_default=True,
+            metavar="sum|mean|worst|cvar:SHARE",
+            help="Over the steps of a trace: the fullest rank of their sum, or the mean, the "
+            "largest, or the mean of the worst SHARE of the fullest ranks of each step.",
+        ),
+        click.option(
+            "--dispatch",
+            type=click.Choice(["even", "fixed", "optimal"]),
+            default="even",
+            show_default=True,
+            help="How an expert's replicas share its tokens: alike, in parts that fit all steps "
+            "best, or in the best parts of each step.",
+        ),
+    ]
+
+    @functools.wraps(function)
+    def command(*, instance: Instance, objective: str, dispatch: str, **rest: Any) -> Any:
+        from eplb_opt.problem.objective import SUM, Cost
+
+        with bad_input("--objective"):
+            cost = Cost.of(objective, dispatch)
+        if cost.objective != SUM and instance.trace is None:
+            raise InputError(
+                f"--objective {objective}: {instance.source} holds [layers, experts], and steps "
+                "are needed: give a trace [steps, layers, experts], or --objective sum"
+            )
+        return function(instance=instance, cost=cost, **rest)
+
+    return _with(options, command)
+
+
 def time_budget_option(seconds: float) -> Callable[[Command], Command]:
     """Adds ``--time-budget`` for all layers together; by default so many ``seconds``, but none
     beside ``--time-limit``.

@@ -14,6 +14,9 @@ class ClosedForm:
     kind: ClassVar[str] = "closed-form"
 
 
+CLOSED_FORM = ClosedForm()
+
+
 @dataclass(frozen=True)
 class Exhaustive:
     """Nothing below the bound: a search small enough to be done again."""
@@ -67,4 +70,59 @@ class Groups:
     blocks: tuple[BlockBound, ...]
 
 
-Evidence = ClosedForm | Exhaustive | Pattern | Trusted | Groups
+@dataclass(frozen=True)
+class StepBlock:
+    """The loads of ``steps``, summed, cost at least ``bound`` tokens under every placement."""
+
+    steps: tuple[int, ...]
+    bound: Fraction
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A maximum of sums is at most the sum of the maxima: of disjoint blocks of steps the bounds
+    add up. Steps in no block cost at least 0.
+
+    Over T steps, ``mean``: sum of the blocks' bounds / T. ``worst``: the largest of a block's bound
+    / its number of steps. ``cvar``: blocks of single steps only, the objective of their bounds. If
+    every block is one step this is the wait-and-see bound, which holds against every policy that
+    moves experts between steps, too.
+    """
+
+    kind: ClassVar[str] = "blocks"
+    blocks: tuple[StepBlock, ...]
+
+
+Evidence = ClosedForm | Exhaustive | Pattern | Trusted | Groups | Blocks
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Under ``optimal`` dispatch a placement costs no less than claimed.
+
+    Attributes:
+        ranks: for each step a set U of ranks, ascending. In step t all experts whose ranks are all
+            in U have ``makespan_t * |U|`` tokens together. () for a step without load.
+    """
+
+    kind: ClassVar[str] = "cuts"
+    ranks: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Under ``fixed`` dispatch no shares make a placement cost less than ``bound`` tokens.
+
+    With prices ``p[t, g] = prices[t][g] / scale >= 0`` of a token on rank g at step t, whose sums
+    over g are weights that the objective admits, it costs at least ``sum over e of min over the
+    ranks g of e of sum over t of p[t, g] w[t, e]``.
+    """
+
+    kind: ClassVar[str] = "prices"
+    scale: int
+    prices: tuple[tuple[int, ...], ...]
+    bound: Fraction
+
+
+ValueEvidence = Cuts | Prices

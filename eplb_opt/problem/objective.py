@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
+from eplb_opt.problem.rationals import Integers, integer_array
 
 
 class Dispatch(StrEnum):
@@ -86,6 +87,10 @@ class Objective:
         """The problems whose makespans count: each step, or for ``sum`` all steps as one."""
         return [layer] if self.name == "sum" else layer.each_step()
 
+    def loads_of(self, layer: Layer) -> Integers:
+        """Their loads [T, E] in the unit of the layer: its steps, or for ``sum`` the sum alone."""
+        return integer_array([layer.loads]) if self.name == "sum" else layer.steps
+
     def over(self, makespans: Sequence[Fraction]) -> Fraction:
         """One number from the makespans of :meth:`steps_of`, in the same unit; exact.
 
@@ -101,6 +106,37 @@ class Objective:
         if whole < counted:
             total += (counted - whole) * falling[whole]
         return total / counted
+
+    def weights(self, makespans: Sequence[Fraction]) -> tuple[Fraction, ...]:
+        """Weights q of the steps with ``over(makespans) = sum of q_t * makespans[t]``.
+
+        They are in the set Q of :meth:`admits`, and of all weights in Q they weigh these makespans
+        most. Ties go to earlier steps.
+        """
+        if len(makespans) == 1:
+            return (Fraction(1),)
+        most, left = self._most_weight(len(makespans)), Fraction(1)
+        found = [Fraction(0)] * len(makespans)
+        for t in sorted(range(len(makespans)), key=lambda t: -makespans[t]):
+            found[t] = min(most, left)
+            left -= found[t]
+        return tuple(found)
+
+    def admits(self, weights: Sequence[Fraction]) -> bool:
+        """Whether ``weights`` [T] are in Q: they are not negative, sum to 1, and none is above
+        ``1 / (a T)`` (``mean`` is a = 1; ``worst`` has no such limit, nor has ``sum``).
+
+        Then ``over(m) >= sum of q_t * m_t`` for all m >= 0, and equal for some q in Q: the dual of
+        a coherent risk measure (Artzner, Delbaen, Eber, Heath, Math. Finance 9 (1999) 203).
+        """
+        most = self._most_weight(len(weights))
+        return sum(weights) == 1 and all(0 <= weight <= most for weight in weights)
+
+    def _most_weight(self, steps: int) -> Fraction:
+        """Of one step."""
+        if self.name in ("sum", "worst"):
+            return Fraction(1)
+        return min(Fraction(1), 1 / (self.share * steps))
 
 
 SUM = Objective()
@@ -122,6 +158,10 @@ class Cost(NamedTuple):
         if dispatch not in list(Dispatch):
             raise ValueError(f"dispatch={dispatch!r} is not one of {', '.join(Dispatch)}")
         return cls(Objective.parse(objective), Dispatch(dispatch))
+
+    def on(self, layer: Layer) -> Cost:
+        """The same cost with the objective ``sum`` if the layer has one step."""
+        return self._replace(objective=SUM) if len(layer.steps) == 1 else self
 
     def __str__(self) -> str:
         return f"objective={str(self.objective)!r}, dispatch={str(self.dispatch)!r}"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
-from eplb_opt.problem.evidence import Evidence
-from eplb_opt.problem.objective import Dispatch
+from eplb_opt.problem.evidence import Evidence, ValueEvidence
+from eplb_opt.problem.objective import EVEN_SUM, Cost
 from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.shown import Shown, ShowsItself, percent, tokens
 
@@ -70,7 +70,10 @@ class Result(ShowsItself):
         runtime: seconds.
         infeasible: no solution exists (with ``spread_replicas``, for instance).
         certificate: evidence for the lower bound, None if there is none to show.
-        dispatch: how tokens are shared.
+        cost: what was minimized, objective and dispatch.
+        shares: [P] under ``fixed`` dispatch, the part of its expert's tokens that each slot serves
+            at every step; else None.
+        value_evidence: why the placement costs no less under ``optimal`` or ``fixed`` dispatch.
     """
 
     stage: Stage
@@ -85,7 +88,9 @@ class Result(ShowsItself):
     runtime: float = 0.0
     infeasible: bool = False
     certificate: Evidence | None = None
-    dispatch: Dispatch = Dispatch.EVEN
+    cost: Cost = EVEN_SUM
+    shares: tuple[Fraction, ...] | None = None
+    value_evidence: ValueEvidence | None = None
 
     def __post_init__(self) -> None:
         if self.objective is not None and self.objective < self.lower_bound:
