@@ -13,6 +13,7 @@ import numpy as np
 
 from solvers.arrays import Integers
 from solvers.compiled import compile_within, compiled
+from solvers.dispatch import flow
 from solvers.local_search import iterated as local_search
 from solvers.tree_search.splitting import (
     EXHAUSTED,
@@ -179,7 +180,10 @@ def search(
 
 
 def rehearse() -> None:
-    """Compile this search and what it rests on, and the local search that comes before it."""
+    """Compile this search and what it rests on, the local search that comes before it, and what
+    values placements.
+    """
+    flow.rehearse()
     local_search.rehearse()
     size, one = np.array([[0, 4, 2], [0, 3, 1], [0, 9, 4]]), np.ones(3, np.int64)
     vectors = new_vectors(one, 2 * one, 4, 2)

@@ -1,4 +1,4 @@
-"""What a placement costs under a dispatch rule, and how its tokens are shared best.
+"""How the tokens of one step are shared best.
 
 By max-flow min-cut the best makespan of a placement in one step is
 
@@ -16,49 +16,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective, rank_loads
-from solvers.bracket import Bracket
-
-
-def value(
-    layer: Layer,
-    phy2log: Sequence[int],
-    objective: Objective | str = SUM,
-    dispatch: Dispatch | str = Dispatch.EVEN,
-) -> Bracket:
-    """What the placement ``phy2log`` [P] costs, in tokens; exact, so value and bound are equal.
-
-    Args:
-        layer: the problem.
-        phy2log: every expert with load has a slot.
-        objective: over the steps of the layer.
-        dispatch: ``fixed`` for the objective ``sum`` only, where it is ``optimal``.
-
-    Raises:
-        ValueError: ``fixed`` with another objective, or (``optimal``) no slot for a load.
-    """
-    objective, dispatch = Cost.of(objective, dispatch)
-    if dispatch == Dispatch.FIXED and objective != SUM:
-        raise ValueError(f"dispatch='fixed' with objective={str(objective)!r}: use 'sum'")
-    makespan = MAKESPANS[dispatch]
-    cost = objective.over([makespan(step, phy2log) for step in objective.steps_of(layer)])
-    return Bracket(tuple(phy2log), cost, cost, str(dispatch))
-
-
-def _even_makespan(step: Layer, phy2log: Sequence[int]) -> Fraction:
-    return max(rank_loads(step, phy2log))
-
-
-def _best_makespan(step: Layer, phy2log: Sequence[int]) -> Fraction:
-    return best_shares(step, phy2log).makespan
-
-
-MAKESPANS = {
-    Dispatch.EVEN: _even_makespan,
-    Dispatch.FIXED: _best_makespan,  # of the sum alone
-    Dispatch.OPTIMAL: _best_makespan,
-}
-"""Of a placement in one step."""
 
 
 @dataclass(frozen=True)
@@ -86,22 +43,48 @@ def best_shares(layer: Layer, phy2log: Sequence[int]) -> BestShares:
         ValueError: ``phy2log`` has not P entries, or an expert with load has no slot.
     """
     ranks = _ranks_of(layer, phy2log)
-    critical = frozenset(range(len(ranks)))
-    makespan = _ratio(layer, ranks, critical)
+    G = layer.topology.num_ranks
+    flow, cut = newton_steps(layer.loads, ranks, frozenset(range(G)), G)
+    critical = frozenset(e for e, held in enumerate(ranks) if held and held <= cut)
+    makespan = Fraction(load_inside(layer.loads, ranks, cut), len(cut))
+    unit = layer.unit / makespan.denominator
+    tokens = tuple({r: f * unit for r, f in row.items() if f} for row in flow)
+    return BestShares(makespan * layer.unit, critical, tokens)
+
+
+def newton_steps(
+    loads: Sequence[int], ranks: Sequence[set[int]], start: frozenset[int], num_ranks: int
+) -> tuple[list[dict[int, int]], frozenset[int]]:
+    """A critical set U of ranks, and what each expert sends to each of its ranks, in units of 1 /
+    the denominator of ``load_inside / |U|``.
+
+    ``start`` is a set of ranks whose ratio is at least the mean.
+    """
+    cut = start
     while True:
-        supply = [load * makespan.denominator for load in layer.loads]
-        flow, cut = _route(supply, ranks, makespan.numerator, layer.topology.num_ranks)
-        if not cut:
-            unit = layer.unit / makespan.denominator
-            tokens = tuple({r: f * unit for r, f in row.items() if f} for row in flow)
-            return BestShares(makespan * layer.unit, critical, tokens)
-        critical, makespan = cut, _ratio(layer, ranks, cut)
+        room = Fraction(load_inside(loads, ranks, cut), len(cut))
+        supply = [load * room.denominator for load in loads]
+        flow, unserved = _route(supply, ranks, room.numerator, num_ranks)
+        if not unserved:
+            return flow, cut
+        cut = frozenset().union(*(ranks[e] for e in unserved))
+
+
+def load_inside(loads: Sequence[int], ranks: Sequence[set[int]], cut: frozenset[int]) -> int:
+    """Of the experts whose ranks are all in ``cut``."""
+    return sum(load for load, held in zip(loads, ranks, strict=True) if load and held <= cut)
+
+
+def check_slots(layer: Layer, phy2log: Sequence[int]) -> None:
+    """Raise ValueError if there are not P entries."""
+    P = layer.topology.num_physical_experts
+    if len(phy2log) != P:
+        raise ValueError(f"phy2log has {len(phy2log)} entries, expected num_physical_experts={P}")
 
 
 def _ranks_of(layer: Layer, phy2log: Sequence[int]) -> list[set[int]]:
-    P, S = layer.topology.num_physical_experts, layer.topology.slots_per_rank
-    if len(phy2log) != P:
-        raise ValueError(f"phy2log has {len(phy2log)} entries, expected num_physical_experts={P}")
+    check_slots(layer, phy2log)
+    S = layer.topology.slots_per_rank
     ranks: list[set[int]] = [set() for _ in layer.loads]
     for slot, expert in enumerate(phy2log):
         ranks[expert].add(slot // S)
@@ -111,14 +94,8 @@ def _ranks_of(layer: Layer, phy2log: Sequence[int]) -> list[set[int]]:
     return ranks
 
 
-def _ratio(layer: Layer, ranks: list[set[int]], experts: frozenset[int]) -> Fraction:
-    """``w(F) / |ranks that hold an expert of F|`` in load units."""
-    touched = set().union(*(ranks[e] for e in experts))
-    return Fraction(sum(layer.loads[e] for e in experts), len(touched))
-
-
 def _route(
-    supply: list[int], ranks: list[set[int]], room: int, num_ranks: int
+    supply: list[int], ranks: Sequence[set[int]], room: int, num_ranks: int
 ) -> tuple[list[dict[int, int]], frozenset[int]]:
     """Send each expert's supply to its ranks, at most ``room`` to a rank.
 
