@@ -4,7 +4,8 @@ from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
 from eplb_opt.certificate.document import Verdict, verify_document
 from eplb_opt.certificate.moves import needs_transfers
 from eplb_opt.certificate.parsing import parse_document
-from eplb_opt.certificate.proof import CertificateError, Trust, check_bound
+from eplb_opt.certificate.proof import check_bound
+from eplb_opt.certificate.statement import CertificateError, Trust
 
 __all__ = [
     "CertificateError",

@@ -14,7 +14,7 @@ from typing import Any
 from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError, product_cost
 from eplb_opt.certificate.closed_form import load_bits
 from eplb_opt.certificate.parsing import parse_exact, parse_integers
-from eplb_opt.certificate.proof import CertificateError
+from eplb_opt.certificate.statement import CertificateError
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import rank_loads
 from eplb_opt.problem.rationals import shown

@@ -12,7 +12,8 @@ from typing import Any
 from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
 from eplb_opt.certificate.claim import Claim, read_claim
 from eplb_opt.certificate.parsing import parse_evidence
-from eplb_opt.certificate.proof import CertificateError, Trust, check_bound
+from eplb_opt.certificate.proof import check_bound
+from eplb_opt.certificate.statement import CertificateError, Trust
 from eplb_opt.problem.rationals import shown
 
 SCHEMA = "eplb-opt/certificate/1"

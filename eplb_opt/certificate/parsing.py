@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 from eplb_opt.certificate.budget import CheckBudget, product_cost
-from eplb_opt.certificate.proof import CertificateError
+from eplb_opt.certificate.statement import CertificateError
 from eplb_opt.problem.evidence import (
     BlockBound,
     ClosedForm,
@@ -96,21 +97,24 @@ def parse_evidence(given: Any, budget: CheckBudget | None = None) -> Evidence:
     budget = CheckBudget() if budget is None else budget
     budget.charge(10)
     kind = _field(given, "kind", str)
-    if kind == "closed-form":
-        _only(given, {"kind"})
-        return ClosedForm()
-    if kind == "exhaustive":
-        _only(given, {"kind"})
-        return Exhaustive()
-    if kind == "trusted":
-        _only(given, {"kind", "solver"})
-        return Trusted(_field(given, "solver", str))
-    if kind == "pattern":
-        return _pattern(given, budget)
-    if kind == "groups":
-        _only(given, {"kind", "blocks"})
-        return Groups(tuple(_block(entry, budget) for entry in _field(given, "blocks", list)))
-    raise CertificateError(f"kind={shown(kind)!r} is no kind of evidence")
+    if kind not in READERS:
+        raise CertificateError(f"kind={shown(kind)!r} is no kind of evidence")
+    return READERS[kind](given, budget)
+
+
+def _closed_form(given: dict[str, Any], _budget: CheckBudget) -> ClosedForm:
+    _only(given, {"kind"})
+    return ClosedForm()
+
+
+def _exhaustive(given: dict[str, Any], _budget: CheckBudget) -> Exhaustive:
+    _only(given, {"kind"})
+    return Exhaustive()
+
+
+def _trusted(given: dict[str, Any], _budget: CheckBudget) -> Trusted:
+    _only(given, {"kind", "solver"})
+    return Trusted(_field(given, "solver", str))
 
 
 def _pattern(given: dict[str, Any], budget: CheckBudget) -> Pattern:
@@ -127,7 +131,12 @@ def _pattern(given: dict[str, Any], budget: CheckBudget) -> Pattern:
     return Pattern(bound, grid, price, tuple((weight, price) for weight, price in pairs))
 
 
-def _block(entry: Any, budget: CheckBudget) -> BlockBound:
+def _groups(given: dict[str, Any], budget: CheckBudget) -> Groups:
+    _only(given, {"kind", "blocks"})
+    return Groups(tuple(_group_block(entry, budget) for entry in _field(given, "blocks", list)))
+
+
+def _group_block(entry: Any, budget: CheckBudget) -> BlockBound:
     _only(entry, {"groups", "bound", "evidence"})
     groups = parse_integers(entry.get("groups"), "groups")
     bound = parse_exact(entry.get("bound"), "bound", budget)
@@ -135,6 +144,16 @@ def _block(entry: Any, budget: CheckBudget) -> BlockBound:
     if isinstance(evidence, dict) and evidence.get("kind") == "groups":
         raise CertificateError("groups within a block: a node is under the global rule")
     return BlockBound(groups, bound, parse_evidence(evidence, budget))
+
+
+READERS: dict[str, Callable[[dict[str, Any], CheckBudget], Evidence]] = {
+    "closed-form": _closed_form,
+    "exhaustive": _exhaustive,
+    "trusted": _trusted,
+    "pattern": _pattern,
+    "groups": _groups,
+}
+"""By kind of evidence."""
 
 
 def _field(holder: Any, name: str, kind: type) -> Any:

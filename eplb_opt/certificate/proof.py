@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import IntEnum
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
 from eplb_opt.bounds.partitions import Block
 from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
@@ -19,25 +19,12 @@ from eplb_opt.certificate.closed_form import reaches
 from eplb_opt.certificate.exhaustive import nothing_below
 from eplb_opt.certificate.groups import blocks_of, every_partition_reaches
 from eplb_opt.certificate.patterns import certified_pattern_bound
+from eplb_opt.certificate.statement import CertificateError, Statement, Trust
 from eplb_opt.problem.evidence import ClosedForm, Evidence, Exhaustive, Groups, Pattern, Trusted
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import EVEN_SUM, Cost
 from eplb_opt.problem.rationals import shown
 from eplb_opt.problem.topology import Rule
-
-
-class CertificateError(ValueError):
-    """The document is malformed, or what it claims is not so; the message is one line."""
-
-
-class Trust(IntEnum):
-    """How far a bound was checked, worst first."""
-
-    TRUSTED = 0
-    """A solver's word, not verified."""
-    TOO_LARGE = 1
-    """It may be so, but the budget of work does not suffice to find out."""
-    VERIFIED = 2
-    """Proven again from the loads."""
 
 
 def check_bound(
@@ -46,9 +33,10 @@ def check_bound(
     evidence: Evidence,
     counts: Sequence[int] | None = None,
     *,
+    cost: Cost = EVEN_SUM,
     budget: CheckBudget | None = None,
 ) -> Trust:
-    """Check that every placement of ``layer`` has a makespan of at least ``bound`` tokens.
+    """Check that every placement of ``layer`` costs at least ``bound`` tokens by ``cost``.
 
     With ``counts`` [E], every placement with these counts. ``budget`` is that of a whole document
     if None.
@@ -56,68 +44,70 @@ def check_bound(
     Raises:
         CertificateError: the evidence does not prove the bound.
     """
+    budget = CheckBudget() if budget is None else budget
     try:
-        return _check(layer, bound, evidence, counts, CheckBudget() if budget is None else budget)
+        return check(Statement(layer, bound, budget, cost.on(layer), counts), evidence)
     except TooLargeToCheckError:
         return Trust.TOO_LARGE
 
 
-def _check(
-    layer: Layer,
-    bound: Fraction,
-    evidence: Evidence,
-    counts: Sequence[int] | None,
-    budget: CheckBudget,
-) -> Trust:
-    if isinstance(evidence, Trusted):
-        return Trust.TRUSTED
-    if isinstance(evidence, ClosedForm):
-        if not _follows(layer, bound, counts, budget):
-            raise CertificateError(f"closed forms prove less than the bound {shown(bound)}")
-        return Trust.VERIFIED
-    if counts is not None:
+def check(statement: Statement, evidence: Evidence) -> Trust:
+    """The check of the kind of ``evidence``.
+
+    Raises:
+        CertificateError: it does not prove the statement.
+        TooLargeToCheckError: the budget does not suffice to find out.
+    """
+    if statement.counts is not None and not isinstance(evidence, ClosedForm | Trusted):
         raise CertificateError(f"evidence of kind {evidence.kind!r} does not speak of given counts")
-    if isinstance(evidence, Pattern):
-        return _check_pattern(layer, bound, evidence, budget)
-    if isinstance(evidence, Exhaustive):
-        return _check_exhaustive(layer, bound, budget)
-    if isinstance(evidence, Groups):
-        return _check_groups(layer, bound, evidence, budget)
-    raise CertificateError(f"evidence of kind {evidence.kind!r} is for several steps")
+    return CHECKS[evidence.kind](statement, evidence)
 
 
-def _follows(
-    layer: Layer, bound: Fraction, counts: Sequence[int] | None, budget: CheckBudget
-) -> bool:
+def _trust(_statement: Statement, _evidence: Trusted) -> Trust:
+    return Trust.TRUSTED
+
+
+def _check_closed_form(claim: Statement, _evidence: ClosedForm) -> Trust:
     """Whether an argument proves the bound; what holds globally holds under any rule."""
-    if reaches(layer, bound, budget, counts):
-        return True
-    nodes = layer.topology.num_nodes if layer.rule == Rule.HIERARCHICAL else 1
-    return nodes > 1 and counts is None and every_partition_reaches(layer, bound, set(), budget)
+    layer, bound, budget, counts = claim.layer, claim.bound, claim.budget, claim.counts
+    _require_even_sum(claim, "closed-form")
+    proven = reaches(layer, bound, budget, counts)
+    if not proven and counts is None and layer.rule == Rule.HIERARCHICAL:
+        nodes = layer.topology.num_nodes
+        proven = nodes > 1 and every_partition_reaches(layer, bound, set(), budget)
+    if not proven:
+        raise CertificateError(f"closed forms prove less than the bound {shown(bound)}")
+    return Trust.VERIFIED
 
 
-def _check_pattern(layer: Layer, bound: Fraction, evidence: Pattern, budget: CheckBudget) -> Trust:
+def _check_pattern(claim: Statement, evidence: Pattern) -> Trust:
+    _require_even_sum(claim, evidence.kind)
     try:
-        proven = certified_pattern_bound(layer, evidence, budget)
+        proven = certified_pattern_bound(claim.layer, evidence, claim.budget)
     except ValueError as error:
         raise CertificateError(str(error)) from None
-    if proven < bound:
-        raise CertificateError(f"patterns prove {shown(proven)}, not the bound {shown(bound)}")
+    if proven < claim.bound:
+        raise CertificateError(
+            f"patterns prove {shown(proven)}, not the bound {shown(claim.bound)}"
+        )
     return Trust.VERIFIED
 
 
-def _check_exhaustive(layer: Layer, bound: Fraction, budget: CheckBudget) -> Trust:
-    if layer.rule != Rule.GLOBAL:
+def _check_exhaustive(claim: Statement, evidence: Exhaustive) -> Trust:
+    _require_even_sum(claim, evidence.kind)
+    if claim.layer.rule != Rule.GLOBAL:
         raise CertificateError("evidence of kind 'exhaustive' is for the global rule only")
-    if not nothing_below(layer, bound, budget):
-        raise CertificateError(f"there is a placement below the bound {shown(bound)}")
+    if not nothing_below(claim.layer, claim.bound, claim.budget):
+        raise CertificateError(f"there is a placement below the bound {shown(claim.bound)}")
     return Trust.VERIFIED
 
 
-def _check_groups(layer: Layer, bound: Fraction, evidence: Groups, budget: CheckBudget) -> Trust:
-    """Whether every partition of the groups has a block that reaches ``bound``, by its evidence or
+def _check_groups(claim: Statement, evidence: Groups) -> Trust:
+    """Whether every partition of the groups has a block that reaches the bound, by its evidence or
     by a closed form.
     """
+    layer, bound, budget = claim.layer, claim.bound, claim.budget
+    _require_even_sum(claim, evidence.kind)
     if layer.rule != Rule.HIERARCHICAL:
         raise CertificateError("evidence of kind 'groups' is for the hierarchical rule only")
     blocks = blocks_of(layer, budget)
@@ -131,9 +121,24 @@ def _check_groups(layer: Layer, bound: Fraction, evidence: Groups, budget: Check
         if block.groups not in possible:
             raise CertificateError(f"groups={shown(block.groups)} is no block of this topology")
         problem = layer.node_problem(block.groups)
-        trust = min(trust, _check(problem, block.bound, block.evidence, None, budget))
+        trust = min(trust, check(Statement(problem, block.bound, budget), block.evidence))
         if block.bound >= bound:
             reaching.add(block.groups)
     if not every_partition_reaches(layer, bound, reaching, budget):
         raise CertificateError(f"a partition of the groups may stay below the bound {shown(bound)}")
     return trust
+
+
+def _require_even_sum(claim: Statement, kind: str) -> None:
+    if claim.cost != EVEN_SUM:
+        raise CertificateError(f"evidence of kind {kind!r} proves nothing for {claim.cost}")
+
+
+CHECKS: dict[str, Callable[[Statement, Any], Trust]] = {
+    "trusted": _trust,
+    "closed-form": _check_closed_form,
+    "pattern": _check_pattern,
+    "exhaustive": _check_exhaustive,
+    "groups": _check_groups,
+}
+"""By kind; a new one has a line here, in ``parsing.READERS`` and in ``writing.FIELDS``."""

@@ -6,13 +6,12 @@ large for it is written as the word of what found it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from eplb_opt.certificate.budget import CheckBudget
 from eplb_opt.certificate.document import SCHEMA, sign, verdict_on
-from eplb_opt.certificate.proof import Trust
+from eplb_opt.certificate.statement import Trust
 from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.rationals import exact_text
@@ -68,22 +67,41 @@ def too_large(document: Document, results: Sequence[Result]) -> list[int]:
 
 def evidence(found: Evidence) -> Document:
     """The evidence of a claim."""
-    document: Document = {"kind": found.kind}
-    if isinstance(found, Trusted):
-        document |= {"solver": found.solver}
-    elif isinstance(found, Pattern):
-        document |= asdict(found) | {"bound": str(found.bound)}
-        document["levels"] = [list(level) for level in found.levels]
-    elif isinstance(found, Groups):
-        document["blocks"] = [
-            {
-                "groups": list(block.groups),
-                "bound": exact_text(block.bound),
-                "evidence": evidence(block.evidence),
-            }
-            for block in found.blocks
-        ]
-    return document
+    fields = FIELDS.get(found.kind)
+    return {"kind": found.kind} | ({} if fields is None else fields(found))
+
+
+def _trusted(found: Trusted) -> Document:
+    return {"solver": found.solver}
+
+
+def _pattern(found: Pattern) -> Document:
+    return {
+        "bound": str(found.bound),
+        "grid": found.grid,
+        "count_price": found.count_price,
+        "levels": [list(level) for level in found.levels],
+    }
+
+
+def _groups(found: Groups) -> Document:
+    blocks = [
+        {
+            "groups": list(block.groups),
+            "bound": exact_text(block.bound),
+            "evidence": evidence(block.evidence),
+        }
+        for block in found.blocks
+    ]
+    return {"blocks": blocks}
+
+
+FIELDS: dict[str, Callable[[Any], Document]] = {
+    "trusted": _trusted,
+    "pattern": _pattern,
+    "groups": _groups,
+}
+"""What evidence has besides its kind."""
 
 
 def _check(machine: Document, layer: Layer, result: Result, budget: CheckBudget) -> Document:
