@@ -94,7 +94,19 @@ class Blocks:
     blocks: tuple[StepBlock, ...]
 
 
-Evidence = ClosedForm | Exhaustive | Pattern | Trusted | Groups | Blocks
+@dataclass(frozen=True)
+class OnePartition:
+    """Hierarchical rule: whichever groups a node takes at all steps, closed forms of the worst node
+    at each step reach the bound.
+    """
+
+    kind: ClassVar[str] = "one-partition"
+
+
+ONE_PARTITION = OnePartition()
+
+
+Evidence = ClosedForm | Exhaustive | Pattern | Trusted | Groups | Blocks | OnePartition
 
 
 @dataclass(frozen=True)
