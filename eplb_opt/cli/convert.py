@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path), callback=readable)
-@click.argument("target", type=click.Path(path_type=Path), callback=writable)
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SOURCE.. [TARGET]"
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File, in place of TARGET.")
 @click.option(
     "--to",
     "kind",
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 @click.option("--sum", "summed", is_flag=True, help="Sum a trace over time.")
 @reading_options
 def command(
-    source: Path,
-    target: Path,
+    files: tuple[Path, ...],
+    output: Path | None,
     kind: str,
     policy: str | None,
     summed: bool,
@@ -43,8 +45,11 @@ def command(
 ) -> int:
     """Convert recorded loads, or a placement to the file that SGLang or TensorRT-LLM serves from.
 
+    Several SOURCEs, with -o, are joined as the steps of a trace. FILE.npz:NAME is one array of it.
+
     \b
     eplb-opt convert recording.pt loads.npy
+    eplb-opt convert monday.json tuesday.json -o trace.npy
     eplb-opt gap loads.npy --redundant 32 --gpus 32 --placements placements.npz
     eplb-opt convert placements.npz init.json --to sglang
     """  # noqa: D301 - click needs the character
@@ -53,16 +58,43 @@ def command(
 
     if kind == "loads" and policy is not None:
         raise InputError(f"--policy {policy} chooses a placement, but --to is {kind}")
+    if kind != "loads" and output is not None and len(files) > 1:
+        raise InputError(f"{len(files)} files are joined as steps of loads, but --to is {kind}")
     if kind != "loads" and (summed or format is not None or steps is not None):
         raise InputError(f"--sum, --format and --steps are about loads, but --to is {kind}")
-    with bad_input(str(source)):
-        if kind == "loads":
-            loads = io.read_loads(source, format=format, steps=steps).loads
+    sources, target = _sources_and_target(files, output)
+    if kind == "loads":
+        recordings = []
+        for source in sources:
+            with bad_input(str(source)):
+                recordings.append(io.read_loads(source, format=format, steps=steps))
+        with bad_input():
+            loads = recordings[0].loads if len(sources) == 1 else io.join_steps(recordings)
             io.write_loads(target, sum_over_time(loads) if summed and loads.ndim == 3 else loads)
-            return 0
+        return 0
+    (source,) = sources
+    with bad_input(str(source)):
         name, phy2log = read_one_placement(source, policy)
         _convert(kind, target, name, phy2log, io.read_placed_for(source))
     return 0
+
+
+SOURCE, TARGET = click.Argument(["source"]), click.Argument(["target"])
+
+
+def _sources_and_target(
+    files: tuple[Path, ...], output: Path | None
+) -> tuple[tuple[Path, ...], Path]:
+    """All files are read if there is an ``output``, else the first of two."""
+    if output is None and len(files) != 2:
+        raise InputError(
+            f"give SOURCE and TARGET, or sources and -o TARGET, not {len(files)} file"
+            f"{'s' * (len(files) > 1)} alone"
+        )
+    sources, target = (files, output) if output is not None else (files[:1], files[1])
+    context = click.get_current_context()
+    readable(context, SOURCE, sources)
+    return sources, writable(context, TARGET, target)
 
 
 def _convert(

@@ -19,7 +19,8 @@ Value = TypeVar("Value")
 def readable(ctx: click.Context, param: click.Parameter, value: Value) -> Value:
     """A file or several that a command reads: no option may write to one."""
     for path in value if isinstance(value, tuple) else (value,):
-        _claim(ctx, param, path, writes=False)
+        file, array, _ = str(path).rpartition(".npz:")  # one of its arrays
+        _claim(ctx, param, f"{file}.npz" if array else path, writes=False)
     return value
 
 

@@ -96,8 +96,8 @@ class TopologyOptions:
     rule: str
     spread_replicas: bool
 
-    def instance(self, loads: Any, source: str) -> Instance:
-        """The instance for loads [L, E] or [T, L, E].
+    def instance(self, loads: Any, source: str, normalize_steps: bool = False) -> Instance:
+        """The instance for loads [L, E] or [T, L, E], its steps normalised if asked for.
 
         Raises:
             InputError: loads, machine and rule do not fit together.
@@ -112,7 +112,7 @@ class TopologyOptions:
         with bad_input(source):
             topology = Topology(num_slots, self.gpus, self.nodes, self.groups)
             rule: Any = self.rule
-            return Instance(loads, topology, rule, source, self.spread_replicas)
+            return Instance(loads, topology, rule, source, self.spread_replicas, normalize_steps)
 
 
 def topology_options(function: Command) -> Command:
@@ -148,6 +148,11 @@ def instance_options(function: Command) -> Command:
     options = [
         click.argument("loads", type=click.Path(path_type=Path), callback=readable),
         click.option("--layers", callback=parse_layers, help="Only these layers, as 0-9,12."),
+        click.option(
+            "--normalize-steps",
+            is_flag=True,
+            help="Scale the steps of each layer to equal totals, so that they weigh alike.",
+        ),
     ]
 
     @functools.wraps(function)
@@ -155,6 +160,7 @@ def instance_options(function: Command) -> Command:
         *,
         loads: Path,
         layers: Sequence[int] | None,
+        normalize_steps: bool,
         format: str | None,
         steps: Steps | None,
         topology: TopologyOptions,
@@ -164,7 +170,12 @@ def instance_options(function: Command) -> Command:
 
         with bad_input(str(loads)):
             recorded = read_loads(loads, format=format, steps=steps)
-        instance = topology.instance(recorded.loads, str(loads))
+        if normalize_steps and recorded.loads.ndim == 2:
+            raise InputError(
+                f"--normalize-steps: {loads} holds [layers, experts], and steps are needed: give a "
+                "trace [steps, layers, experts]"
+            )
+        instance = topology.instance(recorded.loads, str(loads), normalize_steps)
         if layers is not None:
             with bad_input(str(loads)):
                 instance = instance.select(layers)

@@ -1,7 +1,14 @@
 """Files: recorded loads in, placements out, and synthetic loads calibrated on recordings."""
 
 from eplb_opt.io.errors import FormatError
-from eplb_opt.io.loads import FORMATS, RecordedLoads, detect_format, read_loads, write_loads
+from eplb_opt.io.loads import (
+    FORMATS,
+    RecordedLoads,
+    detect_format,
+    join_steps,
+    read_loads,
+    write_loads,
+)
 from eplb_opt.io.placed_for import PlacedFor
 from eplb_opt.io.placements import (
     read_placed_for,
@@ -17,6 +24,7 @@ __all__ = [
     "PlacedFor",
     "RecordedLoads",
     "detect_format",
+    "join_steps",
     "read_loads",
     "read_placed_for",
     "read_placements",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -68,7 +68,8 @@ def read_loads(
     are the business of :class:`eplb_opt.Instance`.
 
     Args:
-        path: a file, or a directory (TensorRT-LLM's statistic, SGLang's per-pass files).
+        path: a file, or a directory (TensorRT-LLM's statistic, SGLang's per-pass files). One of
+            several arrays of a ``.npz`` is ``FILE.npz:NAME``.
         format: one of :data:`FORMATS`; found by the content if None, never by the suffix.
         steps: ``a:b`` of a trace, as in a Python slice.
 
@@ -86,15 +87,45 @@ def read_loads(
         ...     read_loads(Path(folder) / "loads.csv").loads.tolist()
         [[3, 1, 2]]
     """
-    path = Path(path)
+    source, (path, array) = str(path), split_array(path)
     if format is None:
         format = detect_format(path)
     elif format not in FORMATS:
         raise FormatError(path, f"format={format!r} is unknown; choose one of {', '.join(FORMATS)}")
-    read = cast(Callable[[Path], RawLoads], importlib.import_module(FORMATS[format]).read)
-    raw = read(path)
+    if array and format != "npz":
+        raise FormatError(path, f"is {format}, which has no array {array!r}: leave it out")
+    read = cast(Callable[..., RawLoads], importlib.import_module(FORMATS[format]).read)
+    raw = read(path, array) if array else read(path)
     loads = _check(path, raw)
-    return RecordedLoads(_cut(path, loads, steps), str(path), format, raw.layers)
+    return RecordedLoads(_cut(path, loads, steps), source, format, raw.layers)
+
+
+def split_array(path: str | Path) -> tuple[Path, str]:
+    """The file in ``FILE.npz:NAME`` and the name; the path itself and nothing if it is no such."""
+    file, colon, name = str(path).rpartition(".npz:")
+    if not colon or "/" in name or Path(path).exists():
+        return Path(path), ""
+    return Path(f"{file}.npz"), name
+
+
+def join_steps(recordings: Sequence[RecordedLoads]) -> Loads:
+    """The steps of all recordings after each other, [T, L, E]; loads [L, E] are one step.
+
+    Raises:
+        FormatError: one has other layers or experts than the first.
+        ValueError: they hold integers and floats that no float64 holds exactly.
+    """
+    first = recordings[0]
+    for found in recordings:
+        if found.loads.shape[-2:] != first.loads.shape[-2:]:
+            here, there = (
+                f"{x.loads.shape[-2]} layers of {x.loads.shape[-1]} experts" for x in (found, first)
+            )
+            raise FormatError(Path(found.source), f"has {here}, but {first.source} has {there}")
+    traces = [x.loads.reshape(-1, *x.loads.shape[-2:]) for x in recordings]
+    if len({trace.dtype for trace in traces}) > 1:
+        traces = [trace.astype(object) for trace in traces]
+    return exact_array(np.concatenate(traces))
 
 
 def write_loads(path: str | Path, loads: ArrayLike) -> None:

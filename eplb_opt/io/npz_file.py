@@ -18,14 +18,16 @@ from eplb_opt.io.recording import RawLoads
 _KEYS = ("loads", "logical_count")
 
 
-def read(path: Path) -> RawLoads:
-    """The array named ``loads`` or ``logical_count``, or the only one there is."""
+def read(path: Path, wanted: str = "") -> RawLoads:
+    """The array that is ``wanted``; else ``loads`` or ``logical_count``, or the only one."""
     with decoding(path, ".npz archive"), zipfile.ZipFile(path) as archive:
         names = array_names(archive)
-        key = next((k for k in _KEYS if k in names), names[0] if len(names) == 1 else None)
-        if key is None:
+        only = names[0] if len(names) == 1 else None
+        key = wanted or next((k for k in _KEYS if k in names), only)
+        if key not in names:
+            missing = f", not {wanted!r}" if wanted else ""
             raise FormatError(
-                path, f"holds the arrays {names}; name the one with the loads 'loads'"
+                path, f"holds the arrays {names}{missing}: choose one as {path.name}:{names[0]}"
             )
         return RawLoads(read_member(path, archive, key), key)
 

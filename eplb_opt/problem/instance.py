@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.loads import Loads, check_loads, sum_over_time
+from eplb_opt.problem.loads import Loads, check_loads, normalize_steps, sum_over_time
 from eplb_opt.problem.rationals import exact_integers
 from eplb_opt.problem.shown import Shown, ShowsItself
 from eplb_opt.problem.topology import Rule, Topology
@@ -27,13 +27,15 @@ class Instance(ShowsItself):
             construction it is the resolved :class:`Rule`.
         source: where the loads came from, for messages and reports.
         spread_replicas: no rank may hold two replicas of one expert.
-        trace: the [T, L, E] input if there was a time axis, else None.
+        normalize_steps: the steps of a trace weigh alike: those of a layer are scaled to the
+            largest of their totals, see :func:`eplb_opt.problem.loads.normalize_steps`.
+        trace: the [T, L, E] input if there was a time axis, normalised if asked for, else None.
         numbers: what each row is called in reports: 0..L-1, or the layers kept by :meth:`select`.
 
     Raises:
         ValueError: loads are not numbers, cannot be held exactly, are negative, NaN or infinite, of
-            a wrong shape, or do not fit the topology and rule. The message names the value and, for
-            a bad load, its place.
+            a wrong shape, or do not fit the topology and rule; or there are no steps to normalise.
+            The message names the value and, for a bad load, its place.
 
     Example:
         >>> instance = Instance([[3, 1, 2]], Topology(num_physical_experts=4, num_ranks=2))
@@ -46,12 +48,16 @@ class Instance(ShowsItself):
     rule: Rule | Literal["auto", "global", "hierarchical"] = "auto"
     source: str = "array"
     spread_replicas: bool = False
+    normalize_steps: bool = False
     trace: Loads | None = field(default=None, init=False)
     numbers: tuple[int, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         loads = check_loads(self.loads)
+        if self.normalize_steps and loads.ndim != 3:
+            raise ValueError("normalize_steps=True needs a trace [steps, layers, experts]")
         if loads.ndim == 3:
+            loads = normalize_steps(loads) if self.normalize_steps else loads
             object.__setattr__(self, "trace", loads)
             loads = sum_over_time(loads)
         object.__setattr__(self, "loads", loads)

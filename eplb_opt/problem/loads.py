@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eplb_opt.problem.rationals import widen
+from eplb_opt.problem.rationals import Integers, exact_integers, widen
 
 Loads = NDArray[np.int64] | NDArray[np.float64]
 AXES = ("step", "layer", "expert")
 _LONGEST = 40
+STEP_BITS = 40
+"""Bits of a normalised step's total."""
+LEAST_FLOAT_BITS = 1074
+"""No float is less than 2^-1074."""
 
 
 def exact_array(values: ArrayLike, name: str = "loads", axes: Sequence[str] = AXES) -> Loads:
@@ -77,6 +83,48 @@ def sum_over_time(trace: Loads) -> Loads:
         where = _first(~np.isfinite(total))
         raise ValueError(f"the sum over time of {place(where)} is not finite")
     return freeze(total)
+
+
+def normalize_steps(trace: Loads) -> NDArray[np.float64]:
+    """Every step of every layer with the same total, [T, L, E] float64, read-only.
+
+    The total of a layer's steps becomes the largest of them, ``m``, and steps weigh alike. In exact
+    numbers: with the largest k for which ``M = floor(m 2^k) < 2^40``, a load w of a step with the
+    total s becomes ``n / 2^k`` for an integer n next to ``w M / s``, by largest remainders (earlier
+    experts first), so that every step has the total ``M / 2^k``. A step without load stays, and so
+    does every step where the rounding has nothing to do, such as the largest one of integers below
+    2^40. To normalise twice changes nothing.
+    """
+    layers = [_normalize_layer(*exact_integers(layer)) for layer in np.moveaxis(trace, 1, 0)]
+    found: NDArray[np.float64] = np.stack(layers, axis=1)
+    found.setflags(write=False)
+    return found
+
+
+def _normalize_layer(steps: Integers, unit: Fraction) -> NDArray[np.float64]:
+    """[T, E] of one layer, whose loads are ``steps * unit``."""
+    totals = steps.sum(axis=1, keepdims=True)
+    largest = int(totals.max()) * unit
+    if largest == 0:
+        return np.zeros(steps.shape)
+    shift = min(STEP_BITS - _bit_length(largest), LEAST_FLOAT_BITS)
+    total = math.floor(largest * Fraction(2) ** shift)
+    scaled = widen(steps, total) * total
+    divisor = np.where(totals > 0, totals, 1)
+    whole, remainder = scaled // divisor, scaled % divisor
+    missing = np.where(totals > 0, total, 0) - whole.sum(axis=1, keepdims=True)
+    order = np.argsort(-remainder, axis=1, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(steps.shape[1])[None], axis=1)
+    with np.errstate(over="ignore"):  # the sum over time refuses what is infinite
+        found: NDArray[np.float64] = np.ldexp((whole + (rank < missing)).astype(float), -shift)
+    return found
+
+
+def _bit_length(value: Fraction) -> int:
+    """B with ``2^(b-1) <= value < 2^b``."""
+    length = value.numerator.bit_length() - value.denominator.bit_length()
+    return length + (value >= Fraction(2) ** length)
 
 
 def place(where: Sequence[int], axes: Sequence[str] = AXES) -> str:

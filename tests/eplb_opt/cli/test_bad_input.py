@@ -165,6 +165,32 @@ BAD = {
     "drift of nothing": (["generate", "zipf", "-o", "x.npy", "--phi", "0.5"], "needs steps"),
     "bad drift": (["generate", "zipf", "-o", "x.npy", "--phi", "2", "--steps", "2"], "0<=x<1"),
     "unknown suffix": (["convert", "good.json", "x.xls"], "suffix '.xls' is not one of"),
+    "no target": (["convert", "good.json"], "give SOURCE and TARGET, or sources and -o TARGET"),
+    "many without -o": (
+        ["convert", "good.json", "trace.npy", "x.npy"],
+        "or sources and -o TARGET, not 3 files alone",
+    ),
+    "recordings of other shapes": (
+        ["convert", "good.json", "trace.npy", "five.npy", "-o", "x.npy"],
+        "five.npy: has 1 layers of 5 experts, but good.json has 1 layers of 4 experts",
+    ),
+    "joined placements": (
+        ["convert", "good.json", "good.json", "-o", "x.json", "--to", "sglang"],
+        "2 files are joined as steps of loads, but --to is sglang",
+    ),
+    "a source as output": (
+        ["convert", "trace.npy", "good.json", "-o", "good.json"],
+        "good.json is the file of SOURCE, too",
+    ),
+    "no such array": (["gap", "two.npz:c", *MACHINE], "choose one as two.npz:a"),
+    "an array as output": (
+        ["gap", "two.npz:a", *MACHINE, "--json", "two.npz"],
+        "two.npz is the file of --json, too",
+    ),
+    "no steps to normalise": (
+        [*GAP, *MACHINE, "--normalize-steps"],
+        "--normalize-steps: good.json holds [layers, experts]",
+    ),
     "no placements": (
         ["convert", "good.json", "x.json", "--to", "sglang"],
         "no file of placements",
@@ -198,6 +224,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(path / "nan.npy", [[np.nan, 1.0, 2.0, 3.0]])
     np.save(path / "flat.npy", [1, 2, 3])
     np.save(path / "trace.npy", np.ones((2, 1, 4)))
+    np.save(path / "five.npy", np.ones((1, 5)))
     np.save(path / "objects.npy", np.array([[{}, []]], dtype=object))
     np.savez(path / "two.npz", a=np.ones((1, 4)), b=np.ones((1, 4)))
     header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }"

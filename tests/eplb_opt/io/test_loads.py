@@ -162,3 +162,18 @@ def test_the_command_line_offers_every_format():
 
     (option,) = [p for p in command.params if p.name == "format"]
     assert list(option.type.choices) == list(FORMATS)
+
+
+def test_recordings_are_joined_as_steps(tmp_path):
+    from tests.command_line import eplb_opt
+
+    write_loads(tmp_path / "a.json", MATRIX)
+    write_loads(tmp_path / "b.npy", TRACE)
+    np.savez(tmp_path / "c.npz", steady=TRACE * 2, topics=MATRIX * 0.5)
+    sources = ("a.json", "b.npy", "c.npz:topics", "c.npz:steady")
+    done = eplb_opt("convert", *sources, "-o", "t.npy", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    wanted = np.concatenate([MATRIX[None], TRACE, MATRIX[None] * 0.5, TRACE * 2])
+    np.testing.assert_array_equal(np.load(tmp_path / "t.npy"), wanted)
+    assert eplb_opt("convert", "a.json", "-o", "d.npy", cwd=tmp_path).returncode == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), MATRIX)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Topology
-from eplb_opt.problem.loads import exact_array
+from eplb_opt.problem.loads import exact_array, normalize_steps
 
 ODD = 2**53 + 1
 """The first integer that is no float."""
@@ -104,3 +104,38 @@ def test_nan_is_a_float_and_no_load():
     assert math.isnan(exact_array([[1, float("nan")]])[0, 1])
     with pytest.raises(ValueError, match="layer 0, expert 1 is nan: not finite"):
         Instance([[1, float("nan")]], Topology(2, 1))
+
+
+STEPS = st.integers(1, 4).flatmap(
+    lambda experts: st.lists(
+        st.lists(st.integers(0, 10**6) | st.floats(0, 1e30), min_size=experts, max_size=experts),
+        min_size=1,
+        max_size=4,
+    )
+)
+
+
+@given(STEPS)
+def test_normalized_steps_weigh_alike_and_are_near(rows):
+    loads = exact_array([[row] for row in rows])
+    found = normalize_steps(loads)
+    exact = [[Fraction(x) for x in row] for row in loads[:, 0].tolist()]
+    near = [[Fraction(x) for x in row] for row in found[:, 0].tolist()]
+    largest = max(map(sum, exact))
+    totals = {sum(row) for row in near if any(row)}
+    assert len(totals) == (largest > 0)
+    for row, scaled in zip(exact, near, strict=True):
+        assert any(row) == any(scaled)
+        for load, now in zip(row, scaled, strict=True):
+            wanted = load * largest / sum(row) if load else 0
+            assert abs(now - wanted) <= largest / 2**37
+    assert np.array_equal(normalize_steps(found), found)
+
+
+def test_normalized_integers_keep_the_largest_step():
+    trace = np.array([[[3, 1]], [[5, 3]], [[0, 0]]])
+    instance = Instance(trace, Topology(2, 2), normalize_steps=True)
+    assert instance.trace.tolist() == [[[6, 2]], [[5, 3]], [[0, 0]]]
+    assert instance.select([0]).trace.tolist() == instance.trace.tolist()
+    with pytest.raises(ValueError, match="normalize_steps=True needs a trace"):
+        Instance(trace[0], Topology(2, 2), normalize_steps=True)
