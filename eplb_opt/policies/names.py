@@ -88,7 +88,9 @@ class Policy:
     Attributes:
         name: as the user gave it.
         function: ``(weight, num_replicas, num_groups, num_nodes, num_gpus)``, in DeepSeek EPLB's
-            meaning; a sixth argument without default is given vLLM's old placement, or None.
+            meaning; a sixth argument without default is given vLLM's old placement, or None. With
+            the attribute ``takes_steps = True`` its weight is the steps [T, L, E], T = 1 without a
+            trace; else their sum [L, E].
         built_in: of ``heuristics``; always given the old placement.
     """
 
@@ -96,11 +98,19 @@ class Policy:
     function: Callable[..., Any]
     built_in: bool = False
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether the function looks at the steps of a trace."""
+        return getattr(self.function, "takes_steps", False) is True
+
     def call(self, weight: Any, sizes: Sequence[int], old: Any = None) -> Any:
         """What the function returns for loads (a tensor) and ``sizes`` as in :func:`arguments`.
 
-        ``old`` is the placement until now, a tensor [L, P], if there is one.
+        ``old`` is the placement until now, a tensor [L, P], if there is one. Loads [L, E] are one
+        step for a function that takes steps.
         """
+        if self.takes_steps and weight.ndim == 2:
+            weight = weight[None]
         takes_old = self.built_in or _required_arguments(self.function) > 1 + len(sizes)
         return self.function(weight, *sizes, *([old] if takes_old else []))
 
@@ -120,7 +130,7 @@ class Policy:
         """
         import torch
 
-        loads, sizes = arguments(instance)
+        loads, sizes = arguments(instance, self.takes_steps)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         placement, seconds = None, list[float]()
@@ -142,9 +152,10 @@ class Policy:
         return Run.of(placement, seconds[0], seconds[1:])
 
 
-def arguments(instance: Instance) -> tuple[Any, list[int]]:
-    """What a policy is called with: loads [L, E] in float32, as serving engines give them, and the
-    number of slots, groups, nodes and ranks; one group and one node under the global rule.
+def arguments(instance: Instance, takes_steps: bool = False) -> tuple[Any, list[int]]:
+    """What a policy is called with: loads [L, E] in float32, as serving engines give them, or the
+    steps [T, L, E], and the number of slots, groups, nodes and ranks; one group and one node under
+    the global rule.
 
     Raises:
         PolicyError: float32 does not hold the loads.
@@ -164,7 +175,10 @@ def arguments(instance: Instance) -> tuple[Any, list[int]]:
             f"the loads of a layer sum to {largest:g}, and policies see them in float32: divide "
             "them by a common factor"
         )
-    return np.array(instance.loads, dtype=np.float32), sizes
+    loads = instance.loads
+    if takes_steps:
+        loads = loads[None] if instance.trace is None else instance.trace
+    return np.array(loads, dtype=np.float32), sizes
 
 
 def is_user_file(name: str) -> bool:

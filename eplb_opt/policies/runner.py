@@ -139,6 +139,7 @@ class _Worker:
     def __init__(self, name: str, limits: Limits) -> None:
         self.limits = limits
         self.import_time: float | None = None
+        self.takes_steps = False
         theirs_in, self._requests = os.pipe()
         self._answers, theirs_out = os.pipe()
         command = [sys.executable, "-P", "-m", "eplb_opt.policies.worker"]
@@ -158,16 +159,17 @@ class _Worker:
         self._receive("its process did not start", START_SECONDS, 0)
         header, _ = self._receive("importing it did not end", self.limits.timeout, 0)
         self.import_time = float(header["import_s"])
+        self.takes_steps = header["takes_steps"] is True
 
     def call(self, instance: Instance, old: Slots | None, *, want: bool) -> tuple[float, list[Any]]:
         """Seconds of one call, and the maps if they are wanted."""
-        loads, sizes = arguments(instance)
+        loads, sizes = arguments(instance, self.takes_steps)
         try:
             arrays = [loads] if old is None else [loads, old]
             wire.send(self._requests, {"sizes": sizes, "want": want}, arrays)
         except BrokenPipeError:
             raise PolicyError(self._epitaph()) from None
-        most = 8 * loads.size * (sizes[0] + 1)  # log2phy can't be wider than all slots
+        most = 8 * instance.loads.size * (sizes[0] + 1)  # log2phy can't be wider than all slots
         header, maps = self._receive("no answer", self.limits.timeout, most)
         if header.get("wrote_into_input"):
             raise InvalidPlacementError("the policy wrote into its input, the loads")

@@ -46,7 +46,8 @@ def serve(requests: int, answers: int, name: str, memory: int) -> None:
     except PolicyError as error:
         wire.send(answers, {"error": str(error)})
         return
-    wire.send(answers, {"import_s": time.perf_counter() - start})
+    seconds = time.perf_counter() - start
+    wire.send(answers, {"import_s": seconds, "takes_steps": policy.takes_steps})
     while True:
         try:
             request, arrays = wire.receive(requests)

@@ -10,6 +10,7 @@ import torch
 
 from eplb_opt import Instance, Topology
 from eplb_opt.policies.names import InvalidPlacementError, PolicyError, arguments, load_policy
+from eplb_opt.policies.runner import PolicyRunner
 from heuristics.policies import refined
 from tests.eplb_opt.policies import user_programs
 
@@ -171,3 +172,17 @@ def test_loads_beyond_float32_are_named() -> None:
     instance = Instance([[1e300, 2, 3]], Topology(4, 2))
     with pytest.raises(PolicyError, match=r"sum to 1e\+300, and policies see them in float32"):
         arguments(instance)
+
+
+TRACE = Instance([[[1, 2, 3, 4]], [[9, 0, 0, 1]], [[2, 2, 2, 2]]], Topology(6, 3))
+
+
+def test_a_policy_that_takes_steps_sees_them() -> None:
+    """In this process and in its own; without a trace there is one step."""
+    file = f"{FILE}:from_heaviest_step"
+    policy = load_policy(file)
+    with PolicyRunner() as runner:
+        for instance, first in ((TRACE, 1), (Instance(TRACE.loads, TRACE.topology), 0)):
+            expected = [(first + p) % 4 for p in range(6)]
+            for run in (policy.run(instance), runner.run(file, instance)):
+                assert run.placement.phy2log.tolist() == [expected]
