@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 from eplb_opt import bounds
 from eplb_opt.bounds import Bound
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective, mean_load
+from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective, mean_load
 from eplb_opt.problem.result import Limit, Result, Stage
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition
-from solvers.backends import BACKENDS, COUNTS, GROUPS, JOINT_BY_DISPATCH, PACKING
+from solvers.backends import (
+    BACKENDS,
+    COUNTS,
+    GROUPS,
+    JOINT,
+    JOINT_OVER_STEPS,
+    PACKING,
+    PACKING_OVER_STEPS,
+    Backend,
+)
 from solvers.bracket import Bracket
 from solvers.decomposition import CountSolver
 from solvers.dispatch import value
@@ -51,9 +61,10 @@ def solve(
             replica), ``packing`` (makespan with the counts given), or ``joint`` (makespan over
             everything that the rule allows).
         backend: one of ``BACKENDS[stage]``, or ``auto``.
-        objective: what is minimized over the steps; ``sum`` so far.
-        dispatch: how tokens are shared: ``even``, or for the stage ``joint`` under the global rule
-            ``optimal`` (which for the sum is ``fixed``).
+        objective: what is minimized over the steps: ``sum`` (of the loads: one step), ``mean``,
+            ``worst`` or ``cvar:a``. Other than ``sum`` for ``joint`` and ``packing``.
+        dispatch: how tokens are shared: ``even``, ``fixed`` or ``optimal``. Other than ``even`` for
+            ``joint``.
         time_limit: seconds, None for none. Reaching it is a result, not an exception.
         seed: for backends with randomness.
         workers: threads; 1 is repeatable.
@@ -118,7 +129,10 @@ def _solve(
         return question.answer(_joint(question, initial, budget), budget)
     node_of_group, counts = _decide(problem, given)
     if max(counts) > problem.most_replicas:
-        return question.infeasible(bounds.of(problem, counts=counts))
+        mean = Bound(mean_load(problem, question.cost.objective), "mean")
+        return question.infeasible(
+            mean if question.over_steps else bounds.of(problem, counts=counts)
+        )
     return question.answer(_packing(question, node_of_group, counts, budget), budget)
 
 
@@ -130,6 +144,11 @@ class _Question:
     stage: Stage
     backend: str
     cost: Cost
+
+    @property
+    def over_steps(self) -> bool:
+        """Whether it is another problem than that of the summed loads with replicas alike."""
+        return self.cost.on(self.problem) != EVEN_SUM
 
     @classmethod
     def of(
@@ -149,16 +168,17 @@ class _Question:
             raise ValueError(f"stage={stage!r} is not one of {', '.join(BACKENDS)}")
         cost = Cost.of(objective, dispatch)
         even = cost.dispatch == Dispatch.EVEN
-        if cost.objective != SUM or not (even or stage == Stage.JOINT):
+        early = stage in (Stage.GROUPS, Stage.COUNTS)
+        if (early and cost.objective != SUM) or not (even or stage == Stage.JOINT):
             raise ValueError(
-                f"stage={stage!r} with {cost} cannot be solved: use objective='sum', and another "
-                "dispatch than 'even' with stage='joint' only"
+                f"stage={stage!r} with {cost} cannot be solved: use another objective than 'sum' "
+                "with stage='joint' or 'packing', another dispatch than 'even' with 'joint' only"
             )
         if stage == Stage.GROUPS and problem.rule == Rule.GLOBAL:
             raise ValueError(
                 "stage='groups' needs rule='hierarchical': the global rule has no groups"
             )
-        table = BACKENDS[stage] if even else JOINT_BY_DISPATCH[cost.dispatch]
+        table = _table(Stage(stage), cost.on(problem))
         if not isinstance(backend, str) or (backend != "auto" and backend not in table):
             raise ValueError(
                 f"backend={backend!r} is not one of auto, {', '.join(table)} (for stage={stage!r})"
@@ -217,7 +237,7 @@ class _Question:
 
     def value(self, phy2log: Sequence[int]) -> Fraction:
         """What a placement costs."""
-        return value(self.problem, phy2log, *self.cost).incumbent
+        return value(self.problem, phy2log, *self.cost.on(self.problem)).incumbent
 
 
 def _node_of_group(problem: Layer, phy2log: Sequence[int]) -> tuple[int, ...] | None:
@@ -263,18 +283,47 @@ def _decide(problem: Layer, given: Stages) -> tuple[Sequence[int], Sequence[int]
     return node_of_group, counts
 
 
+def _table(stage: Stage, cost: Cost) -> dict[str, Backend[Any]]:
+    """What solves a stage at a cost, by name."""
+    if cost == EVEN_SUM:
+        return dict(BACKENDS[stage])
+    table = JOINT_OVER_STEPS if stage == Stage.JOINT else PACKING_OVER_STEPS
+    dispatches = {cost.dispatch}
+    if cost.objective == SUM and cost.dispatch == Dispatch.FIXED:
+        dispatches.add(Dispatch.OPTIMAL)  # one step: the same problem
+    return {name: found for name, found in table.items() if dispatches & {*found.dispatches}}
+
+
 def _packing(
     question: _Question, node_of_group: Sequence[int], counts: Sequence[int], budget: Budget
 ) -> Bracket:
-    problem, solver = question.problem, PACKING[question.backend].solve
+    problem = question.problem
+    if question.over_steps:
+        return _packing_over_steps(question, node_of_group, counts, budget)
+    solver = PACKING[question.backend].solve
     if problem.rule == Rule.GLOBAL:
         return solver(problem, counts, budget)
     return decomposition.solve_packing(problem, counts, node_of_group, solver, budget)
 
 
+def _packing_over_steps(
+    question: _Question, node_of_group: Sequence[int], counts: Sequence[int], budget: Budget
+) -> Bracket:
+    problem, cost = question.problem, question.cost.on(question.problem)
+    solver = PACKING_OVER_STEPS[question.backend].solve
+    if problem.rule == Rule.GLOBAL:
+        return solver(problem, cost, budget, None, counts)
+    layer, experts = decomposition.with_groups_on_nodes(problem, node_of_group)
+    found = solver(layer, cost, budget, None, [counts[e] for e in experts])
+    phy2log = tuple(experts[e] for e in found.phy2log)
+    return replace(found, placement=decomposition.order_nodes(problem, phy2log, node_of_group))
+
+
 def _joint(question: _Question, initial: tuple[int, ...] | None, budget: Budget) -> Bracket:
-    table = JOINT_BY_DISPATCH[question.cost.dispatch]
-    problem, solver = question.problem, table[question.backend].solve
-    if problem.rule == Rule.HIERARCHICAL and question.cost.dispatch == Dispatch.EVEN:
+    problem, cost = question.problem, question.cost.on(question.problem)
+    if question.over_steps:
+        return JOINT_OVER_STEPS[question.backend].solve(problem, cost, budget, initial)
+    solver = JOINT[question.backend].solve
+    if problem.rule == Rule.HIERARCHICAL:
         return decomposition.solve_joint(problem, solver, budget, initial)
     return solver(problem, budget, initial)

@@ -17,18 +17,18 @@ from eplb_opt.problem.objective import Dispatch
 from eplb_opt.problem.result import Result, Stage
 from solvers import brute_force, portfolio
 from solvers.bracket import Bracket
-from solvers.decomposition import CountSolver, JointSolver, PackingSolver
+from solvers.decomposition import CountSolver, JointSolver, PackingSolver, StepsSolver
 from solvers.engines import mip
 from solvers.formulations import (
     joint_cp_sat,
     joint_mip,
-    optimal_dispatch,
     packing_cp_sat,
     packing_mip,
     two_slots,
 )
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
+from solvers.formulations.steps import cp_sat as steps_cp_sat
 from solvers.tree_search import joint as joint_search
 from solvers.tree_search import packing as packing_search
 
@@ -55,17 +55,24 @@ class Backend(Generic[Solver]):
             it raises a ValueError that says so.
         installed: whether what it needs is there.
         in_floats: its bounds rest on floating-point arithmetic.
+        dispatches: the dispatch rules that it can solve over several steps.
     """
 
     solve: Solver
     takes: Callable[[Layer], bool] = any_layer
     is_installed: Callable[[], bool] = always
     in_floats: bool = False
+    dispatches: tuple[Dispatch, ...] = tuple(Dispatch)
 
 
 def few_slots(layer: Layer) -> bool:
     """No more than can be enumerated."""
     return layer.topology.num_physical_experts <= brute_force.LARGEST
+
+
+def very_few_slots(layer: Layer) -> bool:
+    """No more than can be enumerated with all steps in view."""
+    return layer.topology.num_physical_experts <= brute_force.LARGEST_OVER_STEPS
 
 
 def two_slots_a_rank(layer: Layer) -> bool:
@@ -102,15 +109,18 @@ JOINT: dict[str, Backend[JointSolver]] = {
     **_programs(joint_mip.solve_joint),
     "brute-force": Backend(brute_force.solve_joint, takes=few_slots),
 }
-OPTIMAL_DISPATCH: dict[str, Backend[JointSolver]] = {
-    "cp-sat": Backend(optimal_dispatch.solve_joint),
+JOINT_OVER_STEPS: dict[str, Backend[StepsSolver]] = {
+    "cp-sat": Backend(steps_cp_sat.solve_joint, dispatches=(Dispatch.EVEN, Dispatch.OPTIMAL)),
+    "brute-force": Backend(brute_force.solve_over_steps, takes=very_few_slots),
 }
-JOINT_BY_DISPATCH: dict[Dispatch, dict[str, Backend[JointSolver]]] = {
-    Dispatch.EVEN: JOINT,
-    Dispatch.FIXED: OPTIMAL_DISPATCH,  # for the sum it is the same problem
-    Dispatch.OPTIMAL: OPTIMAL_DISPATCH,
+"""Of all costs but the sum under ``even`` dispatch, under either rule; a cost that has no backend
+for its dispatch is that of one step, where ``fixed`` is ``optimal``."""
+PACKING_OVER_STEPS: dict[str, Backend[StepsSolver]] = {
+    name: backend
+    for name, backend in JOINT_OVER_STEPS.items()
+    if Dispatch.EVEN in backend.dispatches
 }
-"""Of the stage ``joint``, under the sum."""
+"""The same with counts given, under ``even`` dispatch."""
 BACKENDS: Mapping[str, Mapping[str, Backend[Any]]] = {
     Stage.GROUPS: GROUPS,
     Stage.COUNTS: COUNTS,

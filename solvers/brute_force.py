@@ -12,6 +12,7 @@ from fractions import Fraction
 from itertools import chain, combinations, permutations, product
 
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import EVEN_SUM, Cost
 from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch import value
@@ -19,6 +20,8 @@ from solvers.options import Budget, OutOfBudgetError
 
 LARGEST = 12
 """Slots beyond which there are too many placements."""
+LARGEST_OVER_STEPS = 9
+"""The same where every placement is valued at several steps, and nodes are not apart."""
 
 
 def solve_joint(
@@ -39,17 +42,46 @@ def solve_packing(layer: Layer, counts: Sequence[int], budget: Budget | None = N
     return _best(layer, _packings(layer, counts), budget)
 
 
-def _best(layer: Layer, placements: Iterator[tuple[int, ...]], budget: Budget | None) -> Bracket:
-    if layer.topology.num_physical_experts > LARGEST:
+def solve_over_steps(
+    layer: Layer,
+    cost: Cost,
+    budget: Budget | None = None,
+    initial: tuple[int, ...] | None = None,
+    counts: Sequence[int] | None = None,
+) -> Bracket:
+    """The optimal placement over several steps under the layer's rule, by enumeration, ``initial``
+    [P] first; with ``counts`` [E] of those that have them. All nodes together, since they meet in
+    the makespan of every step.
+
+    Raises:
+        ValueError: the layer has more than 9 slots.
+    """
+    placements = (
+        phy2log
+        for phy2log in _whole_placements(layer)
+        if counts is None or all(phy2log.count(e) == c for e, c in enumerate(counts))
+    )
+    first = [] if initial is None else [initial]
+    return _best(layer, chain(first, placements), budget, cost, LARGEST_OVER_STEPS)
+
+
+def _best(
+    layer: Layer,
+    placements: Iterator[tuple[int, ...]],
+    budget: Budget | None,
+    cost: Cost = EVEN_SUM,
+    largest: int = LARGEST,
+) -> Bracket:
+    if layer.topology.num_physical_experts > largest:
         num_slots = layer.topology.num_physical_experts
         raise ValueError(
-            f"num_physical_experts={num_slots} is too many for brute force (at most {LARGEST})"
+            f"num_physical_experts={num_slots} is too many for brute force (at most {largest})"
         )
     best, budget = Bracket(None, None, Fraction(0), "enumeration"), budget or Budget()
     try:
         for phy2log in placements:
             if _spread(layer, phy2log):
-                best = best.with_placement(value(layer, phy2log))
+                best = best.with_placement(value(layer, phy2log, *cost))
             if best.placement is not None:
                 budget.spend(1)
     except OutOfBudgetError:
@@ -79,6 +111,25 @@ def _placements(layer: Layer) -> Iterator[tuple[int, ...]]:
         nodes = [_node_placements(layer, block) for block in blocks]
         for choice in product(*nodes):
             yield tuple(e for inside in choice for e in inside)
+
+
+def _whole_placements(layer: Layer) -> Iterator[tuple[int, ...]]:
+    """All placements of all nodes together, up to the order of ranks in a node; for the dealing of
+    groups to nodes, up to the order of nodes.
+    """
+    if layer.rule == Rule.GLOBAL:
+        yield from _placements(layer)
+        return
+    per_node = layer.topology.groups_per_node
+    for order in permutations(range(layer.topology.num_groups)):
+        blocks = [order[i : i + per_node] for i in range(0, len(order), per_node)]
+        if blocks != sorted(tuple(sorted(block)) for block in blocks):
+            continue
+        experts = [layer.experts_of(block) for block in blocks]
+        inside = [list(_placements(layer.node_problem(block))) for block in blocks]
+        for choice in product(*inside):
+            nodes = zip(experts, choice, strict=True)
+            yield tuple(own[e] for own, phy2log in nodes for e in phy2log)
 
 
 def _node_placements(layer: Layer, block: Sequence[int]) -> list[tuple[int, ...]]:

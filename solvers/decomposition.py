@@ -23,6 +23,7 @@ from eplb_opt.bounds.partitions import (
 )
 from eplb_opt.problem import evidence
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import Cost
 from eplb_opt.problem.result import Limit, Result, Stage
 from solvers.bracket import Bracket
 from solvers.dispatch import value
@@ -51,6 +52,49 @@ class JointSolver(Protocol):
 
     def __call__(self, layer: Layer, budget: Budget, initial: tuple[int, ...] | None, /) -> Bracket:
         """What is known of the best placement."""
+
+
+class StepsSolver(Protocol):
+    """Places a layer under its rule at a cost over its steps; ``initial`` [P] is a placement to
+    start from, ``counts`` [E] are those of all placements that are considered, None for any.
+    """
+
+    def __call__(
+        self,
+        layer: Layer,
+        cost: Cost,
+        budget: Budget,
+        initial: tuple[int, ...] | None = None,
+        counts: Sequence[int] | None = None,
+        /,
+    ) -> Bracket:
+        """What is known of the best placement."""
+
+
+def with_groups_on_nodes(layer: Layer, nodes: Sequence[int]) -> tuple[Layer, list[int]]:
+    """The layer where the groups of each node, group k on ``nodes[k]``, are one group; and the
+    expert of ``layer`` that each of its experts is.
+
+    Nodes are alike, so whichever of its nodes takes a group, the placement is one of ``layer`` with
+    these groups together.
+    """
+    experts = [e for block in blocks_of(nodes) for e in layer.experts_of(block)]
+    topology = layer.topology
+    merged = replace(
+        layer,
+        loads=tuple(layer.loads[e] for e in experts),
+        steps=layer.steps[:, experts],
+        topology=replace(topology, num_groups=topology.num_nodes),
+    )
+    return merged, experts
+
+
+def order_nodes(layer: Layer, phy2log: Sequence[int], nodes: Sequence[int]) -> tuple[int, ...]:
+    """The slots [P] of a placement, node after node, so that group k is on ``nodes[k]``."""
+    here, size = layer.topology.slots_per_node, len(layer.loads) // layer.topology.num_groups
+    inside = (phy2log[i : i + here] for i in range(0, len(phy2log), here))
+    by_node = {nodes[held[0] // size]: held for held in inside}
+    return tuple(e for n in sorted(by_node) for e in by_node[n])
 
 
 def solve_counts(

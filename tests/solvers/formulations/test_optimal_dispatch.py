@@ -6,12 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import bounds
-from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import SolveStatus
-from eplb_opt.problem.topology import Topology
 from solvers import solve
-from solvers.backends import OPTIMAL_DISPATCH
+from solvers.backends import JOINT_OVER_STEPS
 from solvers.dispatch import best_shares, value
 from tests.oracles.layers import WHOLE, fill, make_layer, rows
 
@@ -69,7 +67,7 @@ def best_by_enumeration(layer: Layer) -> Fraction:
     )
 
 
-@pytest.mark.parametrize("backend", OPTIMAL_DISPATCH)
+@pytest.mark.parametrize("backend", [n for n, b in JOINT_OVER_STEPS.items() if not b.in_floats])
 @settings(max_examples=60)
 @given(st.sampled_from([(2, 1), (2, 2), (3, 1), (3, 2), (2, 3)]), st.data())
 def test_best_placement_under_optimal_dispatch(
@@ -106,8 +104,3 @@ def test_invalid_input_is_refused() -> None:
         best_shares(layer, (0, 1, 2))
     with pytest.raises(ValueError, match="expert 2 has load but no slot"):
         best_shares(layer, (0, 1, 1, 0))
-    with pytest.raises(ValueError, match="round the loads"):
-        solve(make_layer([0.1, 0.7, 1e6], 4, 2), dispatch="optimal")
-    nodes = Instance([[1, 2, 3, 4]], Topology(8, 4, num_nodes=2, num_groups=2)).layer(0)
-    with pytest.raises(ValueError, match="global rule"):
-        solve(nodes, dispatch="optimal")

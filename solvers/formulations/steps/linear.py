@@ -1,0 +1,119 @@
+"""What the models of several steps share: the objective in integers, and counts worth a look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import cycle, islice
+
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import Cost, Dispatch, Objective
+from solvers.scaling import LARGEST_SUM, Scale
+
+FINEST_SHARE = 2**20
+"""Denominator of a share of ``cvar`` in a model at most; a finer one is rounded up, which makes the
+objective smaller, so that what is proven of it is proven."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """``objective(m) = min over eta of (level * eta + excess * sum_t (m_t - eta)+) / divisor``,
+    in integers; with ``level`` 0 eta is 0, with ``excess`` 0 no m_t may be above eta.
+    """
+
+    level: int
+    excess: int
+    divisor: int
+
+    @classmethod
+    def of(cls, objective: Objective, num_steps: int) -> Terms:
+        """The terms of an objective over T steps."""
+        share = objective.share
+        if share.denominator > FINEST_SHARE:
+            share = Fraction(math.ceil(share * FINEST_SHARE), FINEST_SHARE)
+        if objective.name in ("sum", "worst") or share * num_steps <= 1:
+            return cls(1, 0, 1)
+        if share == 1:
+            return cls(0, 1, num_steps)
+        counted = share * num_steps
+        return cls(counted.numerator, counted.denominator, counted.numerator)
+
+
+def model_cost(cost: Cost, layer: Layer) -> Cost:
+    """For one step ``fixed`` is ``optimal``: the cost that a model has to know."""
+    cost = cost.on(layer)
+    one_step = cost.objective.name == "sum" and cost.dispatch == Dispatch.FIXED
+    return cost._replace(dispatch=Dispatch.OPTIMAL) if one_step else cost
+
+
+def loads_with_tokens(layer: Layer, objective: Objective) -> list[list[int]]:
+    """The loads of the steps that count; those without load cost nothing and are left out."""
+    steps = objective.loads_of(layer).tolist()
+    return [step for step in steps if any(step)] or steps[:1]
+
+
+def scale_over_steps(
+    layer: Layer,
+    steps: Sequence[Sequence[int]],
+    parts: int,
+    terms: Terms,
+    largest_sum: int = LARGEST_SUM,
+) -> Scale:
+    """Units of which the loads of all ``steps``, divided by any divisor of ``parts``, are
+    multiples; coarser ones where these would be too small for ``largest_sum``.
+    """
+    largest = min(largest_sum, 2**60 // layer.topology.num_ranks) // (terms.level + terms.excess)
+    common = max(1, math.gcd(*(w for step in steps for w in step)))
+    total = sum(map(sum, steps))
+    if total * parts > largest * common:
+        return Scale(total * layer.unit / largest, exact=False)
+    return Scale(common * layer.unit / parts, exact=True)
+
+
+def least_counts(layer: Layer, objective: Objective, incumbent: Fraction) -> tuple[int, ...] | None:
+    """[E] the fewest replicas of each expert in a placement below ``incumbent`` under ``even``
+    dispatch; None if there is no such placement.
+
+    A replica of e weighs w[t,e] / k at step t, and no makespan is below the mean load.
+    """
+    steps = [[w * layer.unit for w in step] for step in objective.loads_of(layer).tolist()]
+    means = [sum(step) / layer.topology.num_ranks for step in steps]
+
+    def below(expert: int, count: int) -> bool:
+        replica = (max(m, s[expert] / count) for s, m in zip(steps, means, strict=True))
+        return objective.over(list(replica)) < incumbent
+
+    counts = range(1, layer.most_replicas + 1)
+    found = [next((k for k in counts if below(e, k)), None) for e in range(len(layer.loads))]
+    least = tuple(k for k in found if k is not None)
+    short = len(least) < len(found) or sum(least) > layer.topology.num_physical_experts
+    return None if short else least
+
+
+def fill_ranks(
+    layer: Layer, held: Sequence[Sequence[int]], empty: Sequence[int], group_nodes: Sequence[int]
+) -> tuple[int, ...]:
+    """The placement [P] of a solution whose rank g holds ``held[g]`` and has ``empty[g]`` slots for
+    experts without load of the groups on its node (``group_nodes`` [K]); these take turns.
+    """
+    topology = layer.topology
+    size = len(layer.loads) // topology.num_groups
+    idle = [
+        cycle([e for e, w in enumerate(layer.loads) if not w and group_nodes[e // size] == n])
+        for n in range(topology.num_nodes)
+    ]
+    phy2log: list[int] = []
+    for g, rank in enumerate(held):
+        phy2log += rank
+        phy2log += islice(idle[g // topology.ranks_per_node], empty[g])
+    return tuple(phy2log)
+
+
+def fill_up(layer: Layer, held: Sequence[list[int]]) -> tuple[int, ...]:
+    """The placement [P] whose rank g holds the experts ``held[g]``; slots that are left are filled
+    with a repetition, which changes no value under ``optimal`` and ``fixed`` dispatch.
+    """
+    S = layer.topology.slots_per_rank
+    return tuple(e for rank in held for e in (rank + rank[:1] * S)[:S])

@@ -1,0 +1,100 @@
+"""Where a search for a placement over several steps starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from eplb_opt import bounds
+from eplb_opt.bounds import Bound
+from eplb_opt.bounds.closed_form import threshold_counts
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import Cost, Dispatch, mean_load
+from eplb_opt.problem.topology import Rule
+from solvers.bracket import Bracket
+from solvers.dispatch import value
+from solvers.local_search.start import largest_first
+
+
+def first_over_steps(
+    layer: Layer,
+    cost: Cost,
+    initial: Sequence[int] | None = None,
+    counts: Sequence[int] | None = None,
+) -> Bracket:
+    """A proven bound for every constant placement, and the best of ``initial`` [P], the greedy
+    placement of the summed loads and a ring of copies; with ``counts`` [E] greedy for these.
+    """
+    starts = [] if initial is None else [tuple(initial)]
+    starts += list(_greedy(layer, cost, counts))
+    found = [value(layer, phy2log, *cost) for phy2log in starts]
+    return Bracket.start(bound_over_steps(layer, cost, counts), found)
+
+
+def bound_over_steps(layer: Layer, cost: Cost, counts: Sequence[int] | None = None) -> Bound:
+    """The largest bound that an argument proves."""
+    if not layer.has_load:
+        return Bound(Fraction(0), "no-load")
+    try:
+        return bounds.of(layer, *cost, counts=counts)
+    except ValueError:
+        return Bound(mean_load(layer, cost.objective), "mean")
+
+
+def as_groups(layer: Layer) -> Layer:
+    """The layer under the hierarchical rule; the global one is that of one node with one group."""
+    if layer.rule == Rule.HIERARCHICAL:
+        return layer
+    return replace(layer.without_nodes(), rule=Rule.HIERARCHICAL)
+
+
+def _greedy(layer: Layer, cost: Cost, counts: Sequence[int] | None) -> Iterator[tuple[int, ...]]:
+    """Placements node by node."""
+    layer = as_groups(layer)
+    nodes = [
+        (layer.experts_of(block), layer.node_problem(block))
+        for block in _largest_groups_first(layer)
+    ]
+    inside = (
+        [[counts[e] for e in experts] for experts, _ in nodes]
+        if counts is not None
+        else [threshold_counts(node) for _, node in nodes]
+    )
+    rules = [[largest_first(node, own) for (_, node), own in zip(nodes, inside, strict=True)]]
+    if cost.dispatch != Dispatch.EVEN:
+        rules.append([_ring(node) for _, node in nodes])
+    for placed in rules:
+        found = zip(nodes, placed, strict=True)
+        yield tuple(experts[e] for (experts, _), phy2log in found for e in phy2log)
+
+
+def _largest_groups_first(layer: Layer) -> list[list[int]]:
+    """The groups of each node: largest first, each to the lightest node with room."""
+    topology = layer.topology
+    totals = [sum(layer.loads[e] for e in group) for group in layer.groups]
+    blocks: list[list[int]] = [[] for _ in range(topology.num_nodes)]
+    for k in sorted(range(len(totals)), key=lambda k: -totals[k]):
+        room = [block for block in blocks if len(block) < topology.groups_per_node]
+        min(room, key=lambda block: sum(totals[j] for j in block)).append(k)
+    return [sorted(block) for block in blocks]
+
+
+def _ring(layer: Layer) -> tuple[int, ...]:
+    """A ring of copies, as in LPLB's graphs: experts once each by LPT, then in turns to every rank
+    g the heaviest expert that it does not hold of rank g - 1; then g - 3, g - 5, .., g - 2, ...
+    """
+    G, S, E = layer.topology.num_ranks, layer.topology.slots_per_rank, len(layer.loads)
+    ranks: list[list[int]] = [[] for _ in range(G)]
+    for e in sorted(range(E), key=lambda e: -layer.loads[e]):
+        room = [rank for rank in ranks if len(rank) < -(-E // G)]
+        min(room, key=lambda rank: sum(layer.loads[f] for f in rank)).append(e)
+    own = [tuple(rank) for rank in ranks]
+    distances = [*range(1, G, 2), *range(2, G, 2)]
+    for turn in range(S):
+        for g, rank in enumerate(ranks):
+            sources = (own[(g - d) % G] for d in distances[turn:] + distances[:turn])
+            copies = (e for source in sources for e in source if e not in rank)
+            if len(rank) < S:
+                rank.append(next(copies, rank[0] if rank else 0))
+    return tuple(e for rank in ranks for e in rank)
