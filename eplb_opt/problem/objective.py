@@ -115,7 +115,7 @@ class Objective:
         """
         if len(makespans) == 1:
             return (Fraction(1),)
-        most, left = self._most_weight(len(makespans)), Fraction(1)
+        most, left = self.most_weight(len(makespans)), Fraction(1)
         found = [Fraction(0)] * len(makespans)
         for t in sorted(range(len(makespans)), key=lambda t: -makespans[t]):
             found[t] = min(most, left)
@@ -129,10 +129,10 @@ class Objective:
         Then ``over(m) >= sum of q_t * m_t`` for all m >= 0, and equal for some q in Q: the dual of
         a coherent risk measure (Artzner, Delbaen, Eber, Heath, Math. Finance 9 (1999) 203).
         """
-        most = self._most_weight(len(weights))
+        most = self.most_weight(len(weights))
         return sum(weights) == 1 and all(0 <= weight <= most for weight in weights)
 
-    def _most_weight(self, steps: int) -> Fraction:
+    def most_weight(self, steps: int) -> Fraction:
         """Of one step."""
         if self.name in ("sum", "worst"):
             return Fraction(1)

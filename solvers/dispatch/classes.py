@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.problem.rationals import Integers
+from eplb_opt.problem.rationals import Integers, widen
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def classes_of(loads: Integers, held: NDArray[np.bool_]) -> Classes:
     Raises:
         ValueError: an expert with load has no slot.
     """
-    number = held.sum(axis=1)
+    loads, number = widen(loads, loads.shape[1]), held.sum(axis=1)
     for expert in np.flatnonzero(number == 0):
         if loads[:, expert].any():
             raise ValueError(f"expert {expert} has load but no slot: give every expert a replica")

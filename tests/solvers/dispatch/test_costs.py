@@ -84,8 +84,6 @@ def test_bounds_are_below_every_placement(placed: tuple[Layer, tuple[int, ...]])
 
 def test_what_is_not_known_is_refused() -> None:
     layer = Instance([[[3, 1]], [[1, 1]]], Topology(4, 2)).layer(0)
-    with pytest.raises(ValueError, match=r"dispatch='fixed' with objective='mean'"):
-        value(layer, (0, 1, 0, 1), "mean", "fixed")
     with pytest.raises(ValueError, match="no bound is known"):
         bounds.of(layer, "mean")
     with pytest.raises(ValueError, match="with counts: no bound is known"):
