@@ -194,13 +194,14 @@ def certificate(instance: Instance, results: Sequence[Result], *, interrupted: b
     out, and its bound is on trust (:mod:`eplb_opt.certificate.writing`).
 
     Raises:
-        ValueError: a result is for another dispatch than ``even``, or of a layer that has no
-            placement, of which nothing can be checked.
+        ValueError: the results are not all for one objective and dispatch, or one is of a layer
+            that has no placement, of which nothing can be checked.
         RuntimeError: the checker refuses what was solved: an error of this package.
     """
-    if any(result.cost != EVEN_SUM for result in results):
-        raise ValueError("a certificate speaks of dispatch='even' only")
-    machine = describe_instance(instance) | {"num_layers": len(results)}
+    cost = results[0].cost if results else EVEN_SUM
+    if any(result.cost != cost for result in results):
+        raise ValueError("a certificate speaks of one objective and one dispatch")
+    machine = describe_instance(instance, *cost) | {"num_layers": len(results)}
     return writing.certificate(machine, instance.layers(), results, interrupted=interrupted)
 
 

@@ -1,120 +1,94 @@
-"""What is claimed of one layer, checked but for the evidence: the loads, the machine, the counts
-given, the placement and its value, and that the status follows.
+"""What is claimed of one layer, checked but for the evidence: the problem, the counts given, the
+placement and what it costs, and that the status follows.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError, product_cost
-from eplb_opt.certificate.closed_form import load_bits
-from eplb_opt.certificate.parsing import parse_exact, parse_integers
+from eplb_opt.certificate import value
+from eplb_opt.certificate.budget import CheckBudget
+from eplb_opt.certificate.parsing import parse_exact, parse_integers, parse_value_evidence
+from eplb_opt.certificate.problem import parse_layer
 from eplb_opt.certificate.statement import CertificateError
+from eplb_opt.problem.evidence import Cuts, Prices, Trusted, ValueEvidence
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import rank_loads
+from eplb_opt.problem.objective import SUM, Cost, Dispatch
 from eplb_opt.problem.rationals import shown
-from eplb_opt.problem.topology import Rule, Topology
+from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 
 LAYER_FIELDS = {
-    "layer", "loads", "stage", "phy2log", "counts", "objective_exact", "lower_bound_exact",
-    "status", "evidence",
+    "layer", "stage", "phy2log", "counts", "objective_exact", "lower_bound_exact", "status",
+    "evidence",
 }  # fmt: skip
-TOPOLOGY_FIELDS = ("num_physical_experts", "num_ranks", "num_nodes", "num_groups")
+"""Besides ``loads``, or ``steps`` for an objective over steps."""
+MORE_FIELDS = {"shares", "value_evidence"}
+"""Which may be missing."""
 STAGES = ("joint", "packing")
-LARGEST_SIZE = 100_000
-"""Experts or slots beyond which nothing is checked."""
-LARGEST_LOADS = 2**31
-"""Bits of all loads over their common denominator."""
 COUNT_BITS = 1024
-"""The least common multiple of counts that sum to :data:`LARGEST_SIZE` is not longer."""
+"""The least common multiple of counts that sum to ``problem.LARGEST_SIZE`` is not longer."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a placement costs, in tokens.
+
+    Attributes:
+        exact: as claimed, and computed again unless it is ``trusted``.
+        trusted: it is a solver's word.
+        any_shares: under fixed dispatch, no shares of this placement cost less; None if unknown.
+    """
+
+    exact: Fraction
+    trusted: bool = False
+    any_shares: Fraction | None = None
 
 
 @dataclass(frozen=True)
 class Claim:
     """That every placement of ``layer`` (with ``counts`` [E], if they are given) costs at least
-    ``bound`` tokens; ``objective`` is the value of the best one known.
+    ``bound`` tokens by ``cost``; ``value`` is that of the best one known.
     """
 
     layer: Layer
+    cost: Cost
     stage: str
     counts: tuple[int, ...] | None
-    objective: Fraction | None
+    value: Value | None
     bound: Fraction
 
 
-def read_claim(machine: dict[str, Any], entry: dict[str, Any], budget: CheckBudget) -> Claim:
+def read_claim(
+    machine: dict[str, Any], entry: dict[str, Any], cost: Cost, budget: CheckBudget
+) -> Claim:
     """The claim in one layer of a document.
 
     Raises:
         CertificateError: it is malformed or not true.
         TooLargeToCheckError: the budget does not suffice to find out.
     """
-    if set(entry) != LAYER_FIELDS:
-        raise CertificateError(f"a layer has the fields {', '.join(sorted(LAYER_FIELDS))}")
+    fields = LAYER_FIELDS | {"loads" if cost.objective == SUM else "steps"}
+    if set(entry) - MORE_FIELDS != fields:
+        raise CertificateError(f"a layer has the fields {', '.join(sorted(fields))}")
     stage = entry["stage"]
     if stage not in STAGES:
         raise CertificateError(f"stage={shown(stage)!r} is not one of {', '.join(STAGES)}")
-    layer = _layer(machine, entry, budget)
+    layer = parse_layer(machine, entry, cost, budget)
+    if stage == "packing" and cost.dispatch != Dispatch.EVEN:
+        raise CertificateError("counts are given for dispatch 'even' only")
     counts = _counts(layer, entry["counts"], budget) if stage == "packing" else None
     if counts is None and entry["counts"] is not None:
         raise CertificateError("counts are given for the stage packing only")
     bound = parse_exact(entry["lower_bound_exact"], "lower_bound_exact", budget)
-    objective = _objective(layer, entry, counts, budget)
-    if _status(objective, bound) != entry["status"]:
+    found = _value(layer, entry, cost, counts, budget)
+    if _status(found, bound) != entry["status"]:
         raise CertificateError(f"status={shown(entry['status'])!r} does not follow from the values")
-    return Claim(layer, stage, counts, objective, bound)
-
-
-def _layer(machine: dict[str, Any], entry: dict[str, Any], budget: CheckBudget) -> Layer:
-    """The problem, with the loads over their common denominator."""
-    loads, experts = entry["loads"], machine.get("num_logical_experts")
-    topology, rule, spread = _topology(machine)
-    if not isinstance(loads, list) or type(experts) is not int or len(loads) != experts:
-        raise CertificateError("loads is not a list of num_logical_experts numbers")
-    if not 0 < len(loads) <= topology.num_physical_experts:
-        raise CertificateError(f"{len(loads)} experts do not fit the slots")
-    groups, nodes = topology.num_groups, topology.num_nodes
-    if rule == Rule.HIERARCHICAL and (groups % nodes or len(loads) % groups):
-        raise CertificateError("the groups do not divide among nodes or experts")
-    exact = [parse_exact(load, "loads", budget) for load in loads]
-    integers, unit = _integers(exact, budget)
-    layer = Layer(integers, unit, topology, rule, entry["layer"], spread)
-    if not layer.is_feasible:
-        raise CertificateError("no placement exists: spread_replicas leaves slots empty")
-    return layer
-
-
-def _topology(machine: dict[str, Any]) -> tuple[Topology, Rule, bool]:
-    sizes: list[Any] = [machine.get(name) for name in TOPOLOGY_FIELDS]
-    if any(type(size) is not int or size < 1 for size in sizes):
-        raise CertificateError(f"{', '.join(TOPOLOGY_FIELDS)} must be positive integers")
-    if max(sizes) > LARGEST_SIZE:
-        raise TooLargeToCheckError(f"more than {LARGEST_SIZE:,} slots or groups")
-    spread, rule = machine.get("spread_replicas"), machine.get("rule")
-    if rule not in list(Rule) or type(spread) is not bool:
-        raise CertificateError("rule or spread_replicas is missing or wrong")
-    return Topology(*sizes), Rule(rule), spread
-
-
-def _integers(exact: Sequence[Fraction], budget: CheckBudget) -> tuple[tuple[int, ...], Fraction]:
-    """The loads as multiples of a unit."""
-    common, longest = 1, max(load.numerator.bit_length() for load in exact)
-    for denominator in {load.denominator for load in exact}:
-        budget.charge(product_cost(common.bit_length(), denominator.bit_length()))
-        common = math.lcm(common, denominator)
-    bits = common.bit_length()
-    if len(exact) * bits > LARGEST_LOADS:
-        raise TooLargeToCheckError("the loads are too long over their common denominator")
-    divisor = max(load.denominator.bit_length() for load in exact)
-    budget.charge(len(exact) * (product_cost(bits, longest) + product_cost(bits, divisor)))
-    integers = tuple(load.numerator * (common // load.denominator) for load in exact)
-    return integers, Fraction(1, common)
+    return Claim(layer, cost, stage, counts, found, bound)
 
 
 def _counts(layer: Layer, given: Any, budget: CheckBudget) -> tuple[int, ...]:
@@ -132,41 +106,90 @@ def _counts(layer: Layer, given: Any, budget: CheckBudget) -> tuple[int, ...]:
     return counts
 
 
-def _objective(
-    layer: Layer, entry: dict[str, Any], counts: Sequence[int] | None, budget: CheckBudget
-) -> Fraction | None:
-    """The value of the placement, which must be valid and worth what is claimed."""
+def _value(
+    layer: Layer,
+    entry: dict[str, Any],
+    cost: Cost,
+    counts: Sequence[int] | None,
+    budget: CheckBudget,
+) -> Value | None:
+    """Of the placement, which must be valid and cost what is claimed."""
+    evidence = parse_value_evidence(entry.get("value_evidence"), budget)
     if entry["phy2log"] is None:
-        if entry["objective_exact"] is not None:
+        if entry["objective_exact"] is not None or evidence or entry.get("shares") is not None:
             raise CertificateError("an objective without a placement")
         nodes = layer.topology.num_nodes if layer.rule == Rule.HIERARCHICAL else 1
         if counts is not None and nodes > 1:
             raise CertificateError("counts under this rule need a placement, which shows they fit")
         return None
     phy2log = parse_integers(entry["phy2log"], "phy2log")
-    bits = max(load_bits(layer), layer.unit.denominator.bit_length()) + COUNT_BITS
-    ranks, experts = layer.topology.num_ranks, len(layer.loads)
-    budget.charge(1 + len(phy2log) * (1 + bits // 4096) + experts * product_cost(bits, COUNT_BITS))
+    budget.charge(1 + len(phy2log))
     wrong = layer_violation(layer, phy2log)
     if wrong is not None:
         raise CertificateError(f"phy2log is no valid placement: {wrong}")
     if counts is not None and Counter(phy2log) != dict(enumerate(counts)):
         raise CertificateError("the placement has not the given counts")
-    budget.charge(2 * ranks * product_cost(bits, bits))
-    value = max(rank_loads(layer, phy2log))
+    shares = _shares(phy2log, entry.get("shares"), cost, budget)
     claimed = parse_exact(entry["objective_exact"], "objective_exact", budget)
-    if value != claimed:
+    if isinstance(evidence, Trusted):
+        return Value(claimed, trusted=True)
+    found = _cost(layer, phy2log, cost, shares, evidence, budget)
+    if found.exact != claimed:
         raise CertificateError(
-            f"the placement is worth {shown(value)}, not objective_exact={shown(claimed)}"
+            f"the placement is worth {shown(found.exact)}, not objective_exact={shown(claimed)}"
         )
-    return value
+    return found
 
 
-def _status(objective: Fraction | None, bound: Fraction) -> str:
-    if objective is None:
+def _shares(
+    phy2log: Sequence[int], given: Any, cost: Cost, budget: CheckBudget
+) -> list[Fraction] | None:
+    """[P] as given, which must be whole."""
+    if given is None:
+        return None
+    if cost.dispatch != Dispatch.FIXED:
+        raise CertificateError("shares are given for dispatch 'fixed' only")
+    if not isinstance(given, list):
+        raise CertificateError("shares must be a list of numbers")
+    shares = [parse_exact(share, "shares", budget) for share in given]
+    value.require_whole(phy2log, shares, budget)
+    return shares
+
+
+def _cost(
+    layer: Layer,
+    phy2log: Sequence[int],
+    cost: Cost,
+    shares: list[Fraction] | None,
+    evidence: ValueEvidence | None,
+    budget: CheckBudget,
+) -> Value:
+    """What the placement costs, computed again."""
+    objective, dispatch = cost
+    if isinstance(evidence, Cuts) and dispatch == Dispatch.EVEN:
+        raise CertificateError("cuts prove nothing of dispatch 'even'")
+    if isinstance(evidence, Prices) and dispatch != Dispatch.FIXED:
+        raise CertificateError("prices are for dispatch 'fixed' only")
+    if dispatch == Dispatch.EVEN:
+        shares = value.even_shares(phy2log)
+    if shares is None:
+        if dispatch == Dispatch.FIXED and len(objective.loads_of(layer)) > 1:
+            raise CertificateError("dispatch 'fixed' over several steps needs shares")
+        cuts = evidence if isinstance(evidence, Cuts) else None
+        exact = value.best_cost(layer, phy2log, objective, cuts, budget)
+    else:
+        exact = value.cost_of_shares(layer, phy2log, shares, objective, budget)
+    if dispatch != Dispatch.FIXED or evidence is None:
+        return Value(exact)
+    least = value.least_cost(layer, phy2log, objective, evidence, budget)
+    return Value(exact, any_shares=least)
+
+
+def _status(found: Value | None, bound: Fraction) -> str:
+    if found is None:
         return "unknown"
-    if objective < bound:
+    if found.exact < bound:
         raise CertificateError(
-            f"the placement is worth {shown(objective)}, below the bound {shown(bound)}"
+            f"the placement is worth {shown(found.exact)}, below the bound {shown(bound)}"
         )
-    return "optimal" if objective == bound else "feasible"
+    return "optimal" if found.exact == bound else "feasible"

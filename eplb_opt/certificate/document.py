@@ -12,8 +12,11 @@ from typing import Any
 from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
 from eplb_opt.certificate.claim import Claim, read_claim
 from eplb_opt.certificate.parsing import parse_evidence
+from eplb_opt.certificate.problem import parse_cost
 from eplb_opt.certificate.proof import check_bound
 from eplb_opt.certificate.statement import CertificateError, Trust
+from eplb_opt.problem.evidence import Blocks, Evidence
+from eplb_opt.problem.objective import Cost
 from eplb_opt.problem.rationals import shown
 
 SCHEMA = "eplb-opt/certificate/1"
@@ -27,12 +30,14 @@ class Verdict:
 
     Attributes:
         layer: its number.
-        objective: of the placement, in tokens; None without one.
+        objective: what the placement costs, in tokens; None without one.
         lower_bound: in tokens.
-        kind: of the evidence.
-        trust: how far the bound was checked.
-        reason: why not further; empty if it is verified or trusted.
+        kind: of the evidence; of blocks of steps also of theirs.
+        trust: how far value and bound were checked.
+        reason: why not further; empty if they are verified or trusted.
         stage: what the bound speaks of; with ``packing`` of placements with the given counts only.
+        trusted: what rests on a solver's word, of ``value`` and ``bound``.
+        any_shares: under fixed dispatch, no shares of this placement cost less; None if unknown.
     """
 
     layer: int
@@ -42,6 +47,8 @@ class Verdict:
     trust: Trust | None = None
     reason: str = ""
     stage: str = ""
+    trusted: tuple[str, ...] = ()
+    any_shares: Fraction | None = None
 
 
 def sign(document: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +73,7 @@ def verify_document(document: Any, budget: CheckBudget | None = None) -> list[Ve
     """
     machine, layers = _parts(document)
     budget = CheckBudget() if budget is None else budget
+    cost = parse_cost(machine, budget)
     verdicts, numbers = [], set[int]()
     for position, entry in enumerate(layers):
         number = _number(entry)
@@ -76,7 +84,7 @@ def verify_document(document: Any, budget: CheckBudget | None = None) -> list[Ve
         else:
             numbers.add(number)
             with budget.part(len(layers) - position) as part:
-                verdicts.append(verdict_on(machine, entry, part))
+                verdicts.append(verdict_on(machine, entry, cost, part))
     return verdicts
 
 
@@ -85,11 +93,13 @@ def _number(entry: Any) -> int | None:
     return number if type(number) is int and 0 <= number < 2**63 else None
 
 
-def verdict_on(machine: dict[str, Any], entry: dict[str, Any], budget: CheckBudget) -> Verdict:
+def verdict_on(
+    machine: dict[str, Any], entry: dict[str, Any], cost: Cost, budget: CheckBudget
+) -> Verdict:
     """What the checker says about one layer of a document, whose number is one."""
     number = entry["layer"]
     try:
-        return _check(read_claim(machine, entry, budget), entry["evidence"], budget)
+        return _check(read_claim(machine, entry, cost, budget), entry["evidence"], budget)
     except TooLargeToCheckError as error:
         return Verdict(number, trust=Trust.TOO_LARGE, reason=str(error))
     except ValueError as error:
@@ -98,10 +108,32 @@ def verdict_on(machine: dict[str, Any], entry: dict[str, Any], budget: CheckBudg
 
 def _check(claim: Claim, given: Any, budget: CheckBudget) -> Verdict:
     evidence = parse_evidence(given, budget)
-    trust = check_bound(claim.layer, claim.bound, evidence, claim.counts, budget=budget)
-    return Verdict(
-        claim.layer.index, claim.objective, claim.bound, evidence.kind, trust, stage=claim.stage
+    trust = check_bound(
+        claim.layer, claim.bound, evidence, claim.counts, cost=claim.cost, budget=budget
     )
+    value = claim.value
+    words = {
+        "value": value is not None and value.trusted,
+        "bound": trust is Trust.TRUSTED,
+    }
+    return Verdict(
+        claim.layer.index,
+        None if value is None else value.exact,
+        claim.bound,
+        _kinds(evidence),
+        Trust.TRUSTED if words["value"] and trust is Trust.VERIFIED else trust,
+        stage=claim.stage,
+        trusted=tuple(word for word, trusted in words.items() if trusted),
+        any_shares=None if value is None else value.any_shares,
+    )
+
+
+def _kinds(evidence: Evidence) -> str:
+    """``blocks of closed-form and trusted``, for instance."""
+    if not isinstance(evidence, Blocks) or not evidence.blocks:
+        return evidence.kind
+    kinds = sorted({block.evidence.kind for block in evidence.blocks})
+    return f"{evidence.kind} of {' and '.join(kinds)}"
 
 
 def _parts(document: Any) -> tuple[dict[str, Any], Sequence[Any]]:
@@ -119,8 +151,6 @@ def _parts(document: Any) -> tuple[dict[str, Any], Sequence[Any]]:
         raise CertificateError("instance must be an object and layers a list")
     if type(document.get("interrupted", False)) is not bool:
         raise CertificateError("interrupted must be true or false")
-    if machine.get("objective", "sum") != "sum" or machine.get("dispatch", "even") != "even":
-        raise CertificateError("only the objective 'sum' under dispatch 'even' can be verified")
     if type(machine.get("num_layers")) is not int or machine["num_layers"] != len(layers):
         raise CertificateError(
             f"num_layers={shown(machine.get('num_layers'))} but there are {len(layers)} layers"

@@ -5,6 +5,7 @@ it. A block is the sorted tuple of the K/N groups that one node takes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import combinations
 
@@ -25,8 +26,16 @@ def blocks_of(layer: Layer, budget: CheckBudget) -> list[Block] | None:
     return list(combinations(range(groups), groups // nodes))
 
 
+Reaches = Callable[[Layer, Fraction, CheckBudget], bool]
+"""Whether an argument proves a bound in tokens for the problem of a node."""
+
+
 def every_partition_reaches(
-    layer: Layer, bound: Fraction, shown: set[Block], budget: CheckBudget
+    layer: Layer,
+    bound: Fraction,
+    shown: set[Block],
+    budget: CheckBudget,
+    reaches: Reaches = reaches,
 ) -> bool:
     """Whether every partition has a block in ``shown``, or one for which an argument proves
     ``bound`` tokens.

@@ -13,12 +13,17 @@ from eplb_opt.certificate.budget import CheckBudget, product_cost
 from eplb_opt.certificate.statement import CertificateError
 from eplb_opt.problem.evidence import (
     BlockBound,
+    Blocks,
     ClosedForm,
+    Cuts,
     Evidence,
     Exhaustive,
     Groups,
     Pattern,
+    Prices,
+    StepBlock,
     Trusted,
+    ValueEvidence,
 )
 from eplb_opt.problem.rationals import shown
 
@@ -146,14 +151,61 @@ def _group_block(entry: Any, budget: CheckBudget) -> BlockBound:
     return BlockBound(groups, bound, parse_evidence(evidence, budget))
 
 
+def _blocks(given: dict[str, Any], budget: CheckBudget) -> Blocks:
+    _only(given, {"kind", "blocks"})
+    return Blocks(tuple(_step_block(entry, budget) for entry in _field(given, "blocks", list)))
+
+
+def _step_block(entry: Any, budget: CheckBudget) -> StepBlock:
+    _only(entry, {"steps", "bound", "evidence"})
+    steps = parse_integers(entry.get("steps"), "steps")
+    bound = parse_exact(entry.get("bound"), "bound", budget)
+    evidence = entry.get("evidence")
+    if isinstance(evidence, dict) and evidence.get("kind") == "blocks":
+        raise CertificateError("blocks within a block: its steps are one")
+    return StepBlock(steps, bound, parse_evidence(evidence, budget))
+
+
 READERS: dict[str, Callable[[dict[str, Any], CheckBudget], Evidence]] = {
     "closed-form": _closed_form,
     "exhaustive": _exhaustive,
     "trusted": _trusted,
     "pattern": _pattern,
     "groups": _groups,
+    "blocks": _blocks,
 }
 """By kind of evidence."""
+
+
+def parse_value_evidence(given: Any, budget: CheckBudget) -> ValueEvidence | Trusted | None:
+    """Why a placement costs no less; ``trusted`` if that it costs as much is a solver's word.
+
+    Raises:
+        CertificateError: no such kind, or a field is missing, too many or of a wrong type.
+    """
+    if given is None:
+        return None
+    budget.charge(10)
+    kind = _field(given, "kind", str)
+    if kind == "trusted":
+        return _trusted(given, budget)
+    if kind == "cuts":
+        _only(given, {"kind", "ranks"})
+        return Cuts(_integer_lists(given, "ranks", budget))
+    if kind == "prices":
+        _only(given, {"kind", "scale", "prices", "bound"})
+        bound = parse_exact(given.get("bound"), "bound", budget)
+        (scale,) = parse_integers([given.get("scale")], "scale")
+        return Prices(scale, _integer_lists(given, "prices", budget), bound)
+    raise CertificateError(f"kind={shown(kind)!r} is no kind of evidence for a value")
+
+
+def _integer_lists(
+    given: dict[str, Any], name: str, budget: CheckBudget
+) -> tuple[tuple[int, ...], ...]:
+    rows = _field(given, name, list)
+    budget.charge(len(rows) + sum(len(row) for row in rows if isinstance(row, list)) // 4)
+    return tuple(parse_integers(row, name) for row in rows)
 
 
 def _field(holder: Any, name: str, kind: type) -> Any:

@@ -2,28 +2,41 @@
 
 ``closed-form``  an argument is found again (:mod:`eplb_opt.certificate.closed_form`);
 ``pattern``      dual prices of rank patterns, priced again (:mod:`eplb_opt.certificate.patterns`);
-``exhaustive``   a search small enough to be done again (:mod:`eplb_opt.certificate.exhaustive`);
+``exhaustive``   a search small enough to be done again (:mod:`eplb_opt.certificate.exhaustive`,
+                 :mod:`eplb_opt.certificate.exhaustive_steps`);
 ``groups``       bounds of blocks of groups, of which no partition avoids all that reach the claim;
+``blocks``       bounds of the summed loads of disjoint blocks of steps, which add up;
 ``trusted``      a solver's word: nothing to check.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from eplb_opt.bounds.partitions import Block
 from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError
 from eplb_opt.certificate.closed_form import reaches
+from eplb_opt.certificate.dispatch_bound import dispatch_reaches, steps_reach
 from eplb_opt.certificate.exhaustive import nothing_below
+from eplb_opt.certificate.exhaustive_steps import placement_below
 from eplb_opt.certificate.groups import blocks_of, every_partition_reaches
 from eplb_opt.certificate.patterns import certified_pattern_bound
 from eplb_opt.certificate.statement import CertificateError, Statement, Trust
-from eplb_opt.problem.evidence import ClosedForm, Evidence, Exhaustive, Groups, Pattern, Trusted
+from eplb_opt.problem.evidence import (
+    Blocks,
+    ClosedForm,
+    Evidence,
+    Exhaustive,
+    Groups,
+    Pattern,
+    Trusted,
+)
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import EVEN_SUM, Cost
-from eplb_opt.problem.rationals import shown
+from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective
+from eplb_opt.problem.rationals import integer_array, shown
 from eplb_opt.problem.topology import Rule
 
 
@@ -58,9 +71,13 @@ def check(statement: Statement, evidence: Evidence) -> Trust:
         CertificateError: it does not prove the statement.
         TooLargeToCheckError: the budget does not suffice to find out.
     """
-    if statement.counts is not None and not isinstance(evidence, ClosedForm | Trusted):
+    if statement.counts is not None and evidence.kind not in OF_COUNTS:
         raise CertificateError(f"evidence of kind {evidence.kind!r} does not speak of given counts")
     return CHECKS[evidence.kind](statement, evidence)
+
+
+OF_COUNTS = ("trusted", "closed-form", "blocks")
+"""Kinds that speak of given counts."""
 
 
 def _trust(_statement: Statement, _evidence: Trusted) -> Trust:
@@ -70,11 +87,17 @@ def _trust(_statement: Statement, _evidence: Trusted) -> Trust:
 def _check_closed_form(claim: Statement, _evidence: ClosedForm) -> Trust:
     """Whether an argument proves the bound; what holds globally holds under any rule."""
     layer, bound, budget, counts = claim.layer, claim.bound, claim.budget, claim.counts
-    _require_even_sum(claim, "closed-form")
-    proven = reaches(layer, bound, budget, counts)
-    if not proven and counts is None and layer.rule == Rule.HIERARCHICAL:
+    objective, dispatch = claim.cost
+    if objective != SUM:
+        proven = steps_reach(layer, objective, bound, budget, counts)
+    elif dispatch == Dispatch.EVEN:
+        proven = reaches(layer, bound, budget, counts)
+    else:
+        proven = dispatch_reaches(layer, bound, budget)
+    if not proven and objective == SUM and counts is None and layer.rule == Rule.HIERARCHICAL:
+        of_node = reaches if dispatch == Dispatch.EVEN else dispatch_reaches
         nodes = layer.topology.num_nodes
-        proven = nodes > 1 and every_partition_reaches(layer, bound, set(), budget)
+        proven = nodes > 1 and every_partition_reaches(layer, bound, set(), budget, of_node)
     if not proven:
         raise CertificateError(f"closed forms prove less than the bound {shown(bound)}")
     return Trust.VERIFIED
@@ -93,11 +116,14 @@ def _check_pattern(claim: Statement, evidence: Pattern) -> Trust:
     return Trust.VERIFIED
 
 
-def _check_exhaustive(claim: Statement, evidence: Exhaustive) -> Trust:
-    _require_even_sum(claim, evidence.kind)
-    if claim.layer.rule != Rule.GLOBAL:
+def _check_exhaustive(claim: Statement, _evidence: Exhaustive) -> Trust:
+    if claim.cost != EVEN_SUM:
+        below = placement_below(claim.layer, claim.bound, claim.cost, claim.counts, claim.budget)
+    elif claim.layer.rule != Rule.GLOBAL:
         raise CertificateError("evidence of kind 'exhaustive' is for the global rule only")
-    if not nothing_below(claim.layer, claim.bound, claim.budget):
+    else:
+        below = not nothing_below(claim.layer, claim.bound, claim.budget)
+    if below:
         raise CertificateError(f"there is a placement below the bound {shown(claim.bound)}")
     return Trust.VERIFIED
 
@@ -129,6 +155,41 @@ def _check_groups(claim: Statement, evidence: Groups) -> Trust:
     return trust
 
 
+def _check_blocks(claim: Statement, evidence: Blocks) -> Trust:
+    """Whether bounds of the summed loads of disjoint blocks of steps add up to the bound."""
+    objective, dispatch = claim.cost
+    loads = objective.loads_of(claim.layer)
+    steps = [t for block in evidence.blocks for t in block.steps]
+    claim.budget.charge(len(steps) + len(evidence.blocks))
+    empty = any(not block.steps for block in evidence.blocks)
+    if empty or any(not 0 <= t < len(loads) for t in steps) or len(set(steps)) < len(steps):
+        raise CertificateError(f"blocks are not disjoint sets of steps from 0 to {len(loads) - 1}")
+    trust = Trust.VERIFIED
+    for block in evidence.blocks:
+        claim.budget.charge(20 + loads.shape[1] * (1 + len(block.steps) // 8))
+        total = tuple(map(int, loads[list(block.steps)].sum(axis=0)))
+        layer = replace(claim.layer, loads=total, steps=integer_array([total]))
+        statement = Statement(layer, block.bound, claim.budget, Cost(SUM, dispatch), claim.counts)
+        trust = min(trust, check(statement, block.evidence))
+    proven = _cost_of_blocks(objective, len(loads), evidence)
+    if proven < claim.bound:
+        raise CertificateError(f"blocks prove {shown(proven)}, not the bound {shown(claim.bound)}")
+    return trust
+
+
+def _cost_of_blocks(objective: Objective, num_steps: int, evidence: Blocks) -> Fraction:
+    """What their bounds prove together, in tokens.
+
+    The makespans of a block sum to its bound at least. With each replaced by their mean, objectives
+    are no higher: they are convex and do not depend on the order of steps.
+    """
+    means = [Fraction(0)] * num_steps
+    for block in evidence.blocks:
+        for t in block.steps:
+            means[t] = block.bound / len(block.steps)
+    return objective.over(means)
+
+
 def _require_even_sum(claim: Statement, kind: str) -> None:
     if claim.cost != EVEN_SUM:
         raise CertificateError(f"evidence of kind {kind!r} proves nothing for {claim.cost}")
@@ -140,5 +201,6 @@ CHECKS: dict[str, Callable[[Statement, Any], Trust]] = {
     "pattern": _check_pattern,
     "exhaustive": _check_exhaustive,
     "groups": _check_groups,
+    "blocks": _check_blocks,
 }
 """By kind; a new one has a line here, in ``parsing.READERS`` and in ``writing.FIELDS``."""

@@ -11,9 +11,20 @@ from typing import Any
 
 from eplb_opt.certificate.budget import CheckBudget
 from eplb_opt.certificate.document import SCHEMA, sign, verdict_on
+from eplb_opt.certificate.problem import parse_cost
 from eplb_opt.certificate.statement import Trust
-from eplb_opt.problem.evidence import Evidence, Groups, Pattern, Trusted
+from eplb_opt.problem.evidence import (
+    Blocks,
+    Cuts,
+    Evidence,
+    Groups,
+    Pattern,
+    Prices,
+    Trusted,
+    ValueEvidence,
+)
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import SUM, Cost
 from eplb_opt.problem.rationals import exact_text
 from eplb_opt.problem.result import Result, Stage
 
@@ -42,6 +53,7 @@ def certificate(
     """
     if budget is None:
         budget = CheckBudget(IN_HASTE) if interrupted else CheckBudget()
+    cost = parse_cost(machine, budget)
     claims: list[Document] = []
     solved = [layer.index for layer, _ in zip(layers, results, strict=False)]
     if len(set(solved)) < len(solved):
@@ -50,23 +62,26 @@ def certificate(
         if result.infeasible:
             raise ValueError(f"layer {layer.index} is infeasible: there is nothing to certify")
         with budget.part(len(results) - position) as part:
-            claims.append(_check(machine, layer, result, part))
+            claims.append(_check(machine, layer, result, cost, part))
     return sign(
         {"schema": SCHEMA, "instance": machine, "layers": claims, "interrupted": interrupted}
     )
 
 
 def too_large(document: Document, results: Sequence[Result]) -> list[int]:
-    """The layers whose evidence in ``results`` was too large to be written, by their numbers."""
+    """The layers whose evidence in ``results`` was too large to be written, or the value of whose
+    placement is too large to be computed again; by their numbers.
+    """
     return [
         claim["layer"]
         for claim, result in zip(document["layers"], results, strict=True)
-        if result.certificate is not None and claim["evidence"]["kind"] != result.certificate.kind
+        if (result.certificate is not None and claim["evidence"]["kind"] != result.certificate.kind)
+        or (claim.get("value_evidence") or {}).get("kind") == "trusted"
     ]
 
 
-def evidence(found: Evidence) -> Document:
-    """The evidence of a claim."""
+def evidence(found: Evidence | ValueEvidence) -> Document:
+    """Evidence for a bound or a value."""
     fields = FIELDS.get(found.kind)
     return {"kind": found.kind} | ({} if fields is None else fields(found))
 
@@ -96,20 +111,50 @@ def _groups(found: Groups) -> Document:
     return {"blocks": blocks}
 
 
+def _blocks(found: Blocks) -> Document:
+    blocks = [
+        {
+            "steps": list(block.steps),
+            "bound": exact_text(block.bound),
+            "evidence": evidence(block.evidence),
+        }
+        for block in found.blocks
+    ]
+    return {"blocks": blocks}
+
+
+def _cuts(found: Cuts) -> Document:
+    return {"ranks": [list(ranks) for ranks in found.ranks]}
+
+
+def _prices(found: Prices) -> Document:
+    prices = [list(row) for row in found.prices]
+    return {"scale": found.scale, "prices": prices, "bound": exact_text(found.bound)}
+
+
 FIELDS: dict[str, Callable[[Any], Document]] = {
     "trusted": _trusted,
     "pattern": _pattern,
     "groups": _groups,
+    "blocks": _blocks,
+    "cuts": _cuts,
+    "prices": _prices,
 }
 """What evidence has besides its kind."""
 
 
-def _check(machine: Document, layer: Layer, result: Result, budget: CheckBudget) -> Document:
-    """The claim with its evidence if the checker accepts that, else on trust."""
+def _check(
+    machine: Document, layer: Layer, result: Result, cost: Cost, budget: CheckBudget
+) -> Document:
+    """The claim with its evidence if the checker accepts that; what is too large is on trust."""
     trusted = Trusted(result.bound_source)
     claim = _claim(layer, result, result.certificate or trusted)
     try:
-        verdict = verdict_on(machine, claim, budget)
+        verdict = verdict_on(machine, claim, cost, budget)
+        if verdict.trust is Trust.TOO_LARGE and not verdict.kind and result.objective is not None:
+            # already the value, which then is a solver's word
+            claim |= {"shares": None, "value_evidence": evidence(Trusted(result.backend))}
+            verdict = verdict_on(machine, claim, cost, budget)
     except KeyboardInterrupt:
         budget.left = 0
         return claim | {"evidence": evidence(trusted)}
@@ -124,10 +169,10 @@ def _check(machine: Document, layer: Layer, result: Result, budget: CheckBudget)
 
 
 def _claim(layer: Layer, result: Result, found: Evidence) -> Document:
-    value = result.objective
-    return {
+    value, objective = result.objective, result.cost.objective
+    rows = [[load * layer.unit for load in row] for row in objective.loads_of(layer).tolist()]
+    claim = {
         "layer": layer.index,
-        "loads": [exact_text(load * layer.unit) for load in layer.loads],
         "stage": str(result.stage),
         "phy2log": None if result.placement is None else list(result.placement),
         "counts": list(result.counts or ()) if result.stage == Stage.PACKING else None,
@@ -136,3 +181,12 @@ def _claim(layer: Layer, result: Result, found: Evidence) -> Document:
         "status": str(result.status),
         "evidence": evidence(found),
     }
+    if objective == SUM:
+        claim["loads"] = [exact_text(load) for load in rows[0]]
+    else:
+        claim["steps"] = [[str(load) for load in row] for row in rows]
+    if result.shares is not None:
+        claim["shares"] = [exact_text(share) for share in result.shares]
+    if result.value_evidence is not None:
+        claim["value_evidence"] = evidence(result.value_evidence)
+    return claim

@@ -84,10 +84,10 @@ class Blocks:
     """A maximum of sums is at most the sum of the maxima: of disjoint blocks of steps the bounds
     add up. Steps in no block cost at least 0.
 
-    Over T steps, ``mean``: sum of the blocks' bounds / T. ``worst``: the largest of a block's bound
-    / its number of steps. ``cvar``: blocks of single steps only, the objective of their bounds. If
-    every block is one step this is the wait-and-see bound, which holds against every policy that
-    moves experts between steps, too.
+    They prove the objective of T numbers: for each step the bound of its block over the number of
+    steps in it. For ``mean`` that is the sum of the blocks' bounds / T. If every block is one step
+    this is the wait-and-see bound, which holds against every policy that moves experts between
+    steps, too.
     """
 
     kind: ClassVar[str] = "blocks"
