@@ -24,12 +24,17 @@ class Flows:
     """A placement, by the ranks ``held`` [E] of each expert, rank g as bit g."""
 
     def __init__(self, held: Sequence[int], num_ranks: int, budget: CheckBudget) -> None:
-        ranks = [[g for g in range(num_ranks) if mask >> g & 1] for mask in held]
         budget.charge(1 + len(held) * num_ranks // 8)
         self.num_ranks, self.budget = num_ranks, budget
-        self.alone = [(e, row[0]) for e, row in enumerate(ranks) if len(row) == 1]
-        self.shared = [e for e, row in enumerate(ranks) if len(row) > 1]
-        self.ranks = [ranks[e] for e in self.shared]
+        masks: dict[int, list[int]] = {}
+        for e, mask in enumerate(held):
+            masks.setdefault(mask, []).append(e)
+        ranks = {mask: [g for g in range(num_ranks) if mask >> g & 1] for mask in masks}
+        self.alone = {row[0]: masks[mask] for mask, row in ranks.items() if len(row) == 1}
+        """Experts on one rank, by that."""
+        self.shared = [masks[mask] for mask, row in ranks.items() if len(row) > 1]
+        """Experts on the same ranks, and those ranks."""
+        self.ranks = [row for row in ranks.values() if len(row) > 1]
         self.on: list[list[int]] = [[] for _ in range(num_ranks)]
         for i, row in enumerate(self.ranks):
             for g in row:
@@ -43,9 +48,11 @@ class Flows:
         weight = 1 + longest // 4096
         self.budget.charge(loads.size * weight // (4 if loads.dtype == object else 64))
         still: NDArray[Any] = np.zeros((len(loads), self.num_ranks), dtype=loads.dtype)
-        for e, g in self.alone:
-            still[:, g] += loads[:, e]
-        rows = zip(still.tolist(), loads[:, self.shared].tolist(), strict=True)
+        for g, experts in self.alone.items():
+            still[:, g] = loads[:, experts].sum(axis=1)
+        supply = [loads[:, experts].sum(axis=1) for experts in self.shared]
+        listed = np.array(supply, dtype=loads.dtype).reshape(-1, len(loads)).T.tolist()
+        rows = zip(still.tolist(), listed, strict=True)
         return [
             self._makespan(base, supply, Fraction(0) if least is None else least[t], weight)
             for t, (base, supply) in enumerate(rows)

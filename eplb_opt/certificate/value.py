@@ -172,7 +172,7 @@ def cost_at_prices(
         raise CertificateError("the prices do not sum to weights that the objective has")
     held = sorted({(e, p // layer.topology.slots_per_rank) for p, e in enumerate(phy2log)})
     budget.charge(loads.size + len(held) * (2 + len(loads) * cost // AT_ONCE))
-    prices = np.array(found.prices, dtype=loads.dtype)
+    prices: NDArray[Any] = np.array(found.prices, dtype=loads.dtype)
     least: dict[int, int] = {}
     for expert, rank in held:
         paid = int((loads[:, expert] * prices[:, rank]).sum())
@@ -202,7 +202,8 @@ def _over_sets(
         for g in range(num_ranks):  # with what is inside without rank g
             pairs = inside.reshape(len(part), -1, 2, 1 << g)
             pairs[:, :, 1] += pairs[:, :, 0]
-        found += [Fraction(int(most), common) for most in (inside * factor).max(axis=1)]
+        inside *= factor
+        found += [Fraction(int(most), common) for most in inside.max(axis=1)]
     return found
 
 
