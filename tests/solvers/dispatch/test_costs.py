@@ -80,7 +80,7 @@ def test_bounds_are_below_every_placement(placed: tuple[Layer, tuple[int, ...]])
 
 def test_what_is_not_known_is_refused() -> None:
     layer = Instance([[[3, 1]], [[1, 1]]], Topology(4, 2)).layer(0)
-    with pytest.raises(ValueError, match="with counts: no bound is known"):
+    with pytest.raises(ValueError, match="with counts: use 'even'"):
         bounds.of(layer, dispatch="optimal", counts=(2, 2))
     for words in (
         {"objective": "mean", "stage": "counts"},
