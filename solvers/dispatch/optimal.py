@@ -103,30 +103,40 @@ def _of_cuts(classes: Classes, critical: NDArray[np.bool_]) -> Makespans:
 
 
 def _newton_steps(classes: Classes) -> Makespans:
-    """Compiled where 64 bits hold (total load) * G^2, else in Python's integers."""
+    """Compiled where 64 bits hold (total load) * G^2, else from a guess of the compiled code on
+    shorter loads in Python's integers.
+    """
     steps, G = classes.base.shape
-    pairs = np.argwhere(classes.held)
-    fits = widen(classes.totals, G * G).dtype == np.int64
-    if not fits or steps * len(pairs) < UNCOMPILED_PAIRS:
-        return _of_cuts(classes, _python_cuts(classes))
+    if steps * classes.held.sum() < UNCOMPILED_PAIRS:
+        return _of_cuts(classes, _python_cuts(classes, np.ones((steps, G), bool)))
+    bits = (int(classes.totals.max()) * G**2).bit_length() - 63
+    if bits <= 0:
+        return _of_cuts(classes, compiled_cuts(classes))
+    shorter = Classes(classes.columns >> bits, classes.held)
+    return _of_cuts(classes, _python_cuts(classes, compiled_cuts(shorter)))
+
+
+def compiled_cuts(classes: Classes) -> NDArray[np.bool_]:
+    """[T, G] critical sets of ranks; 64 bits hold each total load * G^2."""
     from solvers.dispatch import flow  # loads numba
 
+    pairs = np.argwhere(classes.held)
     base, loads = classes.base.astype(np.int64), classes.loads.astype(np.int64)
-    return _of_cuts(classes, flow.find_cuts(base, loads, pairs[:, 0], pairs[:, 1]))
+    return flow.find_cuts(base, loads, pairs[:, 0], pairs[:, 1])
 
 
-def _python_cuts(classes: Classes) -> NDArray[np.bool_]:
-    """[T, G] critical sets of ranks, each from the best of all ranks, the fullest rank alone, and
-    the set of the step before.
+def _python_cuts(classes: Classes, guesses: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[T, G] critical sets of ranks, each from the best of all ranks, the fullest rank alone, the
+    guess [T, G] for it, and the set of the step before.
     """
-    T, G = classes.base.shape
+    G = classes.base.shape[1]
     ranks = [{g} for g in range(G)] + [set(np.flatnonzero(row).tolist()) for row in classes.held]
-    loads = classes.columns.tolist()
-    critical = np.ones((T, G), bool)
-    cut = frozenset(range(G))
-    for t, row in enumerate(loads):
-        starts = [frozenset(range(G)), frozenset([max(range(G), key=row.__getitem__)]), cut]
+    everywhere = cut = frozenset(range(G))
+    critical = np.zeros_like(guesses)
+    for t, row in enumerate(classes.columns.tolist()):
+        fullest, guess = max(range(G), key=row.__getitem__), guesses[t].nonzero()[0].tolist()
+        starts = [everywhere, frozenset([fullest]), frozenset(guess), cut]
         best = max(starts, key=lambda U: Fraction(load_inside(row, ranks, U), len(U)))
         _, cut = newton_steps(row, ranks, best, G)
-        critical[t] = np.isin(np.arange(G), list(cut))
+        critical[t, list(cut)] = True
     return critical

@@ -22,8 +22,8 @@ POSITIVE = 1e-7
 """Of shares, of prices in weights of a step, and of slacks in mean rank loads."""
 ROUNDED = 2**40
 """Shares and prices that are rounded are multiples of 1 / this, of 1 and of the most weight."""
-MOST_UNKNOWNS = 100
-"""Elimination takes n^3 operations on numbers of n digits: a second."""
+MOST_UNKNOWNS = 150
+"""Elimination takes n^3 operations on numbers of n digits: some 5 s."""
 
 Row = tuple[int, int]
 Objects = Any
@@ -67,7 +67,7 @@ def _groups(program: SharesProgram, solution: Solution) -> list[_Group]:
     weights = solution.prices.sum(axis=1)
     priced = solution.prices > POSITIVE
     tight = (solution.loads > solution.makespans[:, None] - POSITIVE) & ~priced
-    full = weights > 1 - POSITIVE
+    full = (weights > 1 - POSITIVE) & (program.most_weight < 1)  # else tau counts alone
     found = [
         _Group(
             Fraction(1),

@@ -6,28 +6,32 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from eplb_opt import Instance, Layer, Topology
 from eplb_opt.problem.objective import Cost
 from solvers.compiled import HAVE_NUMBA
 from solvers.dispatch import best_shares, value, value_evidence
 from solvers.dispatch.classes import Classes, classes_of, holders
-from solvers.dispatch.optimal import _of_cuts, _python_cuts, _try_all_sets, optimal_makespans
+from solvers.dispatch.optimal import (
+    _of_cuts,
+    _python_cuts,
+    _try_all_sets,
+    compiled_cuts,
+    optimal_makespans,
+)
 from tests.oracles.steps import optimal_makespans as by_definition
 from tests.oracles.steps import placed_traces, steps_of
 
 
-def compiled_cuts(classes: Classes):
-    from solvers.dispatch import flow
-
-    pairs = np.argwhere(classes.held)
-    return _of_cuts(classes, flow.find_cuts(classes.base, classes.loads, pairs[:, 0], pairs[:, 1]))
+def all_ranks(classes: Classes) -> NDArray[np.bool_]:
+    return np.ones_like(classes.base, dtype=bool)
 
 
 METHODS = {
     "all sets": _try_all_sets,
-    "compiled": compiled_cuts,
-    "Python": lambda classes: _of_cuts(classes, _python_cuts(classes)),
+    "compiled": lambda classes: _of_cuts(classes, compiled_cuts(classes)),
+    "Python": lambda classes: _of_cuts(classes, _python_cuts(classes, all_ranks(classes))),
     "chosen": optimal_makespans,
 }
 
@@ -78,7 +82,7 @@ def test_steps_on_many_ranks_are_those_of_single_steps(shape: tuple[int, ...]) -
         layer = Instance(loads[:, None], topology).layer(0)
         alone = [best_shares(step, slots).makespan for step in layer.each_step()]
         classes = classes_of(layer.steps, holders(slots, shape[1], topology.num_ranks))
-        assert compiled_cuts(classes).values == alone
+        assert METHODS["compiled"](classes).values == alone
         assert value(layer, slots, "mean", "optimal").value == sum(alone) / len(alone)
 
 
@@ -109,6 +113,15 @@ def even_by_definition(layer: Layer, step: list[Fraction], slots: list[int]) -> 
 def alone(layer: Layer, step: list[Fraction], slots: list[int]) -> Fraction:
     loads = tuple(int(load / layer.unit) for load in step)
     return best_shares(Layer(loads, layer.unit, layer.topology), slots).makespan
+
+
+def test_long_loads_start_from_a_guess_on_shorter_ones() -> None:
+    loads, slots, topology = random_trace(60, 24, 48, 12)
+    layer = Instance(loads[:, None] / 3.7 + 1e-9, topology).layer(0)
+    assert layer.steps.dtype == object
+    alone = [best_shares(step, slots).makespan for step in layer.each_step()]
+    assert value(layer, slots, "worst", "optimal").value == max(alone)
+    assert value(layer, slots, "mean", "optimal").value == sum(alone) / len(alone)
 
 
 def test_floats_of_any_size() -> None:
