@@ -30,7 +30,13 @@ from solvers.options import Budget
 from solvers.tree_search.splitting import EXHAUSTED, FOUND
 from solvers.tree_search.steps_dispatch import SetTree, require_few_ranks
 from solvers.tree_search.steps_even import CountTree
-from solvers.tree_search.steps_scale import NOTHING, over, scale_steps
+from solvers.tree_search.steps_scale import (
+    LARGEST_COST,
+    NOTHING,
+    ROOM_FOR_PRICES,
+    over,
+    scale_steps,
+)
 
 MOST_PARTITIONS = 20_000
 
@@ -90,7 +96,8 @@ class _Search:
         else:
             require_few_ranks(self.ranks)
             factor = math.lcm(*range(1, self.ranks + 1))
-        self.scale = scale_steps(layer, cost.objective, multiple, factor)
+        largest = ROOM_FOR_PRICES if cost.dispatch == Dispatch.FIXED else LARGEST_COST
+        self.scale = scale_steps(layer, cost.objective, multiple, factor, largest)
         self.known = Bracket.start(Bound(mean_load(layer, cost.objective), "mean"), [])
         self.most, self.left = NOTHING, 0
         self.doubtful = list[Fraction]()
@@ -164,7 +171,8 @@ class _Search:
             given = None if self.counts is None else [self.counts[e] for e in experts]
             spread, most = self.layer.spread_replicas, self.most_replicas
             return CountTree(experts, loads, self.scale.weights, topology, most, spread, given)
-        return SetTree(experts, loads, self.scale.weights, topology)
+        fixed = self.cost.dispatch == Dispatch.FIXED
+        return SetTree(experts, loads, self.scale, topology, fixed)
 
     def sorted_experts(self, block: Block) -> list[int]:
         """Heavy ones first, equal ones side by side."""

@@ -31,12 +31,15 @@ from solvers.arrays import Integers
 from solvers.compiled import compiled
 from solvers.model_size import TooLargeError, require_table
 from solvers.tree_search.splitting import EXHAUSTED, FOUND, PAUSED
+from solvers.tree_search.steps_fixed import Prices, excludes, new_prices
 from solvers.tree_search.steps_scale import NOTHING, over
 
 MOST_RANKS = 12
 """In a node: every set of them has its own sums."""
 
 LEVEL = 0
+PRICE_WORK = 20
+"""Work that a bound by prices counts for."""
 
 
 class RankSets(NamedTuple):
@@ -299,16 +302,21 @@ def place(tree: RankSets, level: int, mask: int) -> None:
 
 
 @compiled
-def advance(tree: RankSets, most: int, budget: int) -> tuple[int, int]:
+def advance(
+    tree: RankSets, prices: Prices, use_prices: bool, most: int, budget: int
+) -> tuple[int, int]:
     """Search on: FOUND (``chosen`` holds a placement), EXHAUSTED or PAUSED; and the work done.
 
     Args:
         tree: changed in place.
+        prices: bounds for ``fixed`` dispatch; changed in place.
+        use_prices: whether they hold.
         most: the objective of a placement that is of interest, at most.
         budget: work, about: a set of ranks that is bound counts for one, more if there are many
             steps and ranks.
     """
     E, sets, T = len(tree.chosen), tree.inside.shape[1], tree.loads.shape[1]
+    allowed = np.empty(E, np.int64)
     each = 1 + sets * T // 256
     level, work = tree.counters[LEVEL], 0
     while work < budget:
@@ -322,8 +330,13 @@ def advance(tree: RankSets, most: int, budget: int) -> tuple[int, int]:
             work += 1
             continue
         tree.following[level] += 1
+        tree.chosen[level] = tree.options[level, i]
+        if use_prices:
+            work += PRICE_WORK
+            list_allowed(tree, level, allowed)
+            if excludes(prices, allowed, level + 1):
+                continue
         if level == E - 1:
-            tree.chosen[level] = tree.options[level, i]
             return FOUND, work + 1
         place(tree, level, tree.options[level, i])
         level += 1
@@ -332,13 +345,40 @@ def advance(tree: RankSets, most: int, budget: int) -> tuple[int, int]:
     return PAUSED, work
 
 
+@compiled
+def list_allowed(tree: RankSets, level: int, allowed: Integers) -> None:
+    """Which ranks every expert may have, those up to ``level`` being chosen.
+
+    Args:
+        tree: where the search stands.
+        level: the last expert with a set of ranks.
+        allowed: [E] sets of ranks; written.
+    """
+    R, n = tree.free.shape[1], tree.light.shape[1]
+    free = 0
+    for g in range(R):
+        bit = 1 << (R - 1 - g)
+        if tree.free[level, g] > (1 if tree.chosen[level] & bit else 0):
+            free += bit
+    for j in range(len(allowed)):
+        if j <= level:
+            allowed[j] = tree.chosen[j]
+        else:
+            allowed[j] = free if j // n == level // n else (1 << R) - 1
+
+
 class SetTree:
     """The placements with given experts on each node."""
 
     def __init__(
-        self, experts: Sequence[int], loads: Integers, weights: Integers, topology: Topology
+        self,
+        experts: Sequence[int],
+        loads: Integers,
+        scale: ScaledSteps,
+        topology: Topology,
+        fixed: bool,
     ) -> None:
-        """Row j of ``loads`` [E, T] is ``experts[j]``, node by node; ``weights`` [k] of makespans.
+        """Row j of ``loads`` [E, T] is ``experts[j]``, node by node; ``fixed`` is the dispatch.
 
         Raises:
             TooLargeError: the tables would be too large.
@@ -346,14 +386,19 @@ class SetTree:
         self.experts, self.slots_per_rank = experts, topology.slots_per_rank
         different = min(topology.slots_per_rank, len(experts) // topology.num_nodes)
         self.sets = new_rank_sets(
-            loads, weights, topology.num_nodes, topology.ranks_per_node, different
+            loads, scale.weights, topology.num_nodes, topology.ranks_per_node, different
         )
+        self.scale, self.fixed = scale, fixed
+        self.prices = new_prices(loads, scale.most_weight, topology.num_nodes, topology.num_ranks)
 
     def advance(self, most: int, work: int) -> tuple[int, int]:
         """Search on for a placement whose objective in scaled units is at most ``most``: FOUND,
         EXHAUSTED or PAUSED; and the work done, about ``work``.
         """
-        return advance(self.sets, most, work)
+        self.prices.limits[2] = min(
+            NOTHING, most * int(self.prices.limits[0]) // self.scale.multiple
+        )
+        return advance(self.sets, self.prices, self.fixed, most, work)
 
     def placement(self) -> tuple[int, ...]:
         """[P] the placement found. Slots for which a node has too few experts get one again."""

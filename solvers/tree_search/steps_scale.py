@@ -20,6 +20,8 @@ from solvers.compiled import compiled
 
 LARGEST_COST = 2**60
 """All loads on one rank at all steps cost at most this much in scaled units."""
+ROOM_FOR_PRICES = 2**46
+"""The same where prices multiply the loads."""
 NOTHING = 2**62
 """Above every objective in scaled units."""
 LARGEST_WEIGHT = 2**16
@@ -34,16 +36,22 @@ class ScaledSteps:
         loads: [T, E] int64, rounded down, divisible by ``multiple`` where that is exact.
         weights: [k] int64, falling: what the largest, second largest, .. makespan weighs.
         factor: by which the search multiplies the loads.
+        multiple: what the search makes of an objective of 1, in units of the loads.
+        most_weight: of one step.
         unit: tokens of the objective that one integer of the search stands for.
     """
 
     loads: Integers
     weights: Integers
     factor: int
+    multiple: int
+    most_weight: Fraction
     unit: Fraction
 
 
-def scale_steps(layer: Layer, objective: Objective, multiple: int, factor: int) -> ScaledSteps:
+def scale_steps(
+    layer: Layer, objective: Objective, multiple: int, factor: int, largest: int = LARGEST_COST
+) -> ScaledSteps:
     """The steps of ``layer`` in integers.
 
     Args:
@@ -51,6 +59,7 @@ def scale_steps(layer: Layer, objective: Objective, multiple: int, factor: int) 
         objective: over its steps.
         multiple: the loads are made divisible by it where they fit.
         factor: by which the search multiplies the loads.
+        largest: cost of all loads on one rank at all steps, in scaled units.
     """
     loads = objective.loads_of(layer)
     whole = [[int(load) for load in row] for row in loads.tolist()]
@@ -60,10 +69,16 @@ def scale_steps(layer: Layer, objective: Objective, multiple: int, factor: int) 
     weights = np.array([math.floor(q * denominator) for q in falling], np.int64)
     common = max(1, math.gcd(*(load for row in whole for load in row)))
     total = max(1, sum(map(sum, whole)))
-    ratio = min(Fraction(multiple, common), Fraction(LARGEST_COST, total * denominator * factor))
+    ratio = min(Fraction(multiple, common), Fraction(largest, total * denominator * factor))
     scaled = [[load * ratio.numerator // ratio.denominator for load in row] for row in whole]
+    each = denominator * factor
     return ScaledSteps(
-        np.array(scaled, np.int64), weights, factor, layer.unit / (ratio * denominator * factor)
+        loads=np.array(scaled, np.int64),
+        weights=weights,
+        factor=factor,
+        multiple=each,
+        most_weight=Fraction(int(weights[0]), denominator),
+        unit=layer.unit / (ratio * each),
     )
 
 

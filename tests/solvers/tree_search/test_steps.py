@@ -20,7 +20,7 @@ def solve(layer, objective, dispatch, **limits):
     return steps.solve_joint(layer, Cost.of(objective, dispatch), Budget(SearchOptions(**limits)))
 
 
-@pytest.mark.parametrize("dispatch", ["even", "optimal"])
+@pytest.mark.parametrize("dispatch", ["even", "optimal", "fixed"])
 @settings(max_examples=100, deadline=None)
 @given(tiny_traces(), WHICH)
 def test_matches_brute_force(dispatch, layer, objective):
