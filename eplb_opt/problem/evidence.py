@@ -106,7 +106,26 @@ class OnePartition:
 ONE_PARTITION = OnePartition()
 
 
-Evidence = ClosedForm | Exhaustive | Pattern | Trusted | Groups | Blocks | OnePartition
+@dataclass(frozen=True)
+class SameRank:
+    """``even`` and ``fixed`` dispatch: the formula of :mod:`eplb_opt.bounds.same_rank`.
+
+    Attributes:
+        steps: [T] weights of the steps, which the objective admits in parts of their sum.
+        prices: for each step (expert, price) pairs, in the same parts; they sum to no more than
+            the step's weight.
+        floors: [T] tokens that each step costs at least, by a closed form.
+        factors: F [E, r] in load units, times the root of the sum of ``steps``.
+    """
+
+    kind: ClassVar[str] = "same-rank"
+    steps: tuple[int, ...]
+    prices: tuple[tuple[tuple[int, int], ...], ...]
+    floors: tuple[Fraction, ...]
+    factors: tuple[tuple[int, ...], ...]
+
+
+Evidence = ClosedForm | Exhaustive | Pattern | Trusted | Groups | Blocks | OnePartition | SameRank
 
 
 @dataclass(frozen=True)
