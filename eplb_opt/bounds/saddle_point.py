@@ -27,7 +27,6 @@ from eplb_opt.problem.objective import Objective
 
 Matrix = NDArray[np.float64]
 
-MOST_ITERATIONS = 2_000
 WORK = 4e9
 """Multiplications at effort 1, about a second."""
 CHECKS = 4
@@ -46,19 +45,22 @@ class Floats:
 def saddle_points(
     layer: Layer, objective: Objective, floors: Sequence[Fraction], effort: float
 ) -> Iterator[Floats]:
-    """Better and better prices for loads [T, E] of the layer's steps and floors [T], in load units."""
+    """Better and better prices for the steps of the layer and floors [T], in load units."""
     scale = float(max(floors))
     if scale <= 0:
         return
     loads = np.array([[int(w) / scale for w in row] for row in layer.steps.tolist()])
     lowest = np.array([float(floor / Fraction(scale)) for floor in floors])
     steps, experts = loads.shape
+    # Small layers need few; an iteration takes a tenth of a millisecond at least.
     work = 4 * steps * experts * (experts + 20) + 40 * experts**3 + 100_000
-    iterations = int(min(MOST_ITERATIONS * max(1.0, effort), effort * WORK / work))
+    iterations = int(effort * min(2 * experts**2, WORK / work))
     state = _State(loads, lowest, layer, _most_weight(objective, steps))
     for part in range(CHECKS):
         for _ in range(part * iterations // CHECKS, (part + 1) * iterations // CHECKS):
             state.advance()
+        if not np.isfinite(state.Z).all():
+            return
         yield state.found(scale)
 
 

@@ -1,11 +1,11 @@
-r"""A bound over steps from which experts share a rank: a semidefinite relaxation, evaluated exactly.
+r"""A bound over steps from which experts share a rank: a semidefinite relaxation in exact numbers.
 
-Let ``v[e, g]`` be the part of expert e's tokens that rank g serves, the same at every step (``even``
-and ``fixed`` dispatch), and ``X = V V^T`` [E, E], which is 1 for two single experts on one rank. For
-every placement
+Let ``v[e, g]`` be the part of expert e's tokens that rank g serves, the same at every step (so for
+``even`` and ``fixed`` dispatch), and ``X = V V^T`` [E, E]; it is 1 for two single experts on one
+rank. For every placement
 
-- ``m_t >= sum over f of X[e, f] w[t, f]`` for each expert e: the right side is the mean, weighted by
-  ``v[e, g]``, of the loads of the ranks g that hold e;
+- ``m_t >= sum over f of X[e, f] w[t, f]`` for each expert e: the right side is the mean of the
+  loads of the ranks g that hold e, weighted by ``v[e, g]``;
 - ``X - J / G`` is positive semidefinite, J all ones, since each row of V sums to 1;
 - ``0 <= X[e, f] <= 1``, and ``X[e, e] >= 1 / min(c_e, r)``, since c_e numbers that sum to 1 have
   squares of at least 1 / c_e, and no expert is on more than r ranks (of a node).
@@ -19,12 +19,11 @@ w[t, f] + its transpose`` and ``R = A - F F^T``:
                 + sum over e of min(0, R[e, e])  +  sum over e != f of min(0, R[e, f]).
 
 All of it is evaluated in integers; floats (:mod:`eplb_opt.bounds.saddle_point`) only choose q, p
-and F. Intuition: when an expert has more tokens than usual its rank has, too, and other experts
-there cannot make up for it at every step.
+and F. The idea: at a step where an expert has more tokens than usual its rank has, too, and no
+companions make up for it at every step.
 
-The same relaxation with X free is that of graph partitioning by W. Donath and A. Hoffman, IBM J. of
-Research and Development 17 (1973) 420; S. Karisch and F. Rendl, Fields Institute Communications 18
-(1998) 77.
+The relaxation of X is that of graph partitioning: W. Donath, A. Hoffman, IBM J. of Research and
+Development 17 (1973) 420; S. Karisch, F. Rendl, Fields Institute Communications 18 (1998) 77.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def same_rank_bound(
         return None
     best: Bound | None = None
     for found in saddle_points(layer, objective, in_units, effort):
-        evidence = _rounded(layer, objective, floors, found)
+        evidence = _rounded(objective, floors, found)
         value = same_rank_value(layer, evidence)
         if value > 0 and (best is None or value > best.value):
             best = Bound(value, "same-rank", evidence)
@@ -77,7 +76,7 @@ def same_rank_bound(
 
 def same_rank_value(layer: Layer, evidence: SameRank) -> Fraction:
     """What the formula proves, in tokens."""
-    scale, units = sum(evidence.steps), layer.unit
+    scale = sum(evidence.steps)
     slack = Fraction(0)
     priced = _priced_loads(layer, evidence)
     for weight, prices, floor in zip(evidence.steps, evidence.prices, evidence.floors, strict=True):
@@ -85,12 +84,10 @@ def same_rank_value(layer: Layer, evidence: SameRank) -> Fraction:
     factors = _exact_matrix(evidence.factors)
     left = priced + priced.T - factors @ factors.T
     diagonal = [int(left[e, e]) for e in range(len(left))]
-    others = int(np.minimum(left, 0).sum()) - sum(min(0, d) for d in diagonal)
-    total = others + sum(min(0, d) for d in diagonal)
     spread = sum(int(column) ** 2 for column in factors.sum(axis=0))
-    twice = total + Fraction(spread, layer.topology.num_ranks)
+    twice = sum(map(int, left[left < 0])) + Fraction(spread, layer.topology.num_ranks)
     twice += _least_sum([max(0, d) for d in diagonal], layer)
-    return (2 * slack + twice * units) / (2 * scale)
+    return (2 * slack + twice * layer.unit) / (2 * scale)
 
 
 def most_ranks(layer: Layer) -> int:
@@ -101,8 +98,8 @@ def most_ranks(layer: Layer) -> int:
 
 
 def _least_sum(weights: Sequence[int], layer: Layer) -> Fraction:
-    """Min over counts of ``sum of weights[e] / min(c_e, r)``: the terms are convex in the counts, so
-    each further replica goes where it takes most off.
+    """Min over counts of ``sum of weights[e] / min(c_e, r)``: the terms are convex in the counts,
+    so each further replica goes where it takes most off.
     """
     most, total = most_ranks(layer), Fraction(sum(weights))
     heap = [(Fraction(-weight, 2), 1, weight) for weight in weights if weight and most > 1]
@@ -140,9 +137,7 @@ def _exact_matrix(rows: Sequence[Sequence[int]]) -> NDArray[Any]:
     return np.array(rows, dtype=kind).reshape(len(rows), width)
 
 
-def _rounded(
-    layer: Layer, objective: Objective, floors: Sequence[Fraction], found: Floats
-) -> SameRank:
+def _rounded(objective: Objective, floors: Sequence[Fraction], found: Floats) -> SameRank:
     """Integers near what floats found, within the limits that the bound asks for."""
     weights = _rounded_weights(objective, found.prices.sum(axis=1) + found.slack)
     scale = sum(weights)
@@ -169,7 +164,8 @@ def _rounded_weights(objective: Objective, wished: NDArray[np.float64]) -> list[
     unit = 1 << PRICE_BITS
     most, left = parts * unit, counted * unit
     found = [0] * steps
-    shares = wished * (left / max(float(wished.sum()), 1e-300))
+    total = float(wished.sum())
+    shares = wished / total * left if total > 0 else wished
     for t in np.argsort(-wished).tolist():
         found[t] = min(most, left, int(shares[t]) + 1)
         left -= found[t]

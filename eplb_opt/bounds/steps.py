@@ -26,6 +26,7 @@ from eplb_opt.bounds.each_step import (
     partitions,
     step_ratios,
 )
+from eplb_opt.bounds.same_rank import same_rank_bound
 from eplb_opt.problem.evidence import CLOSED_FORM, ONE_PARTITION, Blocks, StepBlock
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective
@@ -62,8 +63,9 @@ def wait_and_see(
 
 
 def constant_bound(layer: Layer, cost: Cost, counts: Sequence[int] | None = None) -> Bound:
-    """The largest bound for every placement that stays: wait-and-see, or under the hierarchical
-    rule that of one partition.
+    """The largest bound for every placement that stays: wait-and-see, under the hierarchical rule
+    that of one partition, and where shares are the same at every step that of experts on the same
+    rank.
 
     With ``counts`` [E], for placements with these counts, under the global rule and ``even``
     dispatch.
@@ -72,10 +74,13 @@ def constant_bound(layer: Layer, cost: Cost, counts: Sequence[int] | None = None
         return bound_of_sum(layer, cost.dispatch, counts)
     if counts is not None:
         return _of_steps(_packing_bounds(layer, counts), cost.objective)
-    best = _of_steps(step_bounds(layer, cost.dispatch), cost.objective)
+    floors = step_bounds(layer, cost.dispatch)
+    found = [_of_steps(floors, cost.objective)]
     if _has_nodes(layer):
-        best = max(best, _partition_bound(layer, cost), key=lambda bound: bound.value)
-    return best
+        found.append(_partition_bound(layer, cost))
+    if cost.dispatch != Dispatch.OPTIMAL:
+        found.append(same_rank_bound(layer, cost.objective, floors) or found[0])
+    return max(found, key=lambda bound: bound.value)
 
 
 def bound_of_sum(layer: Layer, dispatch: Dispatch, counts: Sequence[int] | None = None) -> Bound:

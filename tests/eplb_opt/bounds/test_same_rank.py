@@ -24,7 +24,7 @@ OVER_STEPS = [name for name in OBJECTIVES if name != "sum"]
 dispatches = st.sampled_from(["even", "fixed"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tiny_traces(), st.sampled_from(OVER_STEPS), dispatches, st.data())
 def test_the_formula_holds_for_all_prices_and_factors(
     layer: Layer, name: str, dispatch: str, data: st.DataObject
@@ -50,12 +50,12 @@ def _floats(size: int) -> st.SearchStrategy[list[float]]:
     return st.lists(st.floats(0, 1), min_size=size, max_size=size)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tiny_traces(), st.sampled_from(OVER_STEPS), dispatches)
 def test_what_is_found_is_no_more_than_the_optimum(layer: Layer, name: str, dispatch: str) -> None:
     objective = Objective.parse(name)
     floors = step_bounds(layer, Dispatch(dispatch))
-    found = same_rank_bound(layer, objective, floors, 0.02)
+    found = same_rank_bound(layer, objective, floors, 5)
     assert found is None or found.value <= optimum(layer, name, dispatch)
 
 
@@ -85,7 +85,7 @@ def test_loads_of_any_size(unit: float) -> None:
     trace = np.array([[[6, 0, 1, 1]], [[0, 6, 1, 1]], [[1, 1, 0, 6]]]) * unit
     layer = Instance(trace, Topology(4, 2)).layer(0)
     floors = step_bounds(layer, Dispatch.EVEN)
-    found = same_rank_bound(layer, Objective("mean"), floors, 0.1)
+    found = same_rank_bound(layer, Objective("mean"), floors, 20)
     assert found is not None
     assert found.value <= optimum(layer, "mean", "even")
     assert found.value > Fraction(9, 10) * Objective("mean").over(floors)
