@@ -198,10 +198,10 @@ def certificate(instance: Instance, results: Sequence[Result], *, interrupted: b
             that has no placement, of which nothing can be checked.
         RuntimeError: the checker refuses what was solved: an error of this package.
     """
-    cost = results[0].cost if results else EVEN_SUM
-    if any(result.cost != cost for result in results):
+    costs = {result.cost for result in results if not result.infeasible} or {EVEN_SUM}
+    if len(costs) > 1:
         raise ValueError("a certificate speaks of one objective and one dispatch")
-    machine = describe_instance(instance, *cost) | {"num_layers": len(results)}
+    machine = describe_instance(instance, *costs.pop()) | {"num_layers": len(results)}
     return writing.certificate(machine, instance.layers(), results, interrupted=interrupted)
 
 

@@ -34,7 +34,7 @@ from eplb_opt.problem.topology import Rule
 DEEPEST = 60
 """Experts and ranks up to which they are gone through by recursion."""
 LARGEST_TABLE = 2**18
-"""Entries of a table of the makespans so far, of which there is one for each expert placed."""
+"""Words of 64 bits of a table of the makespans so far; there is one for each expert placed."""
 Choice = tuple[tuple[int, int], ...]
 """(rank, replicas there), by rank."""
 
@@ -198,10 +198,11 @@ class _Makespans:
     ) -> None:  # fmt: skip
         self.loads = objective.loads_of(layer)
         steps, experts = self.loads.shape
-        if steps * columns > LARGEST_TABLE:
+        longest = int(self.loads.max(initial=0)).bit_length()
+        words = 5 + (longest + scale.bit_length()) // 64 if longest > 32 else 1
+        if steps * columns * words > LARGEST_TABLE:
             raise TooLargeToCheckError(f"{steps} steps and {columns} sets of ranks")
         self.weights, parts = _falling_weights(objective, steps)
-        longest = int(self.loads.max(initial=0)).bit_length()
         budget.charge(
             self.loads.size * product_cost(longest, scale.bit_length())
             + product_cost(layer.unit.denominator.bit_length(), bound.denominator.bit_length())
@@ -211,7 +212,7 @@ class _Makespans:
         self.table = widen(self.loads, experts * scale * parts)
         self.weight_row = np.array(self.weights, dtype=self.table.dtype)
         wide = self.table.dtype == object
-        self.cost = 40 + steps * columns * (1 + longest // 4096) // (8 if wide else 200)
+        self.cost = 40 + steps * columns * (1 + longest // 1024) // (8 if wide else 200)
         """Units for looking at one partial placement."""
 
     def below(self, table: Integers) -> bool:

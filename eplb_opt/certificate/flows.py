@@ -76,7 +76,7 @@ class Flows:
 
         In units of ``1 / trial.denominator``, from an even split on.
         """
-        self.budget.charge(2 * self.arcs * weight)
+        self.budget.charge(self.arcs * weight // 2)
         limit, scale = trial.numerator, trial.denominator
         load = [b * scale for b in base]
         flow: list[dict[int, int]] = []
@@ -87,8 +87,9 @@ class Flows:
             for g, tokens in flow[-1].items():
                 load[g] += tokens
         while any(tokens > limit for tokens in load):
-            self.budget.charge(self.arcs * weight // 2)
+            self.budget.charge((4 + self.num_ranks // 8) * weight)
             came_from, end = self._search(load, flow, limit)
+            self.budget.charge(sum(len(self.on[g]) for g in came_from) * weight // 4)
             if end is None:
                 return set(came_from)
             path, g = [], end

@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from eplb_opt.certificate.budget import CheckBudget, product_cost
+from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError, product_cost
 
+LARGEST_PROGRAM = 2**20
+"""Numbers in a table of the simplex method."""
 Row = list[int]
 
 
@@ -39,6 +41,11 @@ def shares_cost_at_least(
     """
     steps, num_ranks = len(loads), 1 + max(g for row in ranks for g in row)
     shared = [e for e, row in enumerate(ranks) if len(row) > 1]
+    height = sum(len(ranks[e]) for e in shared) + steps + 2
+    size = height * (height + steps * num_ranks + len(shared))
+    if size > LARGEST_PROGRAM:
+        raise TooLargeToCheckError(f"a linear program of {size:,} numbers")
+    budget.charge(size // 8)
     gains = [0] * (steps * num_ranks) + [1] * len(shared)
     for e, row in enumerate(ranks):
         if len(row) == 1:

@@ -71,7 +71,7 @@ def cost_of_shares(
     loads = objective.loads_of(layer)
     slots = layer.topology.slots_per_rank
     loads, cost = _fitting(loads, len(phy2log) * max(1, *parts), max(parts).bit_length())
-    budget.charge(loads.size + len(phy2log) * (1 + len(loads) * cost // AT_ONCE))
+    budget.charge(loads.size + len(phy2log) * (3 + len(loads) * cost // AT_ONCE))
     rank: NDArray[Any] = np.zeros((layer.topology.num_ranks, len(loads)), dtype=loads.dtype)
     for slot, (expert, part) in enumerate(zip(phy2log, parts, strict=True)):
         rank[slot // slots] += loads[:, expert] * part
@@ -171,7 +171,7 @@ def cost_at_prices(
     if not objective.admits([Fraction(sum(row), found.scale) for row in found.prices]):
         raise CertificateError("the prices do not sum to weights that the objective has")
     held = sorted({(e, p // layer.topology.slots_per_rank) for p, e in enumerate(phy2log)})
-    budget.charge(loads.size + len(held) * (2 + len(loads) * cost // AT_ONCE))
+    budget.charge(loads.size + len(held) * (4 + len(loads) * cost // AT_ONCE))
     prices: NDArray[Any] = np.array(found.prices, dtype=loads.dtype)
     least: dict[int, int] = {}
     for expert, rank in held:
@@ -215,7 +215,7 @@ def _fitting(loads: Integers, terms: int, bits: int) -> tuple[Integers, int]:
     if fitting.dtype != object:
         return fitting, 1
     longest = int(loads.max(initial=0)).bit_length()
-    return fitting, AT_ONCE // 8 * product_cost(longest, bits + 64)
+    return fitting, AT_ONCE // 4 * product_cost(longest, bits + 64)
 
 
 def _over(objective: Objective, makespans: Sequence[Fraction], budget: CheckBudget) -> Fraction:

@@ -17,6 +17,7 @@ from eplb_opt.problem.evidence import (
     Blocks,
     Cuts,
     Evidence,
+    Exhaustive,
     Groups,
     Pattern,
     Prices,
@@ -24,12 +25,14 @@ from eplb_opt.problem.evidence import (
     ValueEvidence,
 )
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import SUM, Cost
+from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost
 from eplb_opt.problem.rationals import exact_text
 from eplb_opt.problem.result import Result, Stage
 
 Document = dict[str, Any]
 
+REDO_EXPERTS = 16
+"""Up to so many experts a search over several steps can be redone."""
 IN_HASTE = 1_000_000
 """Units of work after an interrupt: below a second."""
 
@@ -148,7 +151,7 @@ def _check(
 ) -> Document:
     """The claim with its evidence if the checker accepts that; what is too large is on trust."""
     trusted = Trusted(result.bound_source)
-    claim = _claim(layer, result, result.certificate or trusted)
+    claim = _claim(layer, result, result.certificate or _default(layer, result))
     try:
         verdict = verdict_on(machine, claim, cost, budget)
         if verdict.trust is Trust.TOO_LARGE and not verdict.kind and result.objective is not None:
@@ -166,6 +169,14 @@ def _check(
     if verdict.trust is Trust.TOO_LARGE:
         claim["evidence"] = evidence(trusted)
     return claim
+
+
+def _default(layer: Layer, result: Result) -> Evidence:
+    """For a bound that came without evidence: over several steps, a search if it may be redone."""
+    few = layer.num_logical_experts <= REDO_EXPERTS
+    if few and result.cost.on(layer) != EVEN_SUM:
+        return Exhaustive()
+    return Trusted(result.bound_source)
 
 
 def _claim(layer: Layer, result: Result, found: Evidence) -> Document:

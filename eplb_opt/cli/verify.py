@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--strict", is_flag=True, help="Exit 1 also for bounds that rest on a solver's word.")
+@click.option("--strict", is_flag=True, help="Exit 1 also for what rests on a solver's word.")
 def command(file: Path, strict: bool) -> int:
     """Recompute what a certificate claims, in exact arithmetic and from the loads alone.
 
@@ -28,10 +28,7 @@ def command(file: Path, strict: bool) -> int:
     with bad_input(str(file)):
         document = parse_document(_content(file))
         verdicts = verify_document(document)
-    found = table("layer", "stage", "objective", "lower bound", "evidence", "verdict")
-    for verdict in verdicts:
-        found.add_row(*_row(verdict))
-    show(found)
+    show(*_cost(document["instance"]), _table(verdicts))
     if document.get("interrupted"):
         show("the solve was interrupted: layers that it did not come to are not in this file")
     accepted = (Trust.VERIFIED,) if strict else (Trust.VERIFIED, Trust.TRUSTED)
@@ -48,16 +45,40 @@ def _content(file: Path) -> bytes:
         return source.read(LARGEST_FILE + 1)
 
 
-def _row(verdict: Verdict) -> list[str]:
-    from eplb_opt.certificate import Trust
+def _cost(instance: dict[str, Any]) -> list[str]:
+    """A line about the objective; none for the sum under even dispatch."""
+    from eplb_opt.problem.objective import Cost
+
+    cost = Cost.of(instance.get("objective", "sum"), instance.get("dispatch", "even"))
+    if cost == Cost():
+        return []
+    steps = instance.get("num_steps")
+    over = f" over {steps:,} steps" if cost.objective.name != "sum" else ""
+    return [f"objective {cost.objective}{over}, dispatch {cost.dispatch}"]
+
+
+def _table(verdicts: list[Verdict]) -> Any:
+    """A row for each layer; with prices also what no shares of its placement can cost less than."""
     from eplb_opt.problem.rationals import decimal_text
+
+    shares = any(verdict.any_shares is not None for verdict in verdicts)
+    more = ("any shares, at least",) if shares else ()
+    found = table("layer", "stage", "objective", *more, "lower bound", "evidence", "verdict")
+    for verdict in verdicts:
+        stage = "packing, counts given" if verdict.stage == "packing" else verdict.stage
+        values = [verdict.objective, *([verdict.any_shares] if shares else []), verdict.lower_bound]
+        numbers = map(decimal_text, values)
+        found.add_row(str(verdict.layer), stage, *numbers, verdict.kind, _words(verdict))
+    return found
+
+
+def _words(verdict: Verdict) -> str:
+    from eplb_opt.certificate import Trust
 
     words: dict[Any, str] = {
         Trust.VERIFIED: "verified",
         Trust.TOO_LARGE: "bound not verified: too large to check",
-        Trust.TRUSTED: "bound trusted, not verified",
+        Trust.TRUSTED: f"{' and '.join(verdict.trusted)} trusted, not verified",
         None: f"REFUSED: {verdict.reason}",
     }
-    stage = "packing, counts given" if verdict.stage == "packing" else verdict.stage
-    numbers = [decimal_text(value) for value in (verdict.objective, verdict.lower_bound)]
-    return [str(verdict.layer), stage, *numbers, verdict.kind, words[verdict.trust]]
+    return words[verdict.trust]
