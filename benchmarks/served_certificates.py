@@ -29,6 +29,7 @@ LARGE = [(32, 40, 8), (256, 288, 32), (256, 320, 64)]
 STEPS = (1, 4, 16, 256, 1000)
 SMALL = [(6, 8, 4), (8, 12, 4), (10, 12, 4), (12, 16, 4)]
 DISPATCHES = ("even", "fixed", "optimal")
+HEAD = f"{'shape':<15} {'T':>5} {'dispatch':<9} {'size':>13} {'written':>9} {'checked':>9} {'units':>12}"
 
 
 def instance_of(shape: Sequence[int], steps: int, seed: int = 0) -> Instance:
@@ -78,9 +79,7 @@ def show(instance: Instance, result: Result) -> str:
 
 
 def sizes(objective: str) -> None:
-    print(
-        f"{'shape':<15} {'T':>5} {'dispatch':<9} {'size':>12} {'written':>9} {'checked':>9} units"
-    )
+    print(HEAD)
     for shape, steps in product(LARGE, STEPS):
         instance = instance_of(shape, steps)
         for dispatch in DISPATCHES:
@@ -92,16 +91,14 @@ def sizes(objective: str) -> None:
 
 
 def optima(objective: str, seconds: float) -> None:
-    print(
-        f"{'shape':<15} {'T':>5} {'dispatch':<9} {'size':>12} {'written':>9} {'checked':>9} units"
-    )
+    print(HEAD)
     for shape, steps in product(SMALL, (1, 4, 16)):
         instance = instance_of(shape, steps)
         for dispatch in DISPATCHES:
             found = solve(instance.layer(0), objective=objective, dispatch=dispatch,
                           time_limit=seconds)  # fmt: skip
-            row = show(instance, found)
-            print(f"{shape!s:<15} {steps:>5} {dispatch:<9} {row} {found.status}", flush=True)
+            row = f"{show(instance, found)} {found.status}"
+            print(f"{shape!s:<15} {steps:>5} {dispatch:<9} {row}", flush=True)
 
 
 def main() -> None:
