@@ -107,6 +107,7 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
         ],
         "gap_mean": policy.gap_mean,
         "gap_max": policy.gap_max,
+        "loss_mean": policy.loss_mean,
         "balancedness_mean": policy.balancedness_mean,
         "num_optimal": policy.num_optimal,
         "rank_loads": _rank_loads(policy.placement, report),
@@ -142,6 +143,7 @@ def _split(split: Split) -> Document:
         "total_exact": exact_text(split.total),
         "terms": terms,
         "sums": {name: _interval(interval) for name, interval in split.sums.items()},
+        "beside": {name: _interval(interval) for name, interval in split.beside.items()},
     }
 
 

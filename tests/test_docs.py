@@ -272,7 +272,13 @@ MACHINE = ("small.json", "--physical", "16", "--gpus", "8", "--time-limit", "5")
 
 def test_fields_of_a_gap(folder: Path) -> None:
     extra = ("--explain", "--serve-on", "small.json")
-    assert_documented("gap", run(folder, "gap", *MACHINE, *extra, "--json"))
+    of_sum = run(folder, "gap", *MACHINE, *extra, "--json")
+    trace = ("trace.json", "--redundant", "2", "--gpus", "3", "--time-limit", "0")
+    steps = run(folder, "gap", *trace, "--objective", "mean", "--serve-on", "next", "--json")
+    assert steps["attribution"][0]["layers"][0]["sums"].keys() == {"placement"}
+    whole = run(folder, "gap", *trace, "--objective", "mean", "--explain", "--json")
+    assert whole["attribution"][0]["mean"]["beside"].keys() == {"vss"}
+    assert_documented("gap", of_sum, steps, whole)
 
 
 def test_fields_of_a_solve_and_its_example(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
 from eplb_opt.cli.parameters import (
     Finite,
+    cost_options,
     instance_options,
     json_option,
     placements_option,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from eplb_opt.gap import GapReport, PolicyGap
     from eplb_opt.policies.runner import Limits
     from eplb_opt.problem.instance import Instance
+    from eplb_opt.problem.objective import Cost, Objective
 
 
 @click.command()
@@ -31,12 +34,14 @@ if TYPE_CHECKING:
 @policies_option("Policy to measure; may be given several times.")
 @policy_limits
 @search_options
+@cost_options
 @click.option("--explain", is_flag=True, help="Split each policy's loss by what causes it.")
 @click.option(
     "--serve-on",
-    metavar="OTHER|next",
+    metavar="OTHER|next[:N]",
     callback=readable,
-    help="Place on LOADS, measure on this file, or on the next step of a trace.",
+    help="Place on LOADS, measure on this file; or place on each N steps of a trace and measure on "
+    "the N that follow (next: one).",
 )
 @click.option(
     "--fail-above", type=Finite(min=0), help="Exit 1 if a layer's gap exceeds this ratio."
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
 @json_option
 def command(
     instance: Instance,
+    cost: Cost,
     policies: tuple[str, ...],
     limits: Limits,
     serve_on: str | None,
@@ -56,20 +62,29 @@ def command(
     """How far the placements of policies are from the best possible.
 
     LOADS is a file of recorded loads (json, npy, npz, csv, pt, TensorRT-LLM directory). For each
-    layer a lower bound is proven; small instances are solved to optimality.
+    layer a lower bound is proven; small instances are solved to optimality. With --objective other
+    than sum a placement is measured at every step of a trace, and its loss over the mean load is
+    shown, the served loss.
 
     With --explain every optimum that the split needs is searched for up to 0.2 s (10 s where there
-    are at most 24 slots), or --time-limit. With --serve-on next each step of the trace is placed,
-    and the step after it is measured.
+    are at most 24 slots), or --time-limit. With --serve-on next:N the trace is cut into windows of
+    N steps, what is left over is left out, and each window but the last is placed.
     """
     from eplb_opt.gap import measure_gap
 
     served = None
     if serve_on is not None:
-        instance, served = _placed_and_served(instance, serve_on)
+        instance, served = _placed_and_served(instance, serve_on, cost.objective)
     with policies_loaded(policies, limits) as runner, progress_bar() as progress:
         report = measure_gap(
-            instance, policies, serve_on=served, runner=runner, progress=progress, **search
+            instance,
+            policies,
+            objective=cost.objective,
+            dispatch=cost.dispatch,
+            serve_on=served,
+            runner=runner,
+            progress=progress,
+            **search,
         )
         keep_results()
     _output(report, placements, json_target)
@@ -81,22 +96,23 @@ def command(
     return 1 if failed else 0
 
 
-def _placed_and_served(instance: Instance, other: str) -> tuple[Instance, Instance]:
+def _placed_and_served(
+    instance: Instance, other: str, objective: Objective
+) -> tuple[Instance, Instance]:
     """What the policies see and what they are measured on."""
+    from eplb_opt.gap.measure import check_steps
     from eplb_opt.gap.staleness import next_window, same_problem
     from eplb_opt.io import read_loads
-    from eplb_opt.problem.instance import Instance
 
     with bad_input("--serve-on"):
-        if other == "next":
-            return next_window(instance)
+        word, _, number = other.partition(":")
+        if word == "next" and ((number.isascii() and number.isdecimal()) or other == "next"):
+            return next_window(instance, int(number or 1))
         with bad_input(other):
-            loads = read_loads(other).loads
-            served = Instance(
-                loads, instance.topology, instance.rule, other, instance.spread_replicas
-            )
+            served = replace(instance, loads=read_loads(other).loads, source=other)
             layers = click.get_current_context().params["layers"]
             served = served if layers is None else served.select(layers)
+            check_steps(served, objective)
             return instance, same_problem(instance, served)
 
 
@@ -109,23 +125,50 @@ def _output(report: GapReport, placements: str | None, json_target: str | None) 
 
         write_json(json_target, documents.gap(report))
     if json_target != "-":
-        show(describe(report.instance), reference_line(report), policy_table(report))
+        show(describe(report.instance), *_cost_line(report), reference_line(report))
+        show(policy_table(report))
         show(*_split_tables(report))
 
 
 def _split_tables(report: GapReport) -> list[Any]:
     """The tables of ``--explain`` and ``--serve-on``, each with the lines that explain it."""
-    from eplb_opt.cli.loss_tables import ATTRIBUTION, STALENESS, how_to_read, split_table
+    from eplb_opt.cli.loss_tables import (
+        ATTRIBUTION,
+        STALENESS,
+        how_to_read,
+        served_loss,
+        split_table,
+    )
+    from eplb_opt.problem.objective import EVEN_SUM
 
     parts: list[Any] = []
     if report.attribution:
         how = how_to_read(report.attribution, _loaded(report))
-        parts += [ATTRIBUTION, how, split_table(report.attribution)]
+        why = ATTRIBUTION if report.cost == EVEN_SUM else served_loss(report)
+        parts += [why, how, split_table(report.attribution)]
     if report.staleness:
         sources = STALENESS.format(served=report.instance.source, seen=report.placed_on)
         how = how_to_read(report.staleness, _loaded(report))
         parts += [sources, how, split_table(report.staleness)]
     return parts
+
+
+def _cost_line(report: GapReport) -> list[str]:
+    """What was measured over how many steps, if that is not the sum under even dispatch."""
+    from eplb_opt.problem.objective import EVEN_SUM, SUM
+
+    objective, dispatch = report.cost
+    if report.cost == EVEN_SUM:
+        return []
+    line = f"objective {objective}, {dispatch} dispatch"
+    trace = report.instance.trace
+    if objective == SUM or trace is None:
+        return [line]
+    loaded = report.instance.loads.sum(axis=1) > 0
+    idle = (trace[:, loaded].sum(axis=2) == 0).sum(axis=0)
+    counts = sorted({int(idle.min()), int(idle.max())}) if len(idle) else [len(trace)]
+    without = " to ".join(map(str, counts))
+    return [f"{line}, {len(trace)} steps; {without} of them without load, which cost 0"]
 
 
 def reference_line(report: GapReport) -> str:
@@ -152,11 +195,15 @@ def reference_line(report: GapReport) -> str:
 
 def policy_table(report: GapReport) -> Any:
     """Gap by policy, over layers with load."""
+    from eplb_opt.problem.objective import SUM
+
     columns = ("mean gap to bound", "max gap", "in layer", "balance", "optimal", "seconds")
-    result = table("policy", *columns)
+    served = report.cost.objective != SUM
+    result = table("policy", *["served loss"] * served, *columns)
     for policy in report.policies:
         if policy.status == "ok":
-            result.add_row(policy.policy, *_figures(policy))
+            loss = [percent(policy.loss_mean)] * served
+            result.add_row(policy.policy, *loss, *_figures(policy))
         else:
             result.add_row(f"{policy.policy}\n  {policy.status}: {policy.message}")
     return result

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eplb_opt.cli.output import table
 
 if TYPE_CHECKING:
+    from eplb_opt.gap import GapReport
     from eplb_opt.gap.loss_split import Interval, PolicySplit
 
 DECIMALS = 2
@@ -22,6 +23,16 @@ ATTRIBUTION = (
     "why: total = granularity + rule + groups + counts + packing; "
     "own = the last three, the policy's mistakes"
 )
+SERVED_LOSS = (
+    "why, over the steps served: total = granularity + rule + constancy + {placement} + dispatch\n"
+    "  constancy: one placement for all steps (EVPI); placement: experts on the wrong ranks; "
+    "dispatch: not the best parts in each step{stale}\n"
+    "  vss, no part of it: what the best placement of the sum costs above the best for the steps"
+)
+STALE = (
+    "\n  placement = optimality (on {seen}, above the best there) "
+    "+ staleness (what other steps add)"
+)
 STALENESS = (
     "placed on {seen}, served {served}:\n"
     "  total = hindsight (the best placement for the served loads) + optimality (the policy above "
@@ -33,13 +44,22 @@ STALENESS = (
 def split_table(splits: Sequence[PolicySplit]) -> Any:
     """One row a policy: the total, the terms and their partial sums; at least one policy."""
     first = splits[0].mean
-    result = table("policy", "total", *first.terms, *(f"= {name}" for name in first.sums))
+    sums = [f"= {name}" for name in first.sums]
+    result = table("policy", "total", *first.terms, *sums, *first.beside)
     result.pad_edge = False  # the names of the built-in policies just fit
     for policy in splits:
         mean = policy.mean
-        intervals = (*mean.terms.values(), *mean.sums.values())
+        intervals = (*mean.terms.values(), *mean.sums.values(), *mean.beside.values())
         result.add_row(policy.policy, points(mean.total), *map(interval_in_points, intervals))
     return result
+
+
+def served_loss(report: GapReport) -> str:
+    """The lines that say what the terms are of the loss over the steps served."""
+    stale = "optimality" not in report.attribution[0].mean.terms
+    placement = "placement" if stale else "optimality + staleness"
+    seen = "" if stale else STALE.format(seen=report.placed_on)
+    return SERVED_LOSS.format(placement=placement, stale=seen)
 
 
 def how_to_read(splits: Sequence[PolicySplit], loaded: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 Progress = Callable[[str, int, int], None]
@@ -62,6 +62,7 @@ class Split:
         terms: where each term lies.
         shown: one number in each of these intervals; they add up to ``total`` exactly.
         sums: sums of several terms by name, narrower than the intervals of those terms added up.
+        beside: other differences that are of interest, and no part of the loss.
 
     Raises:
         ValueError: the numbers shown do not add up, or one is outside of its interval.
@@ -71,6 +72,7 @@ class Split:
     terms: Mapping[str, Interval]
     shown: Mapping[str, Fraction]
     sums: Mapping[str, Interval]
+    beside: Mapping[str, Interval] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if sum(self.shown.values()) != self.total:
@@ -88,6 +90,7 @@ def mean_split(splits: Sequence[Split]) -> Split:
         {k: sum((s.terms[k] for s in splits), point(0)) / number for k in first.terms},
         {k: sum((s.shown[k] for s in splits), Fraction(0)) / number for k in first.shown},
         {k: sum((s.sums[k] for s in splits), point(0)) / number for k in first.sums},
+        {k: sum((s.beside[k] for s in splits), point(0)) / number for k in first.beside},
     )
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 
+from eplb_opt.gap import served_loss
 from eplb_opt.gap.attribution import attribute_layers
 from eplb_opt.gap.loss_split import PolicySplit, Progress
 from eplb_opt.gap.outcome import GapReport, LayerGap, PolicyGap
 from eplb_opt.gap.reference import Reference, find_reference
+from eplb_opt.gap.served_loss import Placed
 from eplb_opt.gap.staleness import same_problem, split_layers
 from eplb_opt.policies.names import (
     AnyPolicy,
@@ -23,7 +25,14 @@ from eplb_opt.policies.names import (
 from eplb_opt.policies.runner import MEMORY, TIMEOUT, Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective
+from eplb_opt.problem.objective import (
+    EVEN_SUM,
+    SUM,
+    Cost,
+    Dispatch,
+    Objective,
+    cost_of_shares,
+)
 from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.result import Limit
 from solvers.bracket import Bracket
@@ -78,21 +87,22 @@ def measure_gap(
         instance: loads, machine and rule.
         policies: names, files as ``FILE.py[:FUNCTION]``, or functions; see
             :func:`eplb_opt.policies.names.load_policy`. One of them or several.
-        objective: what a placement is measured by, over the steps of a trace; bounds are known for
-            ``sum``.
-        dispatch: how the tokens of an expert are shared by its replicas; a loss is split for
-            ``even`` only.
+        objective: what a placement is measured by, over the steps of a trace.
+        dispatch: how the tokens of an expert are shared by its replicas. The shares of ``fixed``
+            are fitted to the steps that the policies see.
         time_limit: seconds of exact search for each layer where the closed-form bound and the best
             policy do not meet. None: small layers (up to 24 slots) get 10 s, others no search.
         tolerance: a search ends at this relative distance of placement and bound; 0 for a full
             proof.
         seed: of the exact search.
         workers: threads of the exact search.
-        explain: also split each policy's loss, see :mod:`eplb_opt.gap.attribution`. Each of the
+        explain: also split each policy's loss, see :mod:`eplb_opt.gap.attribution`, and
+            :mod:`eplb_opt.gap.served_loss` for all but the sum under even dispatch. Each of the
             optima that this needs is searched for up to ``time_limit`` (None: 0.2 s, small layers
             10 s).
         serve_on: other loads for the same machine and rule. The policies see ``instance`` and are
-            measured on these; the loss is also split, see :mod:`eplb_opt.gap.staleness`.
+            measured on these; the loss is also split, see :mod:`eplb_opt.gap.staleness`, and again
+            :mod:`eplb_opt.gap.served_loss`.
         policy_timeout: seconds for each call of a user's program, and for its import.
         policy_memory: bytes that a user's program may allocate.
         runner: runs the policies, in place of one with these two limits; for many instances.
@@ -103,7 +113,8 @@ def measure_gap(
         that fails has a status and a message; the others are measured all the same.
 
     Raises:
-        ValueError: ``serve_on`` differs in machine, rule, layers or experts.
+        ValueError: ``serve_on`` differs in machine, rule, layers or experts; or an objective over
+            steps is asked for, and one of the two has no steps.
 
     Example:
         >>> from eplb_opt import Topology
@@ -115,10 +126,11 @@ def measure_gap(
     """
     served = instance if serve_on is None else same_problem(instance, serve_on)
     cost = Cost.of(objective, dispatch)
-    if cost != EVEN_SUM and (explain or serve_on is not None):
-        raise ValueError(f"{cost}: a loss is split for objective='sum' and dispatch='even' only")
+    for loads in (instance, served):
+        check_steps(loads, cost.objective)
     named = named_policies(policies)
-    work = _Work(served, instance.source, cost, [name for name, _ in named])
+    seen = None if serve_on is None else instance.layers()
+    work = _Work(served, instance.source, cost, [name for name, _ in named], seen)
     limits = SearchOptions(time_limit, None, ratio("tolerance", tolerance), seed, workers)
     own = PolicyRunner(Limits(policy_timeout, policy_memory))
     try:
@@ -129,11 +141,19 @@ def measure_gap(
         if compile_first and (explain or serve_on is not None):
             _compile(progress, "losses", 0, instance.num_layers)
         search = _limited(limits, instance, EXPLAIN_TIME_LIMIT)
-        seen = None if serve_on is None else instance.layers()
-        work.split(search, seen, progress, explain=explain)
+        work.split(search, progress, explain=explain)
         return work.report()
     except KeyboardInterrupt:
         return work.report(interrupted=True)
+
+
+def check_steps(instance: Instance, objective: Objective) -> None:
+    """Raise ValueError if the objective is over steps and the instance has none."""
+    if objective != SUM and instance.trace is None:
+        raise ValueError(
+            f"objective={str(objective)!r}: {instance.source} holds [layers, experts], and steps "
+            "are needed: give a trace [steps, layers, experts], or objective 'sum'"
+        )
 
 
 def _limited(limits: SearchOptions, instance: Instance, large: float) -> SearchOptions:
@@ -166,10 +186,16 @@ class _Work:
     """What is done so far, which Ctrl-C leaves as it is."""
 
     def __init__(
-        self, instance: Instance, placed_on: str, cost: Cost, policies: Sequence[str]
+        self,
+        instance: Instance,
+        placed_on: str,
+        cost: Cost,
+        policies: Sequence[str],
+        seen: Sequence[Layer] | None,
     ) -> None:
+        """``seen`` are the layers that the policies see, if others than those of ``instance``."""
         self.instance, self.placed_on, self.cost = instance, placed_on, cost
-        self.layers = instance.layers()
+        self.layers, self.seen = instance.layers(), seen
         self.policies = policies
         self.measured: list[_Measured] = []
         self.references: list[Reference] = []
@@ -186,8 +212,18 @@ class _Work:
         """Place with every policy, on the loads that they see."""
         for i, (name, policy) in enumerate(named):
             progress(name, i, len(named))
-            run = _run_policy(runner, name, policy, seen, self.layers, self.cost)
-            self.measured.append(run)
+            outcome = _run_policy(runner, name, policy, seen)
+            self.measured.append(_Measured(outcome, self._values(outcome)))
+
+    def _values(self, outcome: PolicyGap) -> tuple[Bracket, ...]:
+        """What the placement costs on the served steps, by layer; nothing if there is none."""
+        if outcome.placement is None:
+            return ()
+        placed = zip(self.layers, outcome.placement.phy2log.tolist(), strict=True)
+        if self.seen is None or self.cost.dispatch != Dispatch.FIXED:
+            return tuple(value(layer, phy2log, *self.cost) for layer, phy2log in placed)
+        fitted = zip(self.seen, placed, strict=True)
+        return tuple(_with_shares_of(seen, *served, self.cost) for seen, served in fitted)
 
     def bound(
         self, search: SearchOptions, progress: Progress, *, compile_first: bool = False
@@ -209,26 +245,21 @@ class _Work:
         found = find_reference(layer, known, self.cost, search, before_search=before_search)
         self.references.append(found)
 
-    def split(
-        self,
-        search: SearchOptions,
-        seen: Sequence[Layer] | None,
-        progress: Progress,
-        *,
-        explain: bool,
-    ) -> None:
-        """What the losses consist of; ``seen`` are the layers that the policies saw, if others."""
-        outcomes = (measured.outcome for measured in self.measured)
-        placements = {
-            p.policy: p.placement.phy2log.tolist() for p in outcomes if p.placement is not None
-        }
+    def split(self, search: SearchOptions, progress: Progress, *, explain: bool) -> None:
+        """What the losses consist of."""
+        ok = [m for m in self.measured if m.outcome.placement is not None]
+        rows = {m.outcome.policy: _rows(m.outcome) for m in ok}
         interrupted = False
-        if explain:
-            self.attribution, interrupted = attribute_layers(
-                self.layers, placements, search, progress
+        if self.cost != EVEN_SUM and (explain or self.seen is not None):
+            paid = {m.outcome.policy: [found.incumbent for found in m.values] for m in ok}
+            placed = {policy: list(map(Placed, rows[policy], paid[policy])) for policy in rows}
+            self.attribution, interrupted = served_loss.split_layers(
+                self.layers, placed, self.cost, search, progress, self.seen
             )
-        if seen is not None and not interrupted:
-            found = split_layers(seen, self.layers, placements, search, progress)
+        elif explain:
+            self.attribution, interrupted = attribute_layers(self.layers, rows, search, progress)
+        if self.cost == EVEN_SUM and self.seen is not None and not interrupted:
+            found = split_layers(self.seen, self.layers, rows, search, progress)
             self.staleness, interrupted = found
         if interrupted:
             raise KeyboardInterrupt
@@ -253,23 +284,17 @@ class _Work:
 
 
 def _run_policy(
-    runner: PolicyRunner,
-    name: str,
-    policy: AnyPolicy,
-    instance: Instance,
-    layers: Sequence[Layer],
-    cost: Cost,
-) -> _Measured:
+    runner: PolicyRunner, name: str, policy: AnyPolicy, instance: Instance
+) -> PolicyGap:
     try:
         run = runner.run(policy, instance)
     except PolicyTimeoutError as error:
-        return _Measured(PolicyGap(name, "timeout", str(error)))
+        return PolicyGap(name, "timeout", str(error))
     except InvalidPlacementError as error:
-        return _Measured(PolicyGap(name, "invalid", str(error)))
+        return PolicyGap(name, "invalid", str(error))
     except PolicyError as error:
-        return _Measured(PolicyGap(name, "error", str(error)))
-    rows = run.placement.phy2log.tolist()
-    outcome = PolicyGap(
+        return PolicyGap(name, "error", str(error))
+    return PolicyGap(
         name,
         "ok",
         runtime=run.runtime,
@@ -277,8 +302,20 @@ def _run_policy(
         first_call=run.first_call,
         import_time=run.import_time,
     )
-    values = [value(layer, phy2log, *cost) for layer, phy2log in zip(layers, rows, strict=True)]
-    return _Measured(outcome, tuple(values))
+
+
+def _rows(outcome: PolicyGap) -> list[list[int]]:
+    """phy2log [L, P] of a policy that is ok."""
+    return [] if outcome.placement is None else outcome.placement.phy2log.tolist()
+
+
+def _with_shares_of(seen: Layer, served: Layer, phy2log: Sequence[int], cost: Cost) -> Bracket:
+    """What the placement costs on the steps ``served`` with the shares fitted to those ``seen``."""
+    shares = value(seen, phy2log, *cost).shares
+    if shares is None:
+        raise ValueError(f"{cost}: no shares of layer {seen.index}")
+    paid = cost_of_shares(served, phy2log, shares, cost.objective)
+    return Bracket(tuple(phy2log), paid, Fraction(0), "shares", shares=shares)
 
 
 def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyGap:

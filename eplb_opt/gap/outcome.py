@@ -22,7 +22,8 @@ LONGEST = 80
 
 @dataclass(frozen=True)
 class LayerGap:
-    """A policy on one layer with load: ``gap = (makespan - lower_bound) / lower_bound``.
+    """A policy on one layer with load: ``gap = (makespan - lower_bound) / lower_bound``, where the
+    makespan is what the placement costs under objective and dispatch of the report.
 
     ``optimal`` is True if the makespan equals the bound, False if a better placement is known or
     the optimum is, None if nobody knows.
@@ -80,6 +81,13 @@ class PolicyGap(ShowsItself):
         return fmean(layer.balancedness for layer in self.layers) if self.layers else None
 
     @property
+    def loss_mean(self) -> float | None:
+        """Mean over layers of makespan over mean rank load, less 1; None if there are none. Over
+        the steps of a trace that is the served loss.
+        """
+        return fmean(1 / layer.balancedness - 1 for layer in self.layers) if self.layers else None
+
+    @property
     def num_optimal(self) -> int:
         """Layers where the placement is proven optimal."""
         return sum(layer.optimal is True for layer in self.layers)
@@ -95,8 +103,10 @@ class GapReport(ShowsItself):
         policies: one entry a policy, in the order given.
         interrupted: Ctrl-C ended the work early.
         attribution: with ``explain``, the split of each policy that is ``ok``, see
-            :mod:`eplb_opt.gap.attribution`.
-        staleness: with ``serve_on``, likewise, see :mod:`eplb_opt.gap.staleness`.
+            :mod:`eplb_opt.gap.attribution`, and for all but the sum under even dispatch, also with
+            ``serve_on``, :mod:`eplb_opt.gap.served_loss`.
+        staleness: with ``serve_on``, likewise, see :mod:`eplb_opt.gap.staleness`; for the sum under
+            even dispatch.
         placed_on: where the loads came from that the policies saw.
         cost: what was measured: objective and dispatch.
     """

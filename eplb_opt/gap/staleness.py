@@ -37,7 +37,6 @@ from eplb_opt.gap.loss_split import (
 from eplb_opt.gap.optima import NO_SEARCH, Optima
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.loads import Loads
 from eplb_opt.problem.objective import mean_load
 from solvers.dispatch import value
 from solvers.options import SearchOptions
@@ -137,30 +136,39 @@ def same_problem(instance: Instance, other: Instance) -> Instance:
     return other
 
 
-def next_window(instance: Instance) -> tuple[Instance, Instance]:
-    """The trace without its last step, and without its first: each step with the one that follows.
+def next_window(instance: Instance, steps: int = 1) -> tuple[Instance, Instance]:
+    """Windows of so many ``steps`` of a trace, and for each the one that follows.
 
-    Both are instances of (T - 1) L layers; layer ``t * L + i`` is row i of step t, and of step
-    t + 1 in the second.
+    The trace is cut into W windows; what is left over is left out, since a short window would weigh
+    like a whole one. Both are instances with traces of ``steps`` steps and (W - 1) L layers; layer
+    ``w * L + i`` is row i of window w, and of window w + 1 in the second.
 
     Raises:
-        ValueError: the instance has no trace of at least two steps.
+        ValueError: the instance has no trace of at least two windows, or they are empty.
     """
     trace = instance.trace
-    if trace is None or len(trace) < 2:
+    if steps < 1:
+        raise ValueError(f"next:{steps} has no steps: give one or more")
+    if trace is None or len(trace) < 2 * steps:
         found = "layers, experts" if trace is None else f"{len(trace)} step, layers, experts"
+        needed = f"{2 * steps}" if steps > 1 else "two"
         raise ValueError(
-            f"{instance.source}: the next window needs a trace of at least two steps, "
+            f"{instance.source}: the next window needs a trace of at least {needed} steps, "
             f"but the loads are [{found}]"
         )
+    windows = len(trace) // steps
+    shape = (windows, steps, *trace.shape[1:])
+    cut = trace[: windows * steps].reshape(shape).swapaxes(0, 1)  # [steps, W, L, E]
 
-    def rows(loads: Loads, steps: str) -> Instance:
-        flat = loads.reshape(-1, loads.shape[-1])
-        source = f"{instance.source}, steps {steps}"
+    def rows(chosen: slice, first: int, last: int) -> Instance:
+        flat = cut[:, chosen].reshape(steps, -1, trace.shape[2])
+        source = f"{instance.source}, steps {first} to {last}"
+        if steps > 1:
+            source += f" by {steps}"
         return Instance(flat, instance.topology, instance.rule, source, instance.spread_replicas)
 
-    last = len(trace) - 1
-    return rows(trace[:-1], f"0 to {last - 1}"), rows(trace[1:], f"1 to {last}")
+    end = windows * steps
+    return rows(slice(-1), 0, end - steps - 1), rows(slice(1, None), steps, end - 1)
 
 
 def _split(seen: _Balance, served: _Balance, unchanged: bool) -> Split:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
-from eplb_opt.problem.rationals import Integers, integer_array
+from eplb_opt.problem.rationals import Integers, integer_array, widen
 
 
 class Dispatch(StrEnum):
@@ -187,9 +187,38 @@ def rank_loads(layer: Layer, phy2log: Sequence[int]) -> list[Fraction]:
 
 def mean_load(layer: Layer, objective: Objective = SUM) -> Fraction:
     """The objective of the mean rank loads ``sum(w_t) / G``: no makespan is below its mean."""
-    ranks = layer.topology.num_ranks
-    steps = objective.steps_of(layer)
-    return objective.over([sum(step.loads) * layer.unit / ranks for step in steps])
+    loads = objective.loads_of(layer)
+    totals = widen(loads, loads.shape[1]).sum(axis=1).tolist()
+    return (
+        objective.over([Fraction(total) for total in totals])
+        * layer.unit
+        / layer.topology.num_ranks
+    )
+
+
+def cost_of_shares(
+    layer: Layer, phy2log: Sequence[int], shares: Sequence[Fraction], objective: Objective
+) -> Fraction:
+    """What a placement costs whose slots serve the same parts of their experts at every step.
+
+    Args:
+        layer: the problem.
+        phy2log: [P] the expert in each slot.
+        shares: [P] parts, which sum to 1 over the slots of an expert.
+        objective: over the steps.
+
+    Returns:
+        Tokens, exact.
+    """
+    common = math.lcm(*(share.denominator for share in shares))
+    parts = [share.numerator * (common // share.denominator) for share in shares]
+    loads = widen(objective.loads_of(layer), common * len(phy2log))
+    if common > 2**62:
+        loads = loads.astype(object)
+    slots = loads[:, list(phy2log)] * np.array(parts, dtype=loads.dtype)
+    makespans = slots.reshape(len(loads), layer.topology.num_ranks, -1).sum(axis=2).max(axis=1)
+    found = objective.over([Fraction(load, common) for load in makespans.tolist()])
+    return found * layer.unit
 
 
 def step_makespans(placement: Placement, steps: ArrayLike, num_ranks: int) -> NDArray[np.float64]:

@@ -117,7 +117,7 @@ def test_json_matches_the_contract() -> None:
     assert Fraction(reference["lower_bound"]) <= Fraction(590, 3)
     (policy,) = document["policies"]
     assert set(policy) == {"policy", "status", "message", "runtime_s", "first_call_s",
-                           "import_s", "layers", "gap_mean", "rank_loads",
+                           "import_s", "layers", "gap_mean", "loss_mean", "rank_loads",
                            "gap_max", "balancedness_mean", "num_optimal"}  # fmt: skip
     assert set(policy["layers"][0]) == {"layer", "makespan", "gap", "optimal"}
 
