@@ -29,7 +29,10 @@ LARGE = [(32, 40, 8), (256, 288, 32), (256, 320, 64)]
 STEPS = (1, 4, 16, 256, 1000)
 SMALL = [(6, 8, 4), (8, 12, 4), (10, 12, 4), (12, 16, 4)]
 DISPATCHES = ("even", "fixed", "optimal")
-HEAD = f"{'shape':<15} {'T':>5} {'dispatch':<9} {'size':>13} {'written':>9} {'checked':>9} {'units':>12}"
+HEAD = (
+    f"{'shape':<15} {'T':>5} {'dispatch':<9} "
+    f"{'size':>13} {'written':>9} {'checked':>9} {'units':>12}"
+)
 
 
 def instance_of(shape: Sequence[int], steps: int, seed: int = 0) -> Instance:

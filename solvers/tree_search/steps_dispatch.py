@@ -32,7 +32,7 @@ from solvers.compiled import compiled
 from solvers.model_size import TooLargeError, require_table
 from solvers.tree_search.splitting import EXHAUSTED, FOUND, PAUSED
 from solvers.tree_search.steps_fixed import Prices, excludes, new_prices
-from solvers.tree_search.steps_scale import NOTHING, over
+from solvers.tree_search.steps_scale import NOTHING, ScaledSteps, over
 
 MOST_RANKS = 12
 """In a node: every set of them has its own sums."""
