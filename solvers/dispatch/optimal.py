@@ -54,10 +54,10 @@ class Makespans:
 def optimal_makespans(classes: Classes) -> Makespans:
     """Exact, in integers of any size."""
     few = classes.base.shape[1] <= FEW_RANKS
-    return _try_all_sets(classes) if few else _newton_steps(classes)
+    return try_all_sets(classes) if few else _newton_steps(classes)
 
 
-def _try_all_sets(classes: Classes) -> Makespans:
+def try_all_sets(classes: Classes) -> Makespans:
     """O(2^G G) additions a step, vectorized over steps."""
     T, G = classes.base.shape
     common = math.lcm(*range(1, G + 1))
@@ -70,7 +70,7 @@ def _try_all_sets(classes: Classes) -> Makespans:
     for i in range(0, T, chunk):
         best[i : i + chunk] = _best_masks(loads[:, i : i + chunk], masks, sizes, common)
     critical = (best[:, None] & bit) > 0
-    return _of_cuts(classes, critical)
+    return of_cuts(classes, critical)
 
 
 def _best_masks(
@@ -95,7 +95,7 @@ def _best_masks(
     return best
 
 
-def _of_cuts(classes: Classes, critical: NDArray[np.bool_]) -> Makespans:
+def of_cuts(classes: Classes, critical: NDArray[np.bool_]) -> Makespans:
     """With the loads inside the sets ``critical`` [T, G]."""
     inside = ~(~critical @ classes.held.T)  # [T, C]: no rank of the class is outside
     loads = np.where(critical, classes.base, 0).sum(axis=1)
@@ -108,12 +108,12 @@ def _newton_steps(classes: Classes) -> Makespans:
     """
     steps, G = classes.base.shape
     if steps * classes.held.sum() < UNCOMPILED_PAIRS:
-        return _of_cuts(classes, _python_cuts(classes, np.ones((steps, G), bool)))
+        return of_cuts(classes, python_cuts(classes, np.ones((steps, G), bool)))
     bits = (int(classes.totals.max()) * G**2).bit_length() - 63
     if bits <= 0:
-        return _of_cuts(classes, compiled_cuts(classes))
+        return of_cuts(classes, compiled_cuts(classes))
     shorter = Classes(classes.columns >> bits, classes.held)
-    return _of_cuts(classes, _python_cuts(classes, compiled_cuts(shorter)))
+    return of_cuts(classes, python_cuts(classes, compiled_cuts(shorter)))
 
 
 def compiled_cuts(classes: Classes) -> NDArray[np.bool_]:
@@ -125,7 +125,7 @@ def compiled_cuts(classes: Classes) -> NDArray[np.bool_]:
     return flow.find_cuts(base, loads, pairs[:, 0], pairs[:, 1])
 
 
-def _python_cuts(classes: Classes, guesses: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def python_cuts(classes: Classes, guesses: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[T, G] critical sets of ranks, each from the best of all ranks, the fullest rank alone, the
     guess [T, G] for it, and the set of the step before.
     """

@@ -14,11 +14,11 @@ from solvers.compiled import HAVE_NUMBA
 from solvers.dispatch import best_shares, value, value_evidence
 from solvers.dispatch.classes import Classes, classes_of, holders
 from solvers.dispatch.optimal import (
-    _of_cuts,
-    _python_cuts,
-    _try_all_sets,
     compiled_cuts,
+    of_cuts,
     optimal_makespans,
+    python_cuts,
+    try_all_sets,
 )
 from tests.oracles.steps import optimal_makespans as by_definition
 from tests.oracles.steps import placed_traces, steps_of
@@ -29,14 +29,14 @@ def all_ranks(classes: Classes) -> NDArray[np.bool_]:
 
 
 METHODS = {
-    "all sets": _try_all_sets,
-    "compiled": lambda classes: _of_cuts(classes, compiled_cuts(classes)),
-    "Python": lambda classes: _of_cuts(classes, _python_cuts(classes, all_ranks(classes))),
+    "all sets": try_all_sets,
+    "compiled": lambda classes: of_cuts(classes, compiled_cuts(classes)),
+    "Python": lambda classes: of_cuts(classes, python_cuts(classes, all_ranks(classes))),
     "chosen": optimal_makespans,
 }
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(placed_traces())
 def test_every_method_is_exact(placed: tuple[Layer, tuple[int, ...]]) -> None:
     layer, slots = placed
