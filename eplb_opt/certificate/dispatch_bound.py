@@ -35,7 +35,7 @@ def steps_reach(
     With ``counts`` [E] and even dispatch, also of its heaviest replica.
     """
     loads = objective.loads_of(layer)
-    makespans = _least(layer, loads, budget)
+    makespans = least_of_steps(layer, loads, budget)
     if counts is not None:
         budget.charge(loads.size)
         heaviest = [max(map(Fraction, row, counts)) for row in loads.tolist()]
@@ -43,8 +43,8 @@ def steps_reach(
     return objective.over(makespans) * layer.unit >= bound
 
 
-def _least(layer: Layer, loads: Integers, budget: CheckBudget) -> list[Fraction]:
-    """[T] in the unit of ``loads`` [T, E]."""
+def least_of_steps(layer: Layer, loads: Integers, budget: CheckBudget) -> list[Fraction]:
+    """[T] what each step of ``loads`` [T, E] costs at least, in their unit."""
     ranks, spare = layer.topology.num_ranks, layer.num_redundant_experts
     experts = loads.shape[1]
     loads = widen(loads, experts)

@@ -19,8 +19,10 @@ from eplb_opt.problem.evidence import (
     Evidence,
     Exhaustive,
     Groups,
+    OnePartition,
     Pattern,
     Prices,
+    SameRank,
     StepBlock,
     Trusted,
     ValueEvidence,
@@ -166,6 +168,28 @@ def _step_block(entry: Any, budget: CheckBudget) -> StepBlock:
     return StepBlock(steps, bound, parse_evidence(evidence, budget))
 
 
+def _one_partition(given: dict[str, Any], _budget: CheckBudget) -> OnePartition:
+    _only(given, {"kind"})
+    return OnePartition()
+
+
+def _same_rank(given: dict[str, Any], budget: CheckBudget) -> SameRank:
+    _only(given, {"kind", "steps", "prices", "floors", "factors"})
+    prices = _field(given, "prices", list)
+    budget.charge(2 * sum(len(row) for row in prices if isinstance(row, list)))
+    if not all(isinstance(row, list) for row in prices) or any(
+        not isinstance(pair, list) or len(pair) != 2 for row in prices for pair in row
+    ):
+        raise CertificateError("prices must be a list of lists of [expert, price] pairs")
+    pairs = [[parse_integers(pair, "the pairs of prices") for pair in row] for row in prices]
+    return SameRank(
+        parse_integers(given.get("steps"), "steps"),
+        tuple(tuple((expert, price) for expert, price in row) for row in pairs),
+        tuple(parse_exact(floor, "floors", budget) for floor in _field(given, "floors", list)),
+        _integer_lists(given, "factors", budget),
+    )
+
+
 READERS: dict[str, Callable[[dict[str, Any], CheckBudget], Evidence]] = {
     "closed-form": _closed_form,
     "exhaustive": _exhaustive,
@@ -173,6 +197,8 @@ READERS: dict[str, Callable[[dict[str, Any], CheckBudget], Evidence]] = {
     "pattern": _pattern,
     "groups": _groups,
     "blocks": _blocks,
+    "one-partition": _one_partition,
+    "same-rank": _same_rank,
 }
 """By kind of evidence."""
 

@@ -6,6 +6,8 @@
                  :mod:`eplb_opt.certificate.exhaustive_steps`);
 ``groups``       bounds of blocks of groups, of which no partition avoids all that reach the claim;
 ``blocks``       bounds of the summed loads of disjoint blocks of steps, which add up;
+``one-partition``  closed forms of the nodes, for each partition of the groups;
+``same-rank``    prices of experts at each step (:mod:`eplb_opt.certificate.same_rank`);
 ``trusted``      a solver's word: nothing to check.
 """
 
@@ -23,15 +25,20 @@ from eplb_opt.certificate.dispatch_bound import dispatch_reaches, steps_reach
 from eplb_opt.certificate.exhaustive import nothing_below
 from eplb_opt.certificate.exhaustive_steps import placement_below
 from eplb_opt.certificate.groups import blocks_of, every_partition_reaches
+from eplb_opt.certificate.one_partition import one_partition_proves
 from eplb_opt.certificate.patterns import certified_pattern_bound
+from eplb_opt.certificate.same_rank import same_rank_proves, steps_with_floors
 from eplb_opt.certificate.statement import CertificateError, Statement, Trust
 from eplb_opt.problem.evidence import (
+    CLOSED_FORM,
     Blocks,
     ClosedForm,
     Evidence,
     Exhaustive,
     Groups,
+    OnePartition,
     Pattern,
+    SameRank,
     Trusted,
 )
 from eplb_opt.problem.layer import Layer
@@ -191,6 +198,28 @@ def _cost_of_blocks(objective: Objective, num_steps: int, evidence: Blocks) -> F
     return objective.over(means)
 
 
+def _check_one_partition(claim: Statement, _evidence: OnePartition) -> Trust:
+    if not one_partition_proves(claim.layer, claim.cost, claim.bound, claim.budget):
+        raise CertificateError(f"a partition of the groups may cost less than {shown(claim.bound)}")
+    return Trust.VERIFIED
+
+
+def _check_same_rank(claim: Statement, evidence: SameRank) -> Trust:
+    """Whether the formula proves the bound, and closed forms the floors in it."""
+    proven = same_rank_proves(claim.layer, claim.cost, evidence, claim.budget)
+    if proven < claim.bound:
+        raise CertificateError(
+            f"same-rank proves {shown(proven)}, not the bound {shown(claim.bound)}"
+        )
+    cost = Cost(SUM, claim.cost.dispatch)
+    for t in steps_with_floors(evidence):
+        claim.budget.charge(20 + len(claim.layer.loads))
+        step = claim.layer.steps[t : t + 1]
+        layer = replace(claim.layer, loads=tuple(map(int, step[0])), steps=step)
+        check(Statement(layer, evidence.floors[t], claim.budget, cost), CLOSED_FORM)
+    return Trust.VERIFIED
+
+
 def _require_even_sum(claim: Statement, kind: str) -> None:
     if claim.cost != EVEN_SUM:
         raise CertificateError(f"evidence of kind {kind!r} proves nothing for {claim.cost}")
@@ -203,5 +232,7 @@ CHECKS: dict[str, Callable[[Statement, Any], Trust]] = {
     "exhaustive": _check_exhaustive,
     "groups": _check_groups,
     "blocks": _check_blocks,
+    "one-partition": _check_one_partition,
+    "same-rank": _check_same_rank,
 }
 """By kind; a new one has a line here, in ``parsing.READERS`` and in ``writing.FIELDS``."""

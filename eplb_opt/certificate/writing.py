@@ -21,6 +21,7 @@ from eplb_opt.problem.evidence import (
     Groups,
     Pattern,
     Prices,
+    SameRank,
     Trusted,
     ValueEvidence,
 )
@@ -126,6 +127,15 @@ def _blocks(found: Blocks) -> Document:
     return {"blocks": blocks}
 
 
+def _same_rank(found: SameRank) -> Document:
+    return {
+        "steps": list(found.steps),
+        "prices": [[list(pair) for pair in row] for row in found.prices],
+        "floors": [exact_text(floor) for floor in found.floors],
+        "factors": [list(row) for row in found.factors],
+    }
+
+
 def _cuts(found: Cuts) -> Document:
     return {"ranks": [list(ranks) for ranks in found.ranks]}
 
@@ -140,6 +150,7 @@ FIELDS: dict[str, Callable[[Any], Document]] = {
     "pattern": _pattern,
     "groups": _groups,
     "blocks": _blocks,
+    "same-rank": _same_rank,
     "cuts": _cuts,
     "prices": _prices,
 }
