@@ -29,10 +29,8 @@ LARGE = [(32, 40, 8), (256, 288, 32), (256, 320, 64)]
 STEPS = (1, 4, 16, 256, 1000)
 SMALL = [(6, 8, 4), (8, 12, 4), (10, 12, 4), (12, 16, 4)]
 DISPATCHES = ("even", "fixed", "optimal")
-HEAD = (
-    f"{'shape':<15} {'T':>5} {'dispatch':<9} "
-    f"{'size':>13} {'written':>9} {'checked':>9} {'units':>12}"
-)
+COLUMNS = ("dispatch", "size", "written", "checked", "units")
+HEAD = f"{'shape':<15} {'T':>5} " + " ".join(f"{name:>12}" for name in COLUMNS)
 
 
 def instance_of(shape: Sequence[int], steps: int, seed: int = 0) -> Instance:
@@ -76,7 +74,7 @@ def show(instance: Instance, result: Result) -> str:
     seconds = time.perf_counter() - written
     trusted = f" ({' and '.join(verdict.trusted)} trusted)" if verdict.trusted else ""
     return (
-        f"{len(content) / 1024:9.1f} KiB {written - start:7.2f} s {seconds:7.2f} s "
+        f"{len(content) / 1024:8.1f} KiB {written - start:10.2f} s {seconds:10.2f} s "
         f"{whole - budget.left:12,} {verdict.kind}{trusted}"
     )
 
@@ -90,7 +88,7 @@ def sizes(objective: str) -> None:
                 row = show(instance, placed(instance, Cost.of(objective, dispatch)))
             except ValueError as error:
                 row = str(error)
-            print(f"{shape!s:<15} {steps:>5} {dispatch:<9} {row}", flush=True)
+            print(f"{shape!s:<15} {steps:>5} {dispatch:>12} {row}", flush=True)
 
 
 def optima(objective: str, seconds: float) -> None:
@@ -101,7 +99,7 @@ def optima(objective: str, seconds: float) -> None:
             found = solve(instance.layer(0), objective=objective, dispatch=dispatch,
                           time_limit=seconds)  # fmt: skip
             row = f"{show(instance, found)} {found.status}"
-            print(f"{shape!s:<15} {steps:>5} {dispatch:<9} {row}", flush=True)
+            print(f"{shape!s:<15} {steps:>5} {dispatch:>12} {row}", flush=True)
 
 
 def main() -> None:

@@ -20,12 +20,27 @@ import click
 import pytest
 import torch
 
-from eplb_opt import Instance, Topology, documents
+from eplb_opt import Instance, Topology, bounds, documents
 from eplb_opt.cli import COMMANDS, cli
 from eplb_opt.io import read_loads
-from eplb_opt.problem.evidence import BlockBound, Evidence, Exhaustive, Groups, Pattern, Trusted
+from eplb_opt.problem.evidence import (
+    BlockBound,
+    Blocks,
+    Cuts,
+    Evidence,
+    Exhaustive,
+    Groups,
+    Pattern,
+    Prices,
+    StepBlock,
+    Trusted,
+    ValueEvidence,
+)
+from eplb_opt.problem.objective import Cost
+from eplb_opt.problem.result import Result, Stage
 from eplb_opt.testing import assert_valid
 from heuristics.policies import TABLE
+from solvers.dispatch import value
 from tests.command_line import eplb_opt
 
 ROOT = Path(__file__).parents[1]
@@ -299,14 +314,41 @@ def evidence(found: Evidence) -> dict[str, Any]:
     return {"layers": [{"evidence": documents.evidence(found)}]}
 
 
+def value_evidence(found: ValueEvidence | Trusted) -> dict[str, Any]:
+    return {"layers": [{"value_evidence": documents.evidence(found)}]}
+
+
+def placed_over_steps(dispatch: str) -> tuple[Instance, list[Result]]:
+    """A placement with its value and a bound, of the mean over two steps."""
+    instance = Instance([[[4, 1, 1]], [[1, 4, 2]]], Topology(4, 2))
+    layer, cost = instance.layer(0), Cost.of("mean", dispatch)
+    found, bound = value(layer, (0, 1, 2, 0), *cost), bounds.of(layer, *cost)
+    result = Result(
+        Stage.JOINT,
+        "by hand",
+        bound.value,
+        found.value,
+        found.phy2log,
+        certificate=bound.evidence,
+        cost=cost,
+        shares=found.shares,
+    )
+    return instance, [result]
+
+
 def test_fields_of_a_certificate(folder: Path) -> None:
     kinds = [
         Trusted("cp-sat"),
         Pattern(Fraction(1), 4, 1, ((1, 1),)),
         Groups((BlockBound((0,), Fraction(1), Exhaustive()),)),
+        Blocks((StepBlock((0,), Fraction(1), Exhaustive()),)),
     ]
+    values = [Cuts(((0,),)), Prices(1, ((1,),), Fraction(1)), Trusted("cp-sat")]
+    fixed = documents.certificate(*placed_over_steps("fixed"), interrupted=False)
     written = run(folder, "solve", *MACHINE, "--certificate")
-    assert_documented("certificate", written, *map(evidence, kinds))
+    assert_documented(
+        "certificate", written, fixed, *map(evidence, kinds), *map(value_evidence, values)
+    )
 
 
 def test_fields_of_a_migration(folder: Path) -> None:

@@ -7,6 +7,8 @@ large for it is written as the word of what found it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from eplb_opt.certificate.budget import CheckBudget
@@ -32,6 +34,8 @@ from eplb_opt.problem.result import Result, Stage
 
 Document = dict[str, Any]
 
+LONGEST_BITS = 6640
+"""Of a number that is written: 2,000 digits (``parsing.NUMBER``)."""
 REDO_EXPERTS = 16
 """Up to so many experts a search over several steps can be redone."""
 IN_HASTE = 1_000_000
@@ -73,14 +77,15 @@ def certificate(
 
 
 def too_large(document: Document, results: Sequence[Result]) -> list[int]:
-    """The layers whose evidence in ``results`` was too large to be written, or the value of whose
-    placement is too large to be computed again; by their numbers.
+    """The layers whose evidence or placement in ``results`` was too large to be written, or whose
+    value is too large to be computed again; by their numbers.
     """
     return [
         claim["layer"]
         for claim, result in zip(document["layers"], results, strict=True)
         if (result.certificate is not None and claim["evidence"]["kind"] != result.certificate.kind)
         or (claim.get("value_evidence") or {}).get("kind") == "trusted"
+        or (result.placement is not None and claim["phy2log"] is None)
     ]
 
 
@@ -190,7 +195,25 @@ def _default(layer: Layer, result: Result) -> Evidence:
     return Trusted(result.bound_source)
 
 
+def _short(*numbers: Fraction | int) -> bool:
+    """Whether the checker reads numbers of so many digits."""
+    return all(max(map(int.bit_length, n.as_integer_ratio())) <= LONGEST_BITS for n in numbers)
+
+
+def _readable(result: Result) -> Result:
+    """Without a placement whose value or shares have too many digits, and without such prices."""
+    if result.objective is not None and not _short(result.objective, *(result.shares or ())):
+        return replace(result, objective=None, placement=None, shares=None, value_evidence=None)
+    found = result.value_evidence
+    if isinstance(found, Prices):
+        prices = (price for row in found.prices for price in row)
+        if not _short(found.scale, found.bound, *prices):
+            return replace(result, value_evidence=None)
+    return result
+
+
 def _claim(layer: Layer, result: Result, found: Evidence) -> Document:
+    result = _readable(result)
     value, objective = result.objective, result.cost.objective
     rows = [[load * layer.unit for load in row] for row in objective.loads_of(layer).tolist()]
     claim = {

@@ -58,3 +58,17 @@ def of_one(
     """A document of one layer."""
     layer = claim(loads, bound, evidence, **fields)
     return document([layer], machine(len(loads), slots, ranks, **(rules or {})))
+
+
+def of_steps(
+    trace: list[list[list[Any]]], slots: int, ranks: int, instance: dict[str, Any] | None = None,
+    **fields: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """A document of one layer of a trace, by default the mean under optimal dispatch."""
+    cost = {"objective": "mean", "dispatch": "optimal", "num_steps": len(trace)}
+    whole = {"steps": [[str(load) for load in row[0]] for row in trace], "lower_bound_exact": "1"}
+    layer = claim([], "1", CLOSED_FORM) | whole | fields
+    if "loads" not in fields:
+        del layer["loads"]
+    sizes = machine(len(trace[0][0]), slots, ranks, **(cost | (instance or {})))
+    return document([layer], sizes)
