@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError
+from eplb_opt.cli.gap import cost_line
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import describe, percent, progress_bar, show, table
-from eplb_opt.cli.parameters import instance_options
+from eplb_opt.cli.parameters import cost_options, instance_options
 from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from eplb_opt.gap import GapReport
     from eplb_opt.policies.runner import Limits, PolicyRunner
     from eplb_opt.problem.instance import Instance
+    from eplb_opt.problem.objective import Cost
 
 
 @click.command()
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 )
 @click.option("--repeat", type=int, default=7, show_default=True, help="Timed runs of each.")
 @policy_limits
-def command(instance: Instance, policies: tuple[str, ...], repeat: int, limits: Limits) -> int:
+@cost_options
+def command(
+    instance: Instance, cost: Cost, policies: tuple[str, ...], repeat: int, limits: Limits
+) -> int:
     """Time policies on LOADS, in turns so that all see the same machine; medians and ratios."""
     from eplb_opt.gap import measure_gap
     from heuristics import POLICIES
@@ -37,13 +42,20 @@ def command(instance: Instance, policies: tuple[str, ...], repeat: int, limits: 
         raise InputError(f"--repeat {repeat} must be at least 1")
     names = policies or tuple(POLICIES)
     with policies_loaded(names, limits) as runner:
-        report = measure_gap(instance, names, time_limit=0.0, runner=runner)
+        report = measure_gap(
+            instance,
+            names,
+            objective=cost.objective,
+            dispatch=cost.dispatch,
+            time_limit=0.0,
+            runner=runner,
+        )
         timing = _Timing([p.policy for p in report.policies if p.status == "ok"])
         if not report.interrupted:
             timing.run(runner, instance, repeat)
         keep_results()
     heading = f"median of {timing.rounds} runs, all layers at once"
-    show(describe(instance), heading, _bench_table(report, timing))
+    show(describe(instance), *cost_line(report), heading, _bench_table(report, timing))
     if report.interrupted or timing.interrupted:
         return report_interrupt(f"{timing.rounds} of {repeat} runs are done")
     return 1 if any(p.status != "ok" for p in report.policies) or timing.failed else 0

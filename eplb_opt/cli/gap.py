@@ -100,7 +100,6 @@ def _placed_and_served(
     instance: Instance, other: str, objective: Objective
 ) -> tuple[Instance, Instance]:
     """What the policies see and what they are measured on."""
-    from eplb_opt.gap.measure import check_steps
     from eplb_opt.gap.staleness import next_window, same_problem
     from eplb_opt.io import read_loads
 
@@ -112,7 +111,7 @@ def _placed_and_served(
             served = replace(instance, loads=read_loads(other).loads, source=other)
             layers = click.get_current_context().params["layers"]
             served = served if layers is None else served.select(layers)
-            check_steps(served, objective)
+            objective.check_steps(served)
             return instance, same_problem(instance, served)
 
 
@@ -125,7 +124,7 @@ def _output(report: GapReport, placements: str | None, json_target: str | None) 
 
         write_json(json_target, documents.gap(report))
     if json_target != "-":
-        show(describe(report.instance), *_cost_line(report), reference_line(report))
+        show(describe(report.instance), *cost_line(report), reference_line(report))
         show(policy_table(report))
         show(*_split_tables(report))
 
@@ -153,7 +152,7 @@ def _split_tables(report: GapReport) -> list[Any]:
     return parts
 
 
-def _cost_line(report: GapReport) -> list[str]:
+def cost_line(report: GapReport) -> list[str]:
     """What was measured over how many steps, if that is not the sum under even dispatch."""
     from eplb_opt.problem.objective import EVEN_SUM, SUM
 

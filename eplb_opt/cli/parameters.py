@@ -279,15 +279,12 @@ def cost_options(function: Command) -> Command:
 
     @functools.wraps(function)
     def command(*, instance: Instance, objective: str, dispatch: str, **rest: Any) -> Any:
-        from eplb_opt.problem.objective import SUM, Cost
+        from eplb_opt.problem.objective import Cost
 
         with bad_input("--objective"):
             cost = Cost.of(objective, dispatch)
-        if cost.objective != SUM and instance.trace is None:
-            raise InputError(
-                f"--objective {objective}: {instance.source} holds [layers, experts], and steps "
-                "are needed: give a trace [steps, layers, experts], or --objective sum"
-            )
+        with bad_input():
+            cost.objective.check_steps(instance)
         return function(instance=instance, cost=cost, **rest)
 
     return _with(options, command)

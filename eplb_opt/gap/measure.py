@@ -127,7 +127,7 @@ def measure_gap(
     served = instance if serve_on is None else same_problem(instance, serve_on)
     cost = Cost.of(objective, dispatch)
     for loads in (instance, served):
-        check_steps(loads, cost.objective)
+        cost.objective.check_steps(loads)
     named = named_policies(policies)
     seen = None if serve_on is None else instance.layers()
     work = _Work(served, instance.source, cost, [name for name, _ in named], seen)
@@ -145,15 +145,6 @@ def measure_gap(
         return work.report()
     except KeyboardInterrupt:
         return work.report(interrupted=True)
-
-
-def check_steps(instance: Instance, objective: Objective) -> None:
-    """Raise ValueError if the objective is over steps and the instance has none."""
-    if objective != SUM and instance.trace is None:
-        raise ValueError(
-            f"objective={str(objective)!r}: {instance.source} holds [layers, experts], and steps "
-            "are needed: give a trace [steps, layers, experts], or objective 'sum'"
-        )
 
 
 def _limited(limits: SearchOptions, instance: Instance, large: float) -> SearchOptions:

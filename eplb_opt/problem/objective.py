@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import Integers, integer_array, widen
@@ -82,6 +83,14 @@ class Objective:
 
     def __str__(self) -> str:
         return f"{self.name}:{self.share}" if self.name == "cvar" else self.name
+
+    def check_steps(self, instance: Instance) -> None:
+        """Raise ValueError if the objective is over steps and the instance has none."""
+        if self.name != "sum" and instance.trace is None:
+            raise ValueError(
+                f"objective={str(self)!r}: {instance.source} holds [layers, experts], and steps "
+                "are needed: give a trace [steps, layers, experts], or objective 'sum'"
+            )
 
     def steps_of(self, layer: Layer) -> list[Layer]:
         """The problems whose makespans count: each step, or for ``sum`` all steps as one."""

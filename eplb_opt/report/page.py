@@ -15,6 +15,16 @@ from eplb_opt.report.summary import Summary, summarize
 from eplb_opt.serving.replay import ReplayReport
 
 MOST_HEATMAPS = 2
+LOSS = (
+    "The loss over the mean rank load, split exactly: what no placement avoids (granularity), the "
+    "price of the rule, and the policy's own mistakes in groups, counts and packing."
+)
+SERVED_LOSS = (
+    "The loss over the mean rank load, split exactly: what not even a placement of each step "
+    "avoids (granularity), the price of the rule, one placement for all steps (constancy, EVPI), "
+    "experts on the wrong ranks (placement, or optimality on the steps seen and staleness, what "
+    "other steps add), and tokens not shared best in each step (dispatch)."
+)
 
 
 def write_page(source: Source | ReplayReport, target: str | Path) -> int:
@@ -147,9 +157,7 @@ def _on_losses(summary: Summary) -> list[Section]:
     return [
         Section(
             "Where the loss comes from",
-            "The loss over the mean rank load, split exactly: what no placement avoids "
-            "(granularity), the price of the rule, and the policy's own mistakes in groups, "
-            "counts and packing.",
+            SERVED_LOSS if summary.cost else LOSS,
             partial(figures.plot_attribution, summary) if summary.attribution else None,
             "No data: it comes with `eplb-opt gap --explain --json`.",
         ),

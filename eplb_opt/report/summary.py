@@ -93,6 +93,7 @@ class Summary:
         by_machine: machine -> policy -> gaps.
         before: [L, G] rank loads with the experts in order; None where not known.
         attribution: as in the gap JSON.
+        cost: objective and dispatch, if they are not ``sum`` and ``even``.
         reproduce: lines.
     """
 
@@ -103,6 +104,7 @@ class Summary:
     by_machine: dict[str, dict[str, Distribution]] = field(default_factory=dict)
     before: NDArray[np.float64] | None = None
     attribution: list[dict[str, Any]] = field(default_factory=list)
+    cost: str = ""
     reproduce: list[str] = field(default_factory=list)
     instances: int = 0
 
@@ -182,6 +184,12 @@ def of_gap(document: dict[str, Any]) -> Summary:
     instance = document["instance"]
     found = Summary(f"{instance['source']}: {machine_of(instance)}, {instance['rule']} rule")
     found.instances = 1
+    asked = ""
+    objective, dispatch = instance.get("objective", "sum"), instance.get("dispatch", "even")
+    if (objective, dispatch) != ("sum", "even"):
+        asked = f" --objective {objective} --dispatch {dispatch}"
+        steps = f" over {instance['num_steps']} steps" if objective != "sum" else ""
+        found.cost = f"{objective}{steps}, {dispatch} dispatch"
     for reference in document["reference"]:
         if reference["status"] != "no-load":
             found.references[reference["status"]] += 1
@@ -196,7 +204,7 @@ def of_gap(document: dict[str, Any]) -> Summary:
     found.reproduce = [
         f"eplb-opt gap {quote(instance['source'])} --physical {instance['num_physical_experts']} "
         f"--gpus {instance['num_ranks']} --nodes {instance['num_nodes']} "
-        f"--groups {instance['num_groups']} --rule {instance['rule']} {names}",
+        f"--groups {instance['num_groups']} --rule {instance['rule']}{asked} {names}",
         *_versions(document),
     ]
     return found

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from eplb_opt.io.synthetic import FAMILIES
 from eplb_opt.policies.names import PolicyError, known_policy
+from eplb_opt.problem.objective import Cost
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -82,16 +83,29 @@ class Solver(_Strict):
 
 
 class Block(_Strict):
-    """Everything with everything: instances x machines x rules x (policies and solvers)."""
+    """Everything with everything: instances x machines x rules x (policies and solvers).
+
+    Attributes:
+        objective: what a placement is measured by, over the steps of a trace.
+        dispatch: how the tokens of an expert are shared by its replicas.
+    """
 
     instances: Annotated[list[Recorded | Generated], Field(min_length=1)]
     machines: Annotated[list[Machine], Field(min_length=1)]
     rules: list[Literal["auto", "global", "hierarchical"]] = ["auto"]
     policies: list[Text] = []
     solvers: list[Solver] = []
+    objective: str = "sum"
+    dispatch: str = "even"
+
+    @property
+    def cost(self) -> Cost:
+        """Objective and dispatch."""
+        return Cost.of(self.objective, self.dispatch)
 
     @model_validator(mode="after")
     def _complete(self) -> Block:
+        Cost.of(self.objective, self.dispatch)  # its ValueError says what is wrong
         if not self.policies and not self.solvers:
             raise ValueError("give policies, solvers or both")
         for name in self.policies:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from eplb_opt.problem.objective import EVEN_SUM, Cost
 from eplb_opt.sweep.spec import Block, Generated, Machine, Recorded, Solver, Spec
 
 
@@ -37,6 +38,7 @@ class Task:
     rule: str
     policies: tuple[str, ...]
     solvers: tuple[Solver, ...]
+    cost: Cost = EVEN_SUM
 
     def unit(self, what: str | Solver) -> str:
         """The key of one row of results."""
@@ -44,7 +46,9 @@ class Task:
         slots = f"+{machine.redundant}" if machine.physical is None else f"{machine.physical} slots"
         nodes = f", {machine.nodes} nodes, {machine.groups} groups" if machine.nodes > 1 else ""
         name = what if isinstance(what, str) else solver_name(what)
-        return f"{self.source.key} | {slots} on {machine.gpus}{nodes} | {self.rule} | {name}"
+        cost = "" if self.cost == EVEN_SUM else f" | {self.cost.objective}, {self.cost.dispatch}"
+        place = f"{self.source.key} | {slots} on {machine.gpus}{nodes} | {self.rule}{cost}"
+        return f"{place} | {name}"
 
     @property
     def units(self) -> list[str]:
@@ -71,7 +75,8 @@ def tasks(spec: Spec) -> Iterator[Task]:
         for source in sources(block):
             for machine in block.machines:
                 for rule in block.rules:
-                    yield Task(source, machine, rule, tuple(block.policies), tuple(block.solvers))
+                    what = tuple(block.policies), tuple(block.solvers)
+                    yield Task(source, machine, rule, *what, block.cost)
 
 
 def left(spec: Spec, done: set[str]) -> Iterator[Task]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,6 +14,7 @@ from eplb_opt.io import read_loads
 from eplb_opt.io.synthetic import generate
 from eplb_opt.policies.runner import Limits, PolicyRunner
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.objective import Cost
 from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.result import Limit, Result
 from eplb_opt.problem.topology import Topology
@@ -30,17 +31,20 @@ def run_task(task: Task, spec: Spec) -> list[Row]:
     base: Row = {"schema": SCHEMA, "seed": spec.seed, "versions": versions()}
     try:
         instance = build(task)
+        task.cost.objective.check_steps(instance)
     except (ValueError, OSError) as error:
         base |= {"status": "error", "message": " ".join(str(error).split()), "instance": None}
         names = [*task.policies, *map(solver_name, task.solvers)]
         pairs = zip(task.units, names, strict=True)
         return [base | {"unit": unit, "policy": name} for unit, name in pairs]
-    base["instance"] = describe_instance(instance)
+    base["instance"] = describe_instance(instance, *task.cost)
     rows: list[Row] = []
     if task.policies:
         report = measure_gap(
             instance,
             task.policies,
+            objective=task.cost.objective,
+            dispatch=task.cost.dispatch,
             time_limit=spec.time_limit,
             tolerance=usual_tolerance(instance),
             seed=spec.seed,
@@ -52,7 +56,7 @@ def run_task(task: Task, spec: Spec) -> list[Row]:
             row = policy_row(policy, report, spec.keep_layers)
             rows.append(base | {"unit": task.unit(policy.policy)} | row)
     for solver in task.solvers:
-        row = solver_row(solver, instance, spec)
+        row = solver_row(solver, instance, task.cost, spec)
         rows.append(base | {"unit": task.unit(solver)} | row)
     return rows
 
@@ -109,6 +113,7 @@ def policy_row(policy: PolicyGap, report: GapReport, keep_layers: bool) -> Row:
         "gap_mean": policy.gap_mean,
         "gap_max": policy.gap_max,
         "balancedness_mean": policy.balancedness_mean,
+        "loss_mean": policy.loss_mean,
         "num_optimal": policy.num_optimal,
         "num_layers": len(policy.layers),
         "reference": {s: statuses.count(s) for s in ("optimal", "feasible", "bound")},
@@ -116,7 +121,7 @@ def policy_row(policy: PolicyGap, report: GapReport, keep_layers: bool) -> Row:
     }
 
 
-def solver_row(solver: Solver, instance: Instance, spec: Spec) -> Row:
+def solver_row(solver: Solver, instance: Instance, cost: Cost, spec: Spec) -> Row:
     """The same for an exact method, whose gap is to its own bound."""
     from solvers import solve
     from solvers.options import SearchOptions
@@ -124,11 +129,19 @@ def solver_row(solver: Solver, instance: Instance, spec: Spec) -> Row:
     start = time.perf_counter()
     layers = [layer for layer in instance.layers() if layer.has_load]
     search = SearchOptions(solver.time_limit, seed=spec.seed)
+    solve_layer = partial(
+        solve,
+        stage=solver.stage,
+        backend=solver.backend,
+        objective=cost.objective,
+        dispatch=cost.dispatch,
+        search=search,
+    )
     row: Row = {"policy": solver_name(solver), "status": "ok", "message": "", "num_optimal": 0}
     results: list[Result] = []
     try:
         for layer in layers:
-            results.append(solve(layer, stage=solver.stage, backend=solver.backend, search=search))
+            results.append(solve_layer(layer))
             if results[-1].limit == Limit.INTERRUPT:
                 raise KeyboardInterrupt
     except (ValueError, RuntimeError) as error:

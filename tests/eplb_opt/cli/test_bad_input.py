@@ -10,6 +10,7 @@ from tests.command_line import eplb_opt
 
 MACHINE = ["--redundant", "2", "--gpus", "3"]
 GAP = ["gap", "good.json"]
+STEPS = ["gap", "trace.npy", *MACHINE]
 
 BAD = {
     "no such command": (["gapp"], "No such command 'gapp'"),
@@ -165,6 +166,34 @@ BAD = {
     "drift of nothing": (["generate", "zipf", "-o", "x.npy", "--phi", "0.5"], "needs steps"),
     "bad drift": (["generate", "zipf", "-o", "x.npy", "--phi", "2", "--steps", "2"], "0<=x<1"),
     "unknown suffix": (["convert", "good.json", "x.xls"], "suffix '.xls' is not one of"),
+    "no steps for an objective": (
+        [*GAP, *MACHINE, "--objective", "mean"],
+        "objective='mean': good.json holds [layers, experts], and steps are needed",
+    ),
+    "unknown objective": (
+        [*STEPS, "--objective", "median"],
+        "objective='median' is not one of sum, mean, worst, cvar:SHARE",
+    ),
+    "share of nothing": ([*STEPS, "--objective", "cvar:0"], "with a share in (0, 1]"),
+    "share beyond all": ([*STEPS, "--objective", "cvar:1.5"], "with a share in (0, 1]"),
+    "no share": ([*STEPS, "--objective", "cvar"], "objective='cvar' is not one of"),
+    "unknown dispatch": ([*STEPS, "--dispatch", "drawn"], "'drawn' is not one of"),
+    "no steps in the file": (["gap", "none.npy", *MACHINE], "none.npy: the array has shape (0, 1,"),
+    "none of the steps": ([*STEPS, "--steps", "1:1"], "steps=1:1 holds none of the 2 steps"),
+    "a sum to serve": (
+        [*STEPS, "--objective", "mean", "--serve-on", "good.json"],
+        "objective='mean': good.json holds [layers, experts], and steps are needed",
+    ),
+    "steps of other experts": (
+        [*STEPS, "--objective", "mean", "--serve-on", "wide.npy"],
+        "num_logical_experts=5",
+    ),
+    "windows beyond the trace": (
+        [*STEPS, "--objective", "mean", "--serve-on", "next:2"],
+        "needs a trace of at least 4 steps, but the loads are [2 step",
+    ),
+    "windows of nothing": ([*STEPS, "--serve-on", "next:0"], "next:0 has no steps"),
+    "windows of a word": ([*STEPS, "--serve-on", "next:x"], "next:x"),
     "no target": (["convert", "good.json"], "give SOURCE and TARGET, or sources and -o TARGET"),
     "many without -o": (
         ["convert", "good.json", "trace.npy", "x.npy"],
@@ -225,6 +254,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(path / "flat.npy", [1, 2, 3])
     np.save(path / "trace.npy", np.ones((2, 1, 4)))
     np.save(path / "five.npy", np.ones((1, 5)))
+    np.save(path / "wide.npy", np.ones((3, 1, 5)))
+    np.save(path / "none.npy", np.ones((0, 1, 4)))
     np.save(path / "objects.npy", np.array([[{}, []]], dtype=object))
     np.savez(path / "two.npz", a=np.ones((1, 4)), b=np.ones((1, 4)))
     header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }"

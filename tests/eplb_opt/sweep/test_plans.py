@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eplb_opt.sweep import SpecError, read_spec
 from eplb_opt.sweep.spec import Spec
 from eplb_opt.sweep.tasks import left, tasks
+from eplb_opt.sweep.work import run_task
 from tests.command_line import eplb_opt
 from tests.eplb_opt.sweep.results import SMALL, spec_file
 
@@ -38,6 +40,8 @@ sed: 1
         (SMALL.replace("deepseek, refined", "deepsek"), "unknown policy 'deepsek'"),
         (SMALL.replace("{time_limit: 120}", "{time_limit: 1, backend: cplex}"), "'cplex' is not"),
         (SMALL.replace("deepseek, refined", "missing.py"), "no such file: .*missing.py"),
+        (SMALL.replace("policies", "objective: cvar:2\n    policies"), r"with a share in \(0, 1\]"),
+        (SMALL.replace("policies", "dispatch: best\n    policies"), "dispatch='best' is not one"),
     ],
 )
 def test_bad_specs(tmp_path: Path, text: str, message: str) -> None:
@@ -78,3 +82,27 @@ def test_the_smoke_sweep_is_a_valid_plan() -> None:
     path = Path(__file__).parents[3] / "benchmarks" / "smoke.yaml"
     units = [unit for task in tasks(read_spec(path)) for unit in task.units]
     assert len(units) == len(set(units)) > 50
+
+
+def test_objective_and_dispatch_of_a_block(tmp_path: Path) -> None:
+    """They are part of a unit's key; loads without steps are an error of their unit."""
+    np.save(tmp_path / "trace.npy", np.arange(24).reshape(3, 2, 4))
+    np.save(tmp_path / "sum.npy", np.arange(8).reshape(2, 4))
+    text = """
+blocks:
+  - instances: [{file: trace.npy}, {file: sum.npy}]
+    machines: [{redundant: 2, gpus: 3}]
+    objective: mean
+    dispatch: optimal
+    policies: [deepseek]
+    solvers: [{time_limit: 5}]
+"""
+    spec = read_spec(spec_file(tmp_path, text))
+    measured, solved, *refused = [row for task in tasks(spec) for row in run_task(task, spec)]
+    assert measured["unit"].endswith("+2 on 3 | auto | mean, optimal | deepseek")
+    assert (measured["instance"]["objective"], measured["instance"]["num_steps"]) == ("mean", 3)
+    assert measured["loss_mean"] >= 0
+    assert solved["status"] == "ok"
+    assert sum(solved["layer_makespans"]) <= sum(measured["layer_makespans"])
+    assert {row["status"] for row in refused} == {"error"}
+    assert "holds [layers, experts], and steps are needed" in refused[0]["message"]
