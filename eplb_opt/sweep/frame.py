@@ -19,7 +19,8 @@ def load(path: str | Path, *, layers: bool = False) -> pd.DataFrame:
 
     Columns: ``unit``, ``policy``, ``status``, ``message``, ``runtime_s``, ``gap_mean``,
     ``gap_max``, ``balancedness_mean``, ``loss_mean``, ``num_optimal``,
-    ``num_layers``, ``seed``, and with a dot the fields of ``instance``, ``reference`` and ``versions``; the lists by layer if ``layers``.
+    ``num_layers``, ``seed``, and with a dot the fields of ``instance``, ``reference`` and
+    ``versions``; the lists by layer if ``layers``.
 
     Raises:
         ImportError: pandas is missing (extra ``frame``).
