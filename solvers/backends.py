@@ -29,6 +29,7 @@ from solvers.formulations import (
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
 from solvers.formulations.steps import cp_sat as steps_cp_sat
+from solvers.formulations.steps import cuts
 from solvers.tree_search import joint as joint_search
 from solvers.tree_search import packing as packing_search
 
@@ -111,6 +112,7 @@ JOINT: dict[str, Backend[JointSolver]] = {
 }
 JOINT_OVER_STEPS: dict[str, Backend[StepsSolver]] = {
     "cp-sat": Backend(steps_cp_sat.solve_joint, dispatches=(Dispatch.EVEN, Dispatch.OPTIMAL)),
+    "cuts": Backend(cuts.solve_joint, dispatches=(Dispatch.OPTIMAL, Dispatch.FIXED)),
     "brute-force": Backend(brute_force.solve_over_steps, takes=very_few_slots),
 }
 """Of all costs but the sum under ``even`` dispatch, under either rule; a cost that has no backend

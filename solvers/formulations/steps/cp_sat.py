@@ -38,6 +38,7 @@ from solvers.options import Budget, OutOfBudgetError
 
 Read = Callable[[cp_model.IntVar], int]
 Number = cp_model.IntVar | int
+Linear = cp_model.LinearExprT
 
 
 def solve_joint(
@@ -100,6 +101,7 @@ class Model:
         self.ranks, self.S = range(topology.num_ranks), topology.slots_per_rank
         self.group_size = len(layer.loads) // topology.num_groups
         self.node = self._whole_groups_on_nodes()
+        self.total: Linear = 0
 
     @property
     def unit(self) -> Fraction:
@@ -140,13 +142,12 @@ class Model:
         """m_t in scaled units, of which the objective is minimized, below that of the incumbent."""
         lower = self.floors()
         terms, highest = self.terms, [self.scale.up(sum(s) * self.layer.unit) for s in self.steps]
-        below = math.ceil(self.incumbent / self.unit) - 1
         eta: Number = 0
         if terms.level:
             eta = self.model.new_int_var(0, max(highest), "eta")
         if not terms.excess:
             makespans: list[Number] = [eta] * len(self.steps)
-            total: cp_model.LinearExprT = eta
+            total: Linear = eta
             self.model.add(eta >= max(lower))
         else:
             makespans = [
@@ -160,9 +161,14 @@ class Model:
                     over = self.model.new_int_var(0, high, "")
                     self.model.add(over >= m - eta)
                 total += terms.excess * over
-        self.model.add(total <= below)
+        self.total = total
         self.model.minimize(total)
+        self.improve_on(self.incumbent)
         return makespans
+
+    def improve_on(self, incumbent: Fraction) -> None:
+        """Only placements below ``incumbent`` from now on."""
+        self.model.add(self.total <= math.ceil(incumbent / self.unit) - 1)
 
     def take(self, known: Bracket, outcome: Outcome) -> Bracket:
         """What is known with the outcome of the search."""

@@ -15,6 +15,9 @@ from solvers.scaling import LARGEST_SUM, Scale
 FINEST_SHARE = 2**20
 """Denominator of a share of ``cvar`` in a model at most; a finer one is rounded up, which makes the
 objective smaller, so that what is proven of it is proven."""
+COARSE_SUM = 2**30
+"""Loads that have to be rounded are rounded to such parts of their sum: flows in parts of 2^50 took
+CP-SAT minutes and all memory for four experts."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def scale_over_steps(
     common = max(1, math.gcd(*(w for step in steps for w in step)))
     total = sum(map(sum, steps))
     if total * parts > largest * common:
-        return Scale(total * layer.unit / largest, exact=False)
+        coarse = min(largest, COARSE_SUM)
+        return Scale(total * layer.unit / coarse, exact=False)
     return Scale(common * layer.unit / parts, exact=True)
 
 
