@@ -30,8 +30,10 @@ from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
 from solvers.formulations.steps import cp_sat as steps_cp_sat
 from solvers.formulations.steps import cuts
+from solvers.formulations.steps import mip as steps_mip
 from solvers.tree_search import joint as joint_search
 from solvers.tree_search import packing as packing_search
+from solvers.tree_search import steps as steps_search
 
 Solver = TypeVar("Solver")
 
@@ -111,8 +113,10 @@ JOINT: dict[str, Backend[JointSolver]] = {
     "brute-force": Backend(brute_force.solve_joint, takes=few_slots),
 }
 JOINT_OVER_STEPS: dict[str, Backend[StepsSolver]] = {
+    "search": Backend(steps_search.solve_joint),
     "cp-sat": Backend(steps_cp_sat.solve_joint, dispatches=(Dispatch.EVEN, Dispatch.OPTIMAL)),
     "cuts": Backend(cuts.solve_joint, dispatches=(Dispatch.OPTIMAL, Dispatch.FIXED)),
+    **_programs(steps_mip.solve_joint),
     "brute-force": Backend(brute_force.solve_over_steps, takes=very_few_slots),
 }
 """Of all costs but the sum under ``even`` dispatch, under either rule; a cost that has no backend

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,8 @@ INTEGRALITY = 1e-4
 class Program:
     """Minimize the variable ``objective``, over integer variables mostly; built row by row.
 
-    Row i has the coefficients ``data[starts[i]:starts[i + 1]]`` in those ``columns``.
+    Row i has the coefficients ``data[starts[i]:starts[i + 1]]`` in those ``columns``. The optimum
+    is a multiple of 1 / ``grid``; None if it may be anything.
     """
 
     lower: list[int] = field(default_factory=list)
@@ -51,6 +53,7 @@ class Program:
     columns: list[int] = field(default_factory=list)
     data: list[float] = field(default_factory=list)
     objective: int = 0
+    grid: int | None = 1
 
     def variable(self, lower: int, upper: int, *, integral: bool = True) -> int:
         """A new variable; returns its index."""
@@ -111,7 +114,7 @@ def run(program: Program, backend: str, budget: Budget) -> Outcome:
     values = _integers(answer.values, program.integral)
     read = None if values is None else lambda j: int(values[j])
     limit = None if answer.ended else Limit.TIME
-    return Outcome(read, _integer_bound(answer.bound), answer.infeasible, limit)
+    return Outcome(read, _lower_bound(answer.bound, program.grid), answer.infeasible, limit)
 
 
 def is_installed(backend: str) -> bool:
@@ -137,7 +140,9 @@ def _integers(
     return rounded.astype(np.int64)
 
 
-def _integer_bound(bound: float | None) -> int | None:
+def _lower_bound(bound: float | None, grid: int | None) -> Fraction | None:
+    """A float bound less the tolerance, raised to the next multiple of 1 / ``grid``."""
     if bound is None or not math.isfinite(bound):
         return None
-    return math.ceil(bound - TOLERANCE)
+    lowered = Fraction(bound - TOLERANCE)
+    return lowered if grid is None else Fraction(math.ceil(lowered * grid), grid)

@@ -13,7 +13,7 @@ from solvers.bracket import Bracket
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a model with an integer objective that is minimized.
+    """Of a model whose objective is minimized.
 
     Attributes:
         value: reads a variable in the best solution; None if no usable solution was found.
@@ -23,7 +23,7 @@ class Outcome:
     """
 
     value: Callable[[Any], int] | None
-    bound: int | None
+    bound: int | Fraction | None
     infeasible: bool
     limit: Limit | None
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fractions import Fraction
 
 from eplb_opt import bounds
 from eplb_opt.bounds import Bound
 from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import Cost, Dispatch, mean_load
+from eplb_opt.problem.objective import Cost, Dispatch
 from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch import value
@@ -34,12 +33,9 @@ def first_over_steps(
 
 def bound_over_steps(layer: Layer, cost: Cost, counts: Sequence[int] | None = None) -> Bound:
     """The largest bound that an argument proves."""
-    if not layer.has_load:
-        return Bound(Fraction(0), "no-load")
-    try:
-        return bounds.of(layer, *cost, counts=counts)
-    except ValueError:
-        return Bound(mean_load(layer, cost.objective), "mean")
+    if counts is not None:
+        layer = layer.without_nodes()  # placements under the hierarchical rule are some of these
+    return bounds.of(layer, *cost, counts=counts)
 
 
 def as_groups(layer: Layer) -> Layer:

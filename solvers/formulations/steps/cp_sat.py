@@ -25,9 +25,9 @@ from solvers.engines import cp_sat
 from solvers.engines.outcome import Outcome
 from solvers.formulations.steps.linear import (
     Terms,
+    count_windows,
     fill_ranks,
     fill_up,
-    least_counts,
     loads_with_tokens,
     model_cost,
     scale_over_steps,
@@ -199,7 +199,9 @@ class EvenModel(Model):
         counts: Sequence[int] | None,
     ) -> None:
         """See :class:`Model`. ``counts`` [E]: of all placements, if given."""
-        windows = self._windows(layer, cost, known.incumbent, counts)
+        windows = count_windows(layer, cost.objective, known.incumbent, counts)
+        if windows is None:
+            raise NothingBetterError
         parts = math.lcm(*{k for window in windows.values() for k in window})
         super().__init__(layer, cost, known, budget, parts)
         cells = sum(map(len, windows.values())) * len(self.ranks)
@@ -211,23 +213,6 @@ class EvenModel(Model):
         self._every_replica_is_placed()
         self.empty = self._every_rank_is_full()
         self._loads()
-
-    @staticmethod
-    def _windows(
-        layer: Layer, cost: Cost, incumbent: Fraction, counts: Sequence[int] | None
-    ) -> dict[int, range]:
-        """The counts worth a look of each expert with load; those given, of every expert."""
-        if counts is not None:
-            return {e: range(count, count + 1) for e, count in enumerate(counts)}
-        least = least_counts(layer, cost.objective, incumbent)
-        if least is None:
-            raise NothingBetterError
-        spare = layer.topology.num_physical_experts - sum(least)
-        return {
-            e: range(least[e], min(least[e] + spare, layer.most_replicas) + 1)
-            for e, load in enumerate(layer.loads)
-            if load
-        }
 
     def _replicas_by_rank(self, _expert: int, count: int) -> list[cp_model.IntVar]:
         self.budget.spend(len(self.ranks))

@@ -110,7 +110,7 @@ class SetModel(HeldModel):
 
     def add_cuts(self, phy2log: tuple[int, ...]) -> bool:
         """The critical sets of a placement; False if all of them were there."""
-        evidence = value_evidence(self.asked, phy2log, self.cost)
+        evidence = value_evidence(self.asked, phy2log, model_cost(self.cost, self.asked))
         if not isinstance(evidence, Cuts):
             raise TypeError(f"{evidence} are no cuts")
         chosen = [ranks for ranks in evidence.ranks if ranks]

@@ -96,6 +96,25 @@ def least_counts(layer: Layer, objective: Objective, incumbent: Fraction) -> tup
     return None if short else least
 
 
+def count_windows(
+    layer: Layer, objective: Objective, incumbent: Fraction, counts: Sequence[int] | None
+) -> dict[int, range] | None:
+    """Under ``even`` dispatch the counts of each expert with load in a placement below
+    ``incumbent``; None if there is no such placement. With ``counts`` [E] those, of every expert.
+    """
+    if counts is not None:
+        return {e: range(count, count + 1) for e, count in enumerate(counts)}
+    least = least_counts(layer, objective, incumbent)
+    if least is None:
+        return None
+    spare = layer.topology.num_physical_experts - sum(least)
+    return {
+        e: range(least[e], min(least[e] + spare, layer.most_replicas) + 1)
+        for e, load in enumerate(layer.loads)
+        if load
+    }
+
+
 def fill_ranks(
     layer: Layer, held: Sequence[Sequence[int]], empty: Sequence[int], group_nodes: Sequence[int]
 ) -> tuple[int, ...]:

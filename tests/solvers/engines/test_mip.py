@@ -61,10 +61,11 @@ def test_a_float_bound_just_below_an_integer_stands_for_it(backend: str) -> None
     outcome = mip.run(program_with_optimum(360), backend, Budget(SearchOptions(10)))
     assert (outcome.bound, outcome.limit) == (360, None)
     assert [outcome.value(j) for j in range(2)] == [360, 7]
-    assert mip._integer_bound(359.9999999992) == 360
-    assert mip._integer_bound(360.2) == 361
-    assert mip._integer_bound(None) is None
-    assert mip._integer_bound(-math.inf) is None
+    assert mip._lower_bound(359.9999999992, 1) == 360
+    assert mip._lower_bound(360.2, 1) == 361
+    assert 360.198 < mip._lower_bound(360.2, None) < 360.2
+    assert mip._lower_bound(None, 1) is None
+    assert mip._lower_bound(-math.inf, 1) is None
 
 
 def test_values_are_rounded_and_not_truncated() -> None:
