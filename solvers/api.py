@@ -9,6 +9,7 @@ from typing import Any
 
 from eplb_opt import bounds
 from eplb_opt.bounds import Bound
+from eplb_opt.problem.evidence import ValueEvidence
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective, mean_load
 from eplb_opt.problem.result import Limit, Result, Stage
@@ -27,7 +28,7 @@ from solvers.backends import (
 )
 from solvers.bracket import Bracket
 from solvers.decomposition import CountSolver
-from solvers.dispatch import value
+from solvers.dispatch import value, value_evidence
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
 from solvers.given import Stages, check_initial, ratio
@@ -221,6 +222,7 @@ class _Question:
             certificate=found.evidence,
             cost=self.cost,
             shares=found.shares,
+            value_evidence=self.value_evidence(phy2log),
         )
 
     def reason(self, found: Bracket, budget: Budget) -> Limit | None:
@@ -238,6 +240,12 @@ class _Question:
     def value(self, phy2log: Sequence[int]) -> Fraction:
         """What a placement costs."""
         return value(self.problem, phy2log, *self.cost.on(self.problem)).incumbent
+
+    def value_evidence(self, phy2log: Sequence[int] | None) -> ValueEvidence | None:
+        """Why the placement costs no less."""
+        if phy2log is None:
+            return None
+        return value_evidence(self.problem, phy2log, self.cost.on(self.problem))
 
 
 def _node_of_group(problem: Layer, phy2log: Sequence[int]) -> tuple[int, ...] | None:

@@ -1,0 +1,59 @@
+"""Swaps of slots and other experts in slots, valued over all steps: a heuristic for any cost."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.objective import Cost
+from eplb_opt.problem.topology import Rule
+from eplb_opt.problem.validity import layer_violation
+from solvers.bracket import Bracket
+from solvers.dispatch import value
+from solvers.options import Budget
+
+PATIENCE = 30
+"""Moves a slot in a row without improvement that end the search."""
+
+
+def improve_over_steps(
+    layer: Layer, cost: Cost, known: Bracket, budget: Budget, *, keep_counts: bool = False
+) -> Bracket:
+    """``known`` with the placement that random moves lead to; a move that costs no more is taken.
+
+    A move swaps two slots of a node, or gives the slot of a replica to another expert of the node
+    (unless ``keep_counts``). Ends with the budget, or when :data:`PATIENCE` moves a slot in a row
+    brought nothing. A move counts as work T times E. Repeatable for the seed.
+    """
+    random = np.random.default_rng(budget.options.seed)
+    here, fruitless = value(layer, known.phy2log, *cost), 0
+    while fruitless < PATIENCE * len(known.phy2log) and here.value != known.bound:
+        if not budget.chunk():
+            break
+        fruitless += 1
+        phy2log = _move(layer, here.phy2log, random, keep_counts)
+        if layer_violation(layer, phy2log) is not None:
+            continue
+        budget.charge(layer.steps.size)
+        found = value(layer, phy2log, *cost)
+        if found.incumbent < here.incumbent:
+            fruitless = 0
+        if found.incumbent <= here.incumbent:
+            here = found
+    return known.with_placement(here)
+
+
+def _move(
+    layer: Layer, phy2log: tuple[int, ...], random: np.random.Generator, keep_counts: bool
+) -> tuple[int, ...]:
+    """Another placement, which may be invalid."""
+    nodes = layer.topology.num_nodes if layer.rule == Rule.HIERARCHICAL else 1
+    slots = len(phy2log) // nodes
+    start = slots * int(random.integers(nodes))
+    i, j = (start + int(slot) for slot in random.integers(slots, size=2))
+    moved = list(phy2log)
+    if keep_counts or random.random() < 0.5 or phy2log.count(phy2log[i]) == 1:
+        moved[i], moved[j] = moved[j], moved[i]
+    else:
+        moved[i] = moved[j]
+    return tuple(moved)
