@@ -1,9 +1,11 @@
 """The strongest combination of this package's methods for a placement over several steps.
 
-The tree search (:mod:`solvers.tree_search.steps`) proves more than the models in every shape that
-was tried (docs/results/served_exact.md). It gets a short run first, for small layers; what that
-leaves open gets a better placement by local search, and then the tree search to the end. Layers
-that it refuses, with many ranks, go to cuts (``even``: to the model of counts) in CP-SAT.
+The tree search (:mod:`solvers.tree_search.steps`) proves more than the models in nearly every shape
+that was tried (docs/results/served_exact.md). It gets a short run first, for small layers; what
+that leaves open gets a better placement by local search, then the tree search again, and local
+search for the rest of the budget. Layers that it refuses, with many ranks, go to cuts (``even``: to
+the model of counts) in CP-SAT. Only under ``fixed`` dispatch a mixed-integer program has the better
+bounds; they are a solver's word, in floats, so that the tree search has to mend the last digits.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch
 from eplb_opt.problem.result import Limit
 from solvers.bracket import Bracket
-from solvers.formulations.steps import cp_sat, cuts
+from solvers.formulations.steps import cp_sat, cuts, mip
+from solvers.formulations.steps.linear import model_cost
 from solvers.local_search.steps import first_over_steps
 from solvers.local_search.swaps import improve_over_steps
 from solvers.model_size import TooLargeError
@@ -52,9 +55,20 @@ def solve_joint(
 
     def improve(part: Budget) -> Bracket:
         found = improve_over_steps(layer, cost, known, part, keep_counts=counts is not None)
+        return replace(found, limit=part.limit or Limit.WORK)
+
+    def solve_program(part: Budget) -> Bracket:
+        found = mip.solve_joint(layer, cost, part, known.phy2log, counts, backend="scipy")
+        found = known.with_placement(found).with_bound(found.bound, "scipy", Trusted("scipy"))
         return replace(found, limit=part.limit)
 
-    steps = [(search_tree, 0.2, SHORT), (improve, 0.1, None), (search_tree, 1.0, None)]
+    steps = [(search_tree, 0.2, SHORT), (improve, 0.2, None), (search_tree, 0.7, None)]
+    if budget.seconds is not None and model_cost(cost, layer).dispatch == Dispatch.FIXED:
+        steps[2:2] = [(solve_program, 0.6, None)]  # these engines know no limit but time
+    if budget.limited:
+        steps.append((improve, 1.0, None))
+    else:
+        steps[-1] = (search_tree, 1.0, None)
     for step, share, work in steps:
         if _ended(known, budget):
             break
@@ -62,6 +76,8 @@ def solve_joint(
             known = step(budget.part(share, work=work))
         except KeyboardInterrupt:
             budget.interrupt()
+        except TooLargeError:
+            known = replace(known, limit=Limit.WORK)
         budget.tell(known.incumbent, known.bound)
     return replace(known, limit=None if known.closed else _reason(known, budget))
 

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Placement, Rule, Topology, bounds, find_violations
 from eplb_opt.bounds.closed_form import exclude
+from eplb_opt.problem.objective import Cost, Dispatch
 from solvers import BACKENDS, Stages, solve
+from solvers.backends import JOINT_OVER_STEPS, PACKING_OVER_STEPS
 from solvers.dispatch import value
 from solvers.engines import mip
 from tests.oracles.layers import FLOATS, WIDE, rows
+from tests.oracles.steps import OBJECTIVES, all_step_placements, optimum, tiny_traces
 
 
 def anything(_layer: Layer) -> bool:
@@ -191,3 +194,92 @@ def test_layer_without_load(backend: str) -> None:
     for layer in taken:
         result = solve(layer, backend=backend)
         assert (result.objective, result.status) == (0, "optimal")
+
+
+def over_steps(backend: str) -> list[tuple[str, str]]:
+    """The costs that a backend takes."""
+    dispatches = JOINT_OVER_STEPS[backend].dispatches
+    return [
+        (objective, str(dispatch))
+        for objective in OBJECTIVES
+        for dispatch in dispatches
+        if (objective, dispatch) != ("sum", Dispatch.EVEN)
+    ]
+
+
+def small_traces(dispatch: str) -> st.SearchStrategy[Layer]:
+    """Where enumeration takes milliseconds; under ``fixed`` a value is a linear program."""
+    most = 4 if dispatch == "fixed" else 6
+    return tiny_traces().filter(lambda layer: layer.topology.num_physical_experts <= most)
+
+
+def assert_consistent_over_steps(
+    layer: Layer, backend: str, cost: tuple[str, str], truth: Fraction
+) -> None:
+    found = solve(layer, backend=backend, objective=cost[0], dispatch=cost[1], time_limit=60)
+    assert found.lower_bound <= truth <= found.objective
+    assert value(layer, found.placement, *cost).incumbent == found.objective
+    assert (found.shares is not None) == (cost[1] == "fixed")
+    assert found.cost == Cost.of(*cost)
+    if backend in MILP_OVER_STEPS:
+        assert found.objective <= truth * (1 + Fraction(1, 2**12))
+    elif layer.unit == 1:
+        assert (found.objective, found.status) == (truth, "optimal")
+    else:
+        assert found.objective <= truth * (1 + Fraction(1, 2**20))
+        assert found.status == "optimal" or found.limit == "precision"
+    assert bounds.of(layer, *cost).value <= truth
+
+
+OVER_STEPS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(not backend.is_installed(), reason=f"{name} is not installed"),
+    )
+    for name, backend in JOINT_OVER_STEPS.items()
+]
+MILP_OVER_STEPS = [name for name, backend in JOINT_OVER_STEPS.items() if backend.in_floats]
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_enumeration_over_steps(data: st.DataObject) -> None:
+    """The backend of the tests, against an enumeration that shares nothing with it."""
+    cost = data.draw(st.sampled_from(over_steps("brute-force")))
+    layer = data.draw(small_traces(cost[1]))
+    assert_consistent_over_steps(layer, "brute-force", cost, optimum(layer, *cost))
+
+
+@pytest.mark.parametrize("backend", [p for p in OVER_STEPS if p.values[0] != "brute-force"])
+@settings(max_examples=60)
+@given(data=st.data())
+def test_joint_over_steps(backend: str, data: st.DataObject) -> None:
+    cost = data.draw(st.sampled_from(over_steps(backend)))
+    layer = data.draw(small_traces(cost[1]))
+    truth = solve(layer, backend="brute-force", objective=cost[0], dispatch=cost[1])
+    assert_consistent_over_steps(layer, backend, cost, truth.objective)
+
+
+@pytest.mark.parametrize("backend", [p for p in OVER_STEPS if p.values[0] in PACKING_OVER_STEPS])
+@settings(max_examples=30)
+@given(data=st.data())
+def test_packing_over_steps(backend: str, data: st.DataObject) -> None:
+    """The counts, and under the hierarchical rule the nodes of the groups, are those given."""
+    layer = data.draw(small_traces("even"))
+    objective = data.draw(st.sampled_from(OBJECTIVES[1:]))
+    placed = data.draw(st.sampled_from(all_step_placements(layer)))
+    nodes = None
+    if layer.rule == Rule.HIERARCHICAL:
+        per_node = layer.topology.slots_per_node
+        nodes = [placed.index(group[0]) // per_node for group in layer.groups]
+    counts = [placed.count(e) for e in range(layer.num_logical_experts)]
+    given_stages = Stages(node_of_group=nodes, counts=counts)
+    words = {"stage": "packing", "objective": objective, "given": given_stages}
+    truth = solve(layer, backend="brute-force", **words)
+    found = solve(layer, backend=backend, time_limit=60, **words)
+    assert found.lower_bound <= truth.objective <= found.objective
+    assert truth.objective <= value(layer, placed, objective).incumbent
+    assert list(found.counts) == counts
+    assert nodes is None or list(found.node_of_group) == nodes
+    if layer.unit == 1 and backend not in MILP_OVER_STEPS:
+        assert found.status == "optimal"

@@ -19,7 +19,7 @@ from eplb_opt.bounds import closed_form, partitions
 from eplb_opt.certificate import CheckBudget, Trust, verify_document, writing
 from eplb_opt.problem.validity import layer_violation
 from solvers import decomposition, portfolio, solve
-from solvers.backends import BACKENDS
+from solvers.backends import BACKENDS, JOINT_OVER_STEPS
 from solvers.compiled import HAVE_NUMBA, compile_within
 from solvers.engines import mip, mip_process
 from solvers.options import Budget, OutOfBudgetError, SearchOptions
@@ -78,6 +78,29 @@ def test_a_short_limit_ends_every_backend(backend: str) -> None:
             "time": solve(layer, backend=backend, time_limit=0.05),
             "work": solve(layer, backend=backend, work_limit=1),
         }
+        for limit, result in found.items():
+            assert (result.status, result.limit) == ("feasible", limit)
+
+
+def random_steps(num_steps: int, experts: int, *sizes: int, **machine: int) -> Layer:
+    loads = np.random.default_rng(1).lognormal(5, 1.2, (num_steps, 1, experts)).astype(int) + 1
+    return Instance(loads, Topology(*sizes, **machine)).layer(0)
+
+
+@pytest.mark.parametrize("backend", [n for n in JOINT_OVER_STEPS if n != "brute-force"])
+def test_a_short_limit_ends_every_backend_over_steps(backend: str) -> None:
+    if not JOINT_OVER_STEPS[backend].is_installed():
+        pytest.skip(f"{backend} is not installed")
+    layer = random_steps(3, 32, 40, 8)
+    for dispatch in JOINT_OVER_STEPS[backend].dispatches:
+        words = {"objective": "mean", "dispatch": dispatch, "backend": backend}
+        solve(layer, work_limit=1, **words)  # what has to be compiled
+        started = time.monotonic()
+        found = {
+            "time": solve(layer, time_limit=0.05, **words),
+            "work": solve(layer, work_limit=1, **words),
+        }
+        assert time.monotonic() - started < 5
         for limit, result in found.items():
             assert (result.status, result.limit) == ("feasible", limit)
 
@@ -166,6 +189,26 @@ print(result.limit, result.objective is not None, flush=True)
     time.sleep(1.5)
     os.kill(process.pid, signal.SIGINT)
     assert process.communicate(timeout=60)[0] in ("interrupt True\n", "None True\n")
+
+
+@pytest.mark.parametrize("backend", ["portfolio", "cuts", "scipy"])
+def test_ctrl_c_ends_a_solve_over_steps_and_keeps_what_it_has(backend: str) -> None:
+    code = f"""
+import numpy as np
+from eplb_opt import Instance, Topology, solve
+loads = np.random.default_rng(3).integers(1, 5000, (4, 1, 24))
+layer = Instance(loads, Topology(32, 8)).layer(0)
+words = dict(objective="mean", dispatch="fixed", backend={backend!r})
+solve(layer, time_limit=0.01, **words)
+print("ready", flush=True)
+result = solve(layer, time_limit=100, **words)
+print(result.limit, result.objective is not None, flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1.5)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "interrupt True\n"
 
 
 @pytest.mark.skipif(not HAVE_NUMBA, reason="nothing is compiled")
