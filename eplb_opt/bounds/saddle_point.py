@@ -81,14 +81,16 @@ class _State:
         self.diagonal = np.diag_indices(self.experts)
         norm = float(np.linalg.norm(self.loads, 2))
         self.rho = norm / 2
-        self.balance = np.sqrt(self.steps) / self.experts
+        self.balance = float(np.sqrt(1 / most)) / self.experts
         self.length = 1 / np.hypot(norm, self.rho)
         root = np.sqrt(loads.sum(axis=0)) + 1e-9
         self.X: Matrix = np.full((self.experts,) * 2, 1 / self.ranks)
         self.X[self.diagonal] = 1 / np.maximum(1, self.slots * root / root.sum())
         self.eta, self.multiplier = float(np.mean(floors)) * (not self.fixed), 0.01
         self.p: Matrix = np.zeros((self.steps, self.experts + 1))
-        self.p[:, :-1] = loads / np.maximum(loads.sum(axis=1, keepdims=True), 1e-300)
+        self.p[:, :-1] = (
+            loads / np.maximum(loads.sum(axis=1, keepdims=True), 1e-300) / (most * self.steps)
+        )
         self.Z: Matrix = np.zeros((self.experts,) * 2)
 
     def advance(self) -> None:
@@ -105,8 +107,7 @@ class _State:
         level, self.eta = (2 * eta - self.eta) * self.most, eta
         gains = np.column_stack([self.loads @ ahead, self.floors]) - level
         self.p = _rows_within(self.p + up * gains)
-        values, vectors = np.linalg.eigh(self.Z - up * self.rho * (ahead - 1 / self.ranks))
-        self.Z = (vectors * np.maximum(values, 0)) @ vectors.T
+        self.Z = _positive_part(self.Z - up * self.rho * (ahead - 1 / self.ranks))
 
     def _diagonal(self, wished: Matrix, step: float) -> Matrix:
         """Newton steps for ``x - wished = step * multiplier / x^2``, and a multiplier that brings
@@ -127,12 +128,30 @@ class _State:
         weights = self.p.sum(axis=1)
         missing = np.maximum(0, 1 - weights) if self.fixed else 0 * weights
         total = self.most * float(weights.sum() + missing.sum())
-        part = self.most / max(total, 1e-300)
+        part = self.most / max(total, 1e-3)
         values, vectors = np.linalg.eigh(self.Z)
         kept = values > max(1e-9 * float(values[-1]), 0)
         size = 2 * self.rho * scale * part / self.most
         factors = vectors[:, kept] * np.sqrt(values[kept] * size)
         return Floats(self.p[:, :-1] * part, (self.p[:, -1] + missing) * part, factors)
+
+
+def _positive_part(matrix: Matrix) -> Matrix:
+    """The nearest positive semidefinite matrix, ``(Q + Q sign(Q)) / 2``, but for about 1e-4 of Q.
+
+    The sign by odd polynomials (K. Jordan et al., "Muon", 2024; then Newton and Schulz): products
+    of small matrices only. Eigenvalues of 32 x 32 took 20 ms with threads on a busy machine, this
+    takes 0.1.
+    """
+    bound = min(float(np.sqrt((matrix**2).sum())), float(np.abs(matrix).sum(axis=1).max()))
+    sign: Matrix = matrix / max(1.01 * bound, 1e-300)
+    for _ in range(6):
+        square = sign @ sign
+        sign = 3.4445 * sign + sign @ (2.0315 * (square @ square) - 4.7750 * square)
+    for _ in range(3):
+        sign = 1.5 * sign - 0.5 * sign @ (sign @ sign)
+    twice: Matrix = matrix + matrix @ sign
+    return (twice + twice.T) / 4
 
 
 def _rows_within(points: Matrix) -> Matrix:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from eplb_opt.gap import Progress
     from eplb_opt.problem.instance import Instance
+    from eplb_opt.problem.objective import Cost
 
 SPEAK_EVERY = 5.0
 """Seconds between two lines of progress where stderr is no terminal."""
@@ -77,6 +78,22 @@ def describe(instance: Instance) -> str:
         f"{machine.num_physical_experts} slots on {machine.num_ranks} ranks"
         f"{nodes if machine.num_nodes > 1 else ''}, {instance.rule} rule"
     )
+
+
+def describe_cost(instance: Instance, cost: Cost) -> list[str]:
+    """A line about what is measured, if that is not the sum under even dispatch."""
+    from eplb_opt.problem.objective import EVEN_SUM, SUM
+
+    if cost == EVEN_SUM:
+        return []
+    line = f"objective {cost.objective}, {cost.dispatch} dispatch"
+    if cost.objective == SUM or instance.trace is None:
+        return [line]
+    loaded = instance.trace[:, instance.loads.sum(axis=1) > 0]
+    idle = (loaded.sum(axis=2) == 0).sum(axis=0)
+    ends = {int(idle.min(initial=len(loaded))), int(idle.max(initial=0))}
+    without = " to ".join(map(str, sorted(ends)))
+    return [f"{line}, {len(loaded)} steps; {without} of them without load, which cost 0"]
 
 
 @contextmanager

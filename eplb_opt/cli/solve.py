@@ -14,8 +14,17 @@ import click
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.files import not_written, writable
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
-from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
+from eplb_opt.cli.output import (
+    describe,
+    describe_cost,
+    percent,
+    progress_bar,
+    show,
+    table,
+    write_json,
+)
 from eplb_opt.cli.parameters import (
+    cost_options,
     instance_options,
     json_option,
     placements_option,
@@ -26,6 +35,7 @@ from eplb_opt.cli.parameters import (
 if TYPE_CHECKING:
     from eplb_opt.gap import Progress
     from eplb_opt.problem.instance import Instance
+    from eplb_opt.problem.objective import Cost
     from eplb_opt.problem.result import Result
 
 PLACING = ("joint", "packing")
@@ -46,6 +56,7 @@ TIME_BUDGET = 60.0
     help="joint: everything that the rule allows; the others: one stage, earlier ones optimal.",
 )
 @click.option("--backend", default="auto", show_default=True, help="Solver, for instance cp-sat.")
+@cost_options
 @search_options
 @time_budget_option(TIME_BUDGET)
 @placements_option
@@ -53,6 +64,7 @@ TIME_BUDGET = 60.0
 @json_option
 def command(
     instance: Instance,
+    cost: Cost,
     stage: str,
     backend: str,
     time_limit: float | None,
@@ -70,7 +82,7 @@ def command(
                 f"give --stage {' or '.join(PLACING)}"
             )
     times = LayerTimes.of(time_limit, time_budget, TIME_BUDGET)
-    results = solve_layers(instance, times, stage=stage, backend=backend, **search)
+    results = solve_layers(instance, times, cost, stage=stage, backend=backend, **search)
     keep_results()
     if placements is not None:
         _write_placements(placements, instance, results)
@@ -81,7 +93,8 @@ def command(
         write_json(json_target, documents.solve(instance, results, interrupted=stopped))
     if json_target != "-":
         heading = f"tokens on the fullest rank, stage {stage}"
-        show(describe(instance), heading, _result_table(instance, results))
+        lines = [describe(instance), *describe_cost(instance, cost), heading]
+        show(*lines, _result_table(instance, results))
     if certificate is not None:  # last, for it is checked before it is written
         _write_certificate(certificate, instance, results)
     return exit_code(instance, results)
@@ -121,12 +134,13 @@ class LayerTimes:
         return share if self.layer is None else min(share, self.layer)
 
 
-def solve_layers(instance: Instance, times: LayerTimes, **options: Any) -> list[Result]:
+def solve_layers(instance: Instance, times: LayerTimes, cost: Cost, **options: Any) -> list[Result]:
     """Results layer by layer; on Ctrl-C those so far, the last with ``limit="interrupt"``."""
     from solvers import solve
     from solvers.tree_search.count_vectors import compile_searches
 
     results: list[Result] = []
+    options |= {"objective": cost.objective, "dispatch": cost.dispatch}
     with progress_bar() as progress, bad_input():
         if times.usual and options.get("stage") not in ("groups", "counts"):
             progress("compiling the searches, once on a machine", 0, instance.num_layers)
