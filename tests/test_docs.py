@@ -32,6 +32,7 @@ from eplb_opt.problem.evidence import (
     Groups,
     Pattern,
     Prices,
+    SameRank,
     StepBlock,
     Trusted,
     ValueEvidence,
@@ -342,6 +343,7 @@ def test_fields_of_a_certificate(folder: Path) -> None:
         Pattern(Fraction(1), 4, 1, ((1, 1),)),
         Groups((BlockBound((0,), Fraction(1), Exhaustive()),)),
         Blocks((StepBlock((0,), Fraction(1), Exhaustive()),)),
+        SameRank((1,), (((0, 1),),), (Fraction(1),), ((1,),)),
     ]
     values = [Cuts(((0,),)), Prices(1, ((1,),), Fraction(1)), Trusted("cp-sat")]
     fixed = documents.certificate(*placed_over_steps("fixed"), interrupted=False)
