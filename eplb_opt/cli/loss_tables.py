@@ -26,12 +26,15 @@ ATTRIBUTION = (
 SERVED_LOSS = (
     "why, over the steps served: total = granularity + rule + constancy + {placement} + dispatch\n"
     "  constancy: one placement for all steps (EVPI); placement: experts on the wrong ranks; "
-    "dispatch: not the best parts in each step{stale}\n"
-    "  vss, no part of it: what the best placement of the sum costs above the best for the steps"
+    "dispatch: tokens not shared best in each step"
 )
 STALE = (
     "\n  placement = optimality (on {seen}, above the best there) "
     "+ staleness (what other steps add)"
+)
+VSS = (
+    "\n  vss, no part of it: what the best placement of the sum costs above the best for the steps "
+    "(value of the stochastic solution)"
 )
 STALENESS = (
     "placed on {seen}, served {served}:\n"
@@ -56,10 +59,11 @@ def split_table(splits: Sequence[PolicySplit]) -> Any:
 
 def served_loss(report: GapReport) -> str:
     """The lines that say what the terms are of the loss over the steps served."""
-    stale = "optimality" not in report.attribution[0].mean.terms
-    placement = "placement" if stale else "optimality + staleness"
-    seen = "" if stale else STALE.format(seen=report.placed_on)
-    return SERVED_LOSS.format(placement=placement, stale=seen)
+    mean = report.attribution[0].mean
+    stale = "staleness" in mean.terms
+    lines = SERVED_LOSS.format(placement="optimality + staleness" if stale else "placement")
+    lines += STALE.format(seen=report.placed_on) if stale else ""
+    return lines + (VSS if mean.beside else "")
 
 
 def how_to_read(splits: Sequence[PolicySplit], loaded: int) -> str:

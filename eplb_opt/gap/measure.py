@@ -20,6 +20,7 @@ from eplb_opt.policies.names import (
     InvalidPlacementError,
     PolicyError,
     PolicyTimeoutError,
+    load_policy,
     named_policies,
 )
 from eplb_opt.policies.runner import MEMORY, TIMEOUT, Limits, PolicyRunner
@@ -60,6 +61,8 @@ def _is_small(instance: Instance) -> bool:
     return instance.topology.num_physical_experts <= SMALL_SLOTS
 
 
+OF_SUM = "refined"
+"""The policy that places the sum of the steps best."""
 INTERRUPTED = "interrupted"
 """Message of a policy that Ctrl-C left without a result."""
 
@@ -244,8 +247,10 @@ class _Work:
         if self.cost != EVEN_SUM and (explain or self.seen is not None):
             paid = {m.outcome.policy: [found.incumbent for found in m.values] for m in ok}
             placed = {policy: list(map(Placed, rows[policy], paid[policy])) for policy in rows}
+            optimal = self.cost.dispatch == Dispatch.OPTIMAL
+            best = [reference.bracket for reference in self.references] if optimal else None
             self.attribution, interrupted = served_loss.split_layers(
-                self.layers, placed, self.cost, search, progress, self.seen
+                self.layers, placed, self.cost, search, progress, self.seen, best, self._of_sum()
             )
         elif explain:
             self.attribution, interrupted = attribute_layers(self.layers, rows, search, progress)
@@ -254,6 +259,14 @@ class _Work:
             self.staleness, interrupted = found
         if interrupted:
             raise KeyboardInterrupt
+
+    def _of_sum(self) -> list[list[list[int]]]:
+        """What our best policy places for the sum of the served steps, [L, P], if it can."""
+        try:
+            run = load_policy(OF_SUM).run(self.instance, once=True)
+        except PolicyError:  # it does not keep replicas apart, for instance
+            return []
+        return [run.placement.phy2log.tolist()]
 
     def report(self, *, interrupted: bool = False) -> GapReport:
         """All of it; what an interrupt left out has bounds alone and no policies."""

@@ -84,11 +84,12 @@ def find_reference(
     if searched:
         if before_search is not None:
             before_search()
-        bracket = _search(layer, bracket, cost, search)
+        bracket = search_further(layer, bracket, cost, search)
     return Reference(layer.index, bracket, mean, searched, time.perf_counter() - start)
 
 
-def _search(layer: Layer, known: Bracket, cost: Cost, search: SearchOptions) -> Bracket:
+def search_further(layer: Layer, known: Bracket, cost: Cost, search: SearchOptions) -> Bracket:
+    """What a search finds, with placement and bound that are known if they are better."""
     from solvers import solve
 
     result = solve(layer, objective=cost.objective, dispatch=cost.dispatch, search=search)
@@ -100,4 +101,4 @@ def _search(layer: Layer, known: Bracket, cost: Cost, search: SearchOptions) -> 
         result.certificate,
         result.limit,
     )
-    return found.with_placement(known)
+    return found.with_placement(known).with_bound(known.bound, known.source, known.evidence)

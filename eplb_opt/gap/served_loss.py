@@ -30,8 +30,9 @@ the sum of two terms. With the same numbers of the steps seen in capitals of ano
 - **staleness**, the rest: what the change of steps adds; of any sign, 0 where the steps are
   proportional.
 
-Beside them, and no term: **vss**, the value of the stochastic solution, what our best placement of
-the summed steps (even dispatch, the one problem that engines solve) costs above V_3.
+Beside them, and no term: **vss**, the value of the stochastic solution, what the placement costs
+above V_3 that is the best known for the sum of the steps under even dispatch, the problem that
+engines solve. Many placements are (nearly) best for the sum, and this is what one of them loses.
 
 V_0, V_4 and V_5 are known, V_1 to V_3 are intervals of a proven bound and the best known, treated
 as in :mod:`eplb_opt.gap.attribution`.
@@ -65,9 +66,9 @@ from eplb_opt.gap.loss_split import (
     point,
 )
 from eplb_opt.gap.optima import NO_SEARCH, nested
-from eplb_opt.gap.reference import find_reference
+from eplb_opt.gap.reference import search_further
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective, mean_load
+from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective, mean_load
 from eplb_opt.problem.result import Limit
 from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
@@ -101,6 +102,8 @@ def split_served_loss(
     cost: Cost,
     search: SearchOptions = NO_SEARCH,
     seen: Layer | None = None,
+    constant: Bracket | None = None,
+    others: Sequence[Slots] = (),
 ) -> dict[str, LayerSplit]:
     """Split the loss of each policy's placement on the steps of one layer.
 
@@ -113,6 +116,8 @@ def split_served_loss(
         cost: objective, and the dispatch in force.
         search: limits of each search; by default there is none.
         seen: the layer as the policies saw it, if that was another.
+        constant: what is known of V_3, if something is.
+        others: further placements that are known.
 
     Returns:
         By policy, the terms :data:`TERMS`; with ``seen``, ``optimality`` and ``staleness`` in place
@@ -124,9 +129,9 @@ def split_served_loss(
     """
     if not served.has_load:
         raise ValueError(f"layer {served.index} has no load to serve: there is no loss to split")
-    known = [placed.phy2log for placed in placements.values()]
+    known = [*(placed.phy2log for placed in placements.values()), *others]
     objective = cost.objective
-    optima = _Optima(served, objective, known, search)
+    optima = _Optima(served, objective, known, search, constant)
     changed = seen is not None and not _proportional(seen, served, objective)
     before = _best_constant(seen, objective, known, search) if changed and seen else None
     found = {}
@@ -146,6 +151,8 @@ def split_layers(
     search: SearchOptions,
     progress: Progress,
     seen: Sequence[Layer] | None = None,
+    constant: Sequence[Bracket] | None = None,
+    others: Sequence[Sequence[Slots]] = (),
 ) -> tuple[tuple[PolicySplit, ...], bool]:
     """:func:`split_served_loss` for all layers with served load; ``placements`` are [L] by policy.
 
@@ -155,7 +162,9 @@ def split_layers(
     def split(row: int) -> dict[str, LayerSplit]:
         placed = {policy: rows[row] for policy, rows in placements.items()}
         before = None if seen is None else seen[row]
-        return split_served_loss(served[row], placed, cost, search, before)
+        best = None if constant is None else constant[row]
+        further = [phy2log[row] for phy2log in others]
+        return split_served_loss(served[row], placed, cost, search, before, best, further)
 
     rows = [i for i, layer in enumerate(served) if layer.has_load and placements]
     return collect("attribution", split, rows, progress)
@@ -177,14 +186,19 @@ class _Optima:
     """V_0 to V_3 of a layer, and what the best placement of its sum costs."""
 
     def __init__(
-        self, layer: Layer, objective: Objective, known: Sequence[Slots], search: SearchOptions
+        self,
+        layer: Layer,
+        objective: Objective,
+        known: Sequence[Slots],
+        search: SearchOptions,
+        constant: Bracket | None,
     ) -> None:
         self.layer, self.objective = layer, objective
         self.mean = mean_load(layer, objective)
-        of_sum = _placement_of_sum(layer, known, search)
-        self.constant = _best_constant(layer, objective, [*known, of_sum], search)
+        of_sum = min(known, key=lambda phy2log: value(layer, phy2log).incumbent)
         self.of_sum = _optimal_value(layer, of_sum, objective)
-        known = [*known, of_sum, self.constant.phy2log]
+        self.constant = _best_constant(layer, objective, known, search, constant)
+        known = [*known, self.constant.phy2log]
         self.ruled = _wait_and_see(layer, objective, known, search)
         self.anywhere = self.ruled
         if not _has_no_nodes(layer):
@@ -247,23 +261,19 @@ def _optimal_value(layer: Layer, phy2log: Slots, objective: Objective) -> Fracti
 
 
 def _best_constant(
-    layer: Layer, objective: Objective, known: Sequence[Slots], search: SearchOptions
+    layer: Layer,
+    objective: Objective,
+    known: Sequence[Slots],
+    search: SearchOptions,
+    before: Bracket | None = None,
 ) -> Bracket:
-    """The best placement for all steps under optimal dispatch."""
+    """The best placement for all steps under optimal dispatch, or what is known of it."""
     cost = Cost(objective, Dispatch.OPTIMAL)
-    return _search(layer, [value(layer, phy2log, *cost) for phy2log in known], cost, search)
-
-
-def _placement_of_sum(layer: Layer, known: Sequence[Slots], search: SearchOptions) -> Slots:
-    """The best known of the summed loads under even dispatch."""
-    return _search(layer, [value(layer, phy2log) for phy2log in known], EVEN_SUM, search).phy2log
-
-
-def _search(layer: Layer, known: Sequence[Bracket], cost: Cost, search: SearchOptions) -> Bracket:
-    bound = bounds.of(layer, *cost).value
-    least = min(found.incumbent for found in known)
-    limits = search if search.asks_for(least, bound) else NO_SEARCH
-    found = find_reference(layer, known, cost, limits).bracket
+    found = Bracket.start(bounds.of(layer, *cost), []) if before is None else before
+    for phy2log in known:
+        found = found.with_placement(value(layer, phy2log, *cost))
+    if search.asks_for(found.incumbent, found.bound):
+        found = search_further(layer, found, cost, search)
     if found.limit == Limit.INTERRUPT:
         raise KeyboardInterrupt
     return found
