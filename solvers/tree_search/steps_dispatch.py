@@ -38,6 +38,7 @@ MOST_RANKS = 12
 """In a node: every set of them has its own sums."""
 
 LEVEL = 0
+LEAF_STAGES = 6
 PRICE_WORK = 20
 """Work that a bound by prices counts for."""
 
@@ -334,7 +335,7 @@ def advance(
         if use_prices:
             work += PRICE_WORK
             list_allowed(tree, level, allowed)
-            if excludes(prices, allowed, level + 1):
+            if excludes(prices, allowed, level + 1, LEAF_STAGES if level == E - 1 else 1):
                 continue
         if level == E - 1:
             return FOUND, work + 1

@@ -22,7 +22,7 @@ from solvers.arrays import Integers
 from solvers.compiled import compiled
 from solvers.model_size import require_table
 from solvers.tree_search.splitting import EXHAUSTED, FOUND, PAUSED, least_threshold
-from solvers.tree_search.steps_scale import NOTHING, over
+from solvers.tree_search.steps_scale import NOTHING, over, sort_falling
 
 BATCH = 2**20
 """Counts that are listed at once, to be searched by their bounds."""
@@ -175,9 +175,9 @@ def bound_nodes(size: Integers, counts: Integers, R: int, S: int, later: Integer
                 for _ in range(counts[e]):
                     items[p] = size[e, counts[e], t]
                     p += 1
-            items.sort()
+            sort_falling(items)
             for i in range(R * S):
-                prefix[i + 1] = prefix[i] + items[R * S - 1 - i]
+                prefix[i + 1] = prefix[i] + items[i]
             mean = -(-prefix[R * S] // R)
             bound = max(mean, np.int64(least_threshold(prefix, R, S)))
             later[node, t] = max(later[node + 1, t], bound)
@@ -252,14 +252,20 @@ def begin(
     N, S, T = len(tree.later) - 1, tree.chosen.shape[1], tree.item.shape[1]
     n = len(counts) // N
     bound_nodes(size, counts, R, S, tree.later)
-    totals = np.empty(n, np.int64)
+    totals, order = np.empty(n, np.int64), np.empty(n, np.int64)
     p, kind = 0, -1
     for node in range(N):
         for i in range(n):
             e = node * n + i
-            totals[i] = -size[e, counts[e]].sum()
+            total, j = np.int64(0), i
+            for t in range(T):
+                total += size[e, counts[e], t]
+            while j > 0 and totals[j - 1] < total:
+                totals[j], order[j] = totals[j - 1], order[j - 1]
+                j -= 1
+            totals[j], order[j] = total, i
         before = -1
-        for i in np.argsort(totals, kind="mergesort"):
+        for i in order:
             e = node * n + i
             equal = twin[e] == 1 and before == e - 1 and counts[e] == counts[e - 1]
             if spread or not equal:

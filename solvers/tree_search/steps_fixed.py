@@ -30,8 +30,10 @@ ROUNDS = 100
 """Of multiplicative weights, at most."""
 SMOOTH = 0.02
 """Prices fall by e for so much less load, as a part of the mean."""
-RATE = 1.0
+RATE = 0.5
 """A share falls by e where a rank is dearer by this part of the mean."""
+SLOWER = 0.8
+"""The same is divided by where the bound falls: a step was too long."""
 RARE = 1e-6
 """Least share of a rank that may serve an expert."""
 PRICE_BITS = 20
@@ -115,12 +117,13 @@ def cost_at(prices: Prices, k: int, sets: Integers) -> int:
 
 
 @compiled
-def price_ranks(loads: Floats, most_weight: float, prices: Floats) -> float:
+def price_ranks(loads: Floats, most_weight: float, smooth: float, prices: Floats) -> float:
     """Prices that rise with the load of a rank; returns the objective of the loads, about.
 
     Args:
         loads: [T, G] in units of the mean.
         most_weight: of one step.
+        smooth: prices fall by e for so much less load.
         prices: [T, G] whose sums over g are weights of the steps, about; written.
     """
     T, G = loads.shape
@@ -129,7 +132,8 @@ def price_ranks(loads: Floats, most_weight: float, prices: Floats) -> float:
         top[t] = loads[t].max()
         weight[t] = most_weight
     if most_weight * T > 1:
-        weight[:] = np.exp((top - top.max()) / SMOOTH)
+        weight[:] = np.exp((top - top.max()) / smooth)
+        weight /= weight.sum()
         for _ in range(T):  # cut at the largest weight, and share what is cut
             free = 0.0
             spare = 1.0
@@ -148,7 +152,7 @@ def price_ranks(loads: Floats, most_weight: float, prices: Floats) -> float:
         cost += weight[t] * top[t]
         total = 0.0
         for g in range(G):
-            prices[t, g] = np.exp((loads[t, g] - top[t]) / SMOOTH)
+            prices[t, g] = np.exp((loads[t, g] - top[t]) / smooth)
             total += prices[t, g]
         for g in range(G):
             prices[t, g] *= weight[t] / total
@@ -181,13 +185,14 @@ def keep(prices: Prices, found: Floats) -> int:
 
 
 @compiled
-def excludes(prices: Prices, sets: Integers, level: int) -> bool:
+def excludes(prices: Prices, sets: Integers, level: int, stages: int) -> bool:
     """Whether prices were found under which no placement with these sets is of interest.
 
     Args:
         prices: changed in place.
         sets: [E] ranks that each expert may have, in its node; the first has the highest bit.
         level: how many experts have their ranks, 1 or more; shares start from those with one less.
+        stages: of ever sharper prices.
     """
     (E, T), G = prices.loads.shape, prices.shares.shape[2]
     number = len(prices.kept)
@@ -209,14 +214,17 @@ def excludes(prices: Prices, sets: Integers, level: int) -> bool:
     most_weight = prices.limits[1] / prices.limits[0]
     limit = prices.limits[2] / prices.limits[0] / prices.mean[0]
     loads, found, dear = np.empty((T, G)), np.empty((T, G)), np.empty(G)
-    for _ in range(ROUNDS):
+    smooth, rate, best = SMOOTH, RATE, 0.0
+    for i in range(stages * ROUNDS):
+        if i > 0 and i % ROUNDS == 0:
+            smooth, rate = smooth / 3, rate / 3
         loads[:] = 0
         for e in range(E):
             for g in range(prices.ranks[e, 0], prices.ranks[e, 1]):
                 if shares[e, g] > 0:
                     for t in range(T):
                         loads[t, g] += shares[e, g] * tokens[e, t]
-        if price_ranks(loads, most_weight, found) <= limit:
+        if price_ranks(loads, most_weight, smooth, found) <= limit:
             return False  # shares that keep to it
         bound = 0.0
         for e in range(E):
@@ -232,10 +240,13 @@ def excludes(prices: Prices, sets: Integers, level: int) -> bool:
             total = 0.0
             for g in range(first, end):
                 if shares[e, g] > 0:
-                    shares[e, g] = max(RARE, shares[e, g] * np.exp(RATE * (least - dear[g])))
+                    shares[e, g] = max(RARE, shares[e, g] * np.exp(rate * (least - dear[g])))
                     total += shares[e, g]
             for g in range(first, end):
                 shares[e, g] /= total
+        if bound < best:
+            rate *= SLOWER
+        best = max(best, bound)
         if bound > limit:
             k = keep(prices, found)
             if cost_at(prices, k, sets) > prices.limits[2]:

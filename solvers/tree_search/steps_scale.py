@@ -91,6 +91,21 @@ def find_twins(loads: Integers, num_nodes: int) -> Integers:
 
 
 @compiled
+def sort_falling(values: Integers) -> None:
+    """Insertion sort of few integers; numpy's takes seconds to compile.
+
+    Args:
+        values: [n] integers; sorted in place, the largest first.
+    """
+    for i in range(1, len(values)):
+        value, j = values[i], i
+        while j > 0 and values[j - 1] < value:
+            values[j] = values[j - 1]
+            j -= 1
+        values[j] = value
+
+
+@compiled
 def over(makespans: Integers, weights: Integers) -> int:
     """The objective of the makespans of all steps.
 
@@ -107,7 +122,8 @@ def over(makespans: Integers, weights: Integers) -> int:
         for makespan in makespans:
             cost += makespan
         return int(cost * weights[0])
-    falling = -np.sort(-makespans)
+    falling = makespans.copy()
+    sort_falling(falling)
     for i in range(len(weights)):
         cost += weights[i] * falling[i]
     return int(cost)
