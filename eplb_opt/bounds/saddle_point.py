@@ -27,8 +27,10 @@ from eplb_opt.problem.objective import Objective
 
 Matrix = NDArray[np.float64]
 
-WORK = 4e9
+WORK = 8e9
 """Multiplications at effort 1, about a second."""
+FEWEST_ITERATIONS = 200
+"""With fewer nothing comes of it: large layers need more effort than 1."""
 CHECKS = 4
 """How often the prices are handed out to be evaluated."""
 
@@ -55,6 +57,8 @@ def saddle_points(
     # Small layers need few; an iteration takes a tenth of a millisecond at least.
     work = 4 * steps * experts * (experts + 20) + 40 * experts**3 + 100_000
     iterations = int(effort * min(2 * experts**2, WORK / work))
+    if effort * WORK / work < FEWEST_ITERATIONS:
+        return
     state = _State(loads, lowest, layer, _most_weight(objective, steps))
     for part in range(CHECKS):
         for _ in range(part * iterations // CHECKS, (part + 1) * iterations // CHECKS):
