@@ -34,6 +34,7 @@ from solvers.tree_search.steps_scale import (
     LARGEST_COST,
     NOTHING,
     ROOM_FOR_PRICES,
+    find_twins,
     over,
     scale_steps,
 )
@@ -80,6 +81,7 @@ class _Search:
     Attributes:
         known: the best placement so far, and the bound of an argument.
         most: objective that is worth a search, in scaled units; the less, the better the incumbent.
+        true_loads: [E][T] of the steps that count, in units of the layer.
         left: what placements that were not looked at cost at least, in scaled units.
         doubtful: bounds of placements whose exact value is not known, in tokens.
     """
@@ -98,6 +100,7 @@ class _Search:
             factor = math.lcm(*range(1, self.ranks + 1))
         largest = ROOM_FOR_PRICES if cost.dispatch == Dispatch.FIXED else LARGEST_COST
         self.scale = scale_steps(layer, cost.objective, multiple, factor, largest)
+        self.true_loads = cost.objective.loads_of(layer).T.tolist()
         self.known = Bracket.start(Bound(mean_load(layer, cost.objective), "mean"), [])
         self.most, self.left = NOTHING, 0
         self.doubtful = list[Fraction]()
@@ -167,20 +170,20 @@ class _Search:
         """The placements with ``blocks[n]`` on node n."""
         experts = [e for block in blocks for e in self.sorted_experts(block)]
         loads, topology = np.ascontiguousarray(self.scale.loads.T[experts]), self.layer.topology
+        twin = find_twins([self.true_loads[e] for e in experts], self.nodes)
         if self.cost.dispatch == Dispatch.EVEN:
             given = None if self.counts is None else [self.counts[e] for e in experts]
             spread, most = self.layer.spread_replicas, self.most_replicas
-            return CountTree(experts, loads, self.scale.weights, topology, most, spread, given)
+            return CountTree(
+                experts, loads, twin, self.scale.weights, topology, most, spread, given
+            )
         fixed = self.cost.dispatch == Dispatch.FIXED
-        return SetTree(experts, loads, self.scale, topology, fixed)
+        return SetTree(experts, loads, twin, self.scale, topology, fixed)
 
     def sorted_experts(self, block: Block) -> list[int]:
         """Heavy ones first, equal ones side by side."""
-        loads = self.scale.loads.T
-        return sorted(
-            self.layer.experts_of(block),
-            key=lambda e: (-int(loads[e].sum()), loads[e].tolist()),
-        )
+        loads = self.true_loads
+        return sorted(self.layer.experts_of(block), key=lambda e: (-sum(loads[e]), loads[e]))
 
     def bounded_partitions(self) -> list[tuple[int, tuple[Block, ...]]]:
         """All partitions with the objective of the mean of the fullest node, by that bound."""

@@ -117,12 +117,18 @@ def require_few_ranks(ranks: int) -> None:
 
 
 def new_rank_sets(
-    loads: Integers, weights: Integers, num_nodes: int, ranks_per_node: int, slots_per_rank: int
+    loads: Integers,
+    twin: Integers,
+    weights: Integers,
+    num_nodes: int,
+    ranks_per_node: int,
+    slots_per_rank: int,
 ) -> RankSets:
     """The search at its root.
 
     Args:
         loads: [E, T] tokens, experts node by node.
+        twin: [E] as in :class:`RankSets`.
         weights: [k] of the makespans.
         num_nodes: N.
         ranks_per_node: R.
@@ -140,9 +146,7 @@ def new_rank_sets(
     light, rest = tables_of_rest(loads, n, R, spare, multiple)
     tree = RankSets(
         loads=np.ascontiguousarray(loads),
-        twin=np.array(
-            [int(j % n > 0 and np.array_equal(loads[j - 1], loads[j])) for j in range(E)]
-        ),
+        twin=twin,
         weights=weights,
         factor=np.where(members > 0, multiple // np.maximum(members, 1), 0),
         members=members,
@@ -375,11 +379,13 @@ class SetTree:
         self,
         experts: Sequence[int],
         loads: Integers,
+        twin: Integers,
         scale: ScaledSteps,
         topology: Topology,
         fixed: bool,
     ) -> None:
-        """Row j of ``loads`` [E, T] is ``experts[j]``, node by node; ``fixed`` is the dispatch.
+        """Row j of ``loads`` [E, T] is ``experts[j]``, node by node; ``twin`` as in
+        :class:`RankSets`; ``fixed`` is the dispatch.
 
         Raises:
             TooLargeError: the tables would be too large.
@@ -387,7 +393,7 @@ class SetTree:
         self.experts, self.slots_per_rank = experts, topology.slots_per_rank
         different = min(topology.slots_per_rank, len(experts) // topology.num_nodes)
         self.sets = new_rank_sets(
-            loads, scale.weights, topology.num_nodes, topology.ranks_per_node, different
+            loads, twin, scale.weights, topology.num_nodes, topology.ranks_per_node, different
         )
         self.scale, self.fixed = scale, fixed
         self.prices = new_prices(loads, scale.most_weight, topology.num_nodes, topology.num_ranks)

@@ -97,12 +97,19 @@ class Packing(NamedTuple):
 
 
 def new_vectors(
-    loads: Integers, weights: Integers, num_slots: int, num_ranks: int, num_nodes: int, most: int
+    loads: Integers,
+    twin: Integers,
+    weights: Integers,
+    num_slots: int,
+    num_ranks: int,
+    num_nodes: int,
+    most: int,
 ) -> Vectors:
     """The listing at its start.
 
     Args:
         loads: [E, T] tokens, experts node by node.
+        twin: [E] as in :class:`Vectors`.
         weights: [k] of the makespans.
         num_slots: P.
         num_ranks: G.
@@ -120,9 +127,7 @@ def new_vectors(
     batch = max(1, BATCH // E)
     return Vectors(
         size=size,
-        twin=np.array(
-            [int(j % n > 0 and np.array_equal(loads[j - 1], loads[j])) for j in range(E)]
-        ),
+        twin=twin,
         weights=weights,
         least=least,
         counts=np.full(E, most + 1),
@@ -257,16 +262,16 @@ def begin(
     for node in range(N):
         for i in range(n):
             e = node * n + i
-            total, j = np.int64(0), i
+            total, j = 0, i
             for t in range(T):
-                total += size[e, counts[e], t]
+                total += int(size[e, counts[e], t])
             while j > 0 and totals[j - 1] < total:
                 totals[j], order[j] = totals[j - 1], order[j - 1]
                 j -= 1
             totals[j], order[j] = total, i
         before = -1
-        for i in order:
-            e = node * n + i
+        for place in range(n):
+            e = node * n + int(order[place])
             equal = twin[e] == 1 and before == e - 1 and counts[e] == counts[e - 1]
             if spread or not equal:
                 kind += 1
@@ -504,6 +509,7 @@ class CountTree:
         self,
         experts: Sequence[int],
         loads: Integers,
+        twin: Integers,
         weights: Integers,
         topology: Topology,
         most: int,
@@ -515,6 +521,7 @@ class CountTree:
         Args:
             experts: of the rows.
             loads: tokens.
+            twin: [E] as in :class:`Vectors`.
             weights: [k] of the makespans.
             topology: the machine.
             most: replicas of an expert, at most.
@@ -528,7 +535,7 @@ class CountTree:
         self.experts, self.spread, self.N, self.R = experts, spread, N, topology.ranks_per_node
         self.S = topology.slots_per_rank
         most = most if counts is None else max(counts)
-        self.vectors = new_vectors(loads, weights, P, G, N, most)
+        self.vectors = new_vectors(loads, twin, weights, P, G, N, most)
         self.packing = new_packing(P, G, N, loads.shape[1])
         self.order, self.place = np.zeros(0, np.int64), np.zeros(1, np.int64)
         self.complete = counts is not None  # all vectors are listed

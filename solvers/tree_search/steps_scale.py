@@ -8,6 +8,7 @@ search that looks at every placement whose integers are below the incumbent is e
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -82,12 +83,13 @@ def scale_steps(
     )
 
 
-def find_twins(loads: Integers, num_nodes: int) -> Integers:
-    """[E] 1 where an expert has the loads [E, T] of the one before, in the same node."""
+def find_twins(loads: Sequence[Sequence[int]], num_nodes: int) -> Integers:
+    """[E] 1 where an expert has the loads [E, T] of the one before, in the same node.
+
+    These are the true loads: experts that only rounding makes equal must not change places.
+    """
     n = len(loads) // num_nodes
-    return np.array(
-        [int(j % n > 0 and (loads[j - 1] == loads[j]).all()) for j in range(len(loads))]
-    )
+    return np.array([int(j % n > 0 and loads[j - 1] == loads[j]) for j in range(len(loads))])
 
 
 @compiled
