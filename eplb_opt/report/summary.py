@@ -169,14 +169,24 @@ def _first(path: Path) -> tuple[str, dict[str, Any] | None]:
 
 
 def machine_of(instance: dict[str, Any] | None) -> str:
-    """A line about the machine of an instance."""
+    """A line about the machine of an instance, and what was measured on it if that is unusual."""
     if instance is None:
         return "none"
     nodes = f", {instance['num_nodes']} nodes" if instance["rule"] == "hierarchical" else ""
+    cost = cost_of(instance)
     return (
         f"{instance['num_logical_experts']} experts, {instance['num_physical_experts']} slots, "
-        f"{instance['num_ranks']} ranks{nodes}"
+        f"{instance['num_ranks']} ranks{nodes}{f', {cost}' if cost else ''}"
     )
+
+
+def cost_of(instance: dict[str, Any]) -> str:
+    """Objective and dispatch; nothing for the sum under even dispatch."""
+    objective, dispatch = instance.get("objective", "sum"), instance.get("dispatch", "even")
+    if (objective, dispatch) == ("sum", "even"):
+        return ""
+    steps = f" of {instance['num_steps']} steps" if objective != "sum" else ""
+    return f"{objective}{steps}, {dispatch} dispatch"
 
 
 def of_gap(document: dict[str, Any]) -> Summary:
@@ -184,12 +194,10 @@ def of_gap(document: dict[str, Any]) -> Summary:
     instance = document["instance"]
     found = Summary(f"{instance['source']}: {machine_of(instance)}, {instance['rule']} rule")
     found.instances = 1
+    found.cost = cost_of(instance)
     asked = ""
-    objective, dispatch = instance.get("objective", "sum"), instance.get("dispatch", "even")
-    if (objective, dispatch) != ("sum", "even"):
-        asked = f" --objective {objective} --dispatch {dispatch}"
-        steps = f" over {instance['num_steps']} steps" if objective != "sum" else ""
-        found.cost = f"{objective}{steps}, {dispatch} dispatch"
+    if found.cost:
+        asked = f" --objective {instance['objective']} --dispatch {instance['dispatch']}"
     for reference in document["reference"]:
         if reference["status"] != "no-load":
             found.references[reference["status"]] += 1

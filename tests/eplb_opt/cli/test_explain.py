@@ -107,3 +107,37 @@ def test_an_interrupted_split_says_over_how_many_layers_its_mean_is() -> None:
     document = documents.gap(report)
     assert document["interrupted"]
     assert document["attribution"][0]["num_layers"] == 1
+
+
+def test_the_served_loss_of_a_trace(folder: Path) -> None:
+    trace = [[LOADS[0], LOADS[1]], [LOADS[1], LOADS[0]], [[0] * 8, LOADS[1]], [[0] * 8, [0] * 8]]
+    np.save(folder / "steps.npy", trace)
+    command = ("gap", "steps.npy", *MACHINE, "--objective", "mean", "--dispatch", "optimal",
+               "--time-limit", 0, "--explain", "--json", "gap.json")  # fmt: skip
+    result = eplb_opt(*command, cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    line = "objective mean, optimal dispatch, 4 steps; 1 to 2 of them without load, which cost 0"
+    for word in (line, "served loss", "constancy", "EVPI", "vss"):
+        assert word in result.stdout
+    document = json.loads((folder / "gap.json").read_text())
+    assert document["instance"]["num_steps"] == 4
+    (policy,), (split,) = document["policies"], document["attribution"]
+    assert f"{100 * policy['loss_mean']:.3f} %" in result.stdout
+    assert f"{100 * split['mean']['total']:.2f}" in result.stdout
+    assert [layer["mean_load"] for layer in document["reference"]] == [1481 / 32, 1512 / 32]
+
+
+def test_shares_that_fit_the_steps_seen(folder: Path) -> None:
+    """Two ranks hold the expert. Seen was load beside it on one, served is load on the other."""
+    (folder / "place.py").write_text("rebalance_experts = lambda *_: [[0, 1, 0, 2]]")
+    np.save(folder / "seen.npy", [[[4, 4, 0]], [[4, 4, 0]]])
+    np.save(folder / "served.npy", [[[4, 0, 4]]])
+    command = ("gap", "seen.npy", "--redundant", 1, "--gpus", 2, "--policy", "place.py", "--json",
+               "-", "--objective", "mean", "--dispatch", "fixed", "--serve-on")  # fmt: skip
+    for steps, makespan in (("seen.npy", 4), ("served.npy", 8)):
+        done = eplb_opt(*command, steps, cwd=folder)
+        document = json.loads(done.stdout)
+        assert document["policies"][0]["layers"][0]["makespan"] == makespan
+    (split,) = document["attribution"]
+    assert split["mean"]["terms"]["dispatch"]["low_exact"] == "1/1"
+    assert split["mean"]["sums"]["placement"]["high_exact"] == "0/1"

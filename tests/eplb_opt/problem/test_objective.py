@@ -1,5 +1,6 @@
 """How the makespans of steps become one number."""
 
+import random
 from fractions import Fraction
 
 import numpy as np
@@ -7,8 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Placement, Topology
-from eplb_opt.problem.objective import Objective, mean_load, rank_loads, step_makespans
+from eplb_opt import Instance, Layer, Placement, Topology
+from eplb_opt.problem.objective import (
+    Objective,
+    cost_of_shares,
+    mean_load,
+    rank_loads,
+    step_makespans,
+)
+from tests.oracles.steps import (
+    OBJECTIVES,
+    Slots,
+    even_makespans,
+    over,
+    placed_traces,
+    steps_of,
+)
 
 MAKESPANS = st.lists(st.fractions(0, 100, max_denominator=9), min_size=1, max_size=8)
 SHARES = st.fractions(Fraction(1, 12), 1, max_denominator=12)
@@ -63,3 +78,27 @@ def test_makespans_of_steps_in_floats_are_those_of_fractions() -> None:
     for i, layer in enumerate(Instance(trace, Topology(6, 2)).layers()):
         exact = [float(max(rank_loads(step, slots[i]))) for step in layer.each_step()]
         assert found[:, i] == pytest.approx(exact)
+
+
+@given(placed_traces(), st.sampled_from(OBJECTIVES), st.randoms(use_true_random=False))
+def test_what_given_shares_cost(
+    placed: tuple[Layer, Slots], objective: str, chance: random.Random
+) -> None:
+    """By the definition; replicas that share alike cost what ``even`` dispatch does."""
+    layer, slots = placed
+    parts = [Fraction(chance.randint(1, 10 ** chance.randint(1, 20))) for _ in slots]
+    totals = [sum(q for q, other in zip(parts, slots, strict=True) if other == e) for e in slots]
+    shares = [part / total for part, total in zip(parts, totals, strict=True)]
+    S, steps = layer.topology.slots_per_rank, steps_of(layer, objective)
+    makespans = [
+        max(
+            sum(row[slots[p]] * shares[p] for p in range(first, first + S))
+            for first in range(0, len(slots), S)
+        )
+        for row in steps
+    ]
+    parsed = Objective.parse(objective)
+    assert cost_of_shares(layer, slots, shares, parsed) == over(makespans, objective)
+    even = [Fraction(1, slots.count(e)) for e in slots]
+    alike = over(even_makespans(steps, slots, layer.topology.num_ranks), objective)
+    assert cost_of_shares(layer, slots, even, parsed) == alike

@@ -137,6 +137,19 @@ def test_a_page_of_a_gap_measurement(gap_json, tmp_path) -> None:
     assert len(names) == len(set(names)), "two elements with one name"
 
 
+def test_a_page_names_objective_and_dispatch_and_the_terms_over_steps() -> None:
+    trace = np.arange(3 * 2 * 8).reshape(3, 2, 8) % 7
+    found = measure_gap(Instance(trace, Topology(10, 5)), objective="cvar:0.5", dispatch="optimal",
+                        explain=True, time_limit=0)  # fmt: skip
+    page = report.page(found)
+    assert "10 slots, 5 ranks, cvar:1/2 of 3 steps, optimal dispatch" in page
+    assert "--objective cvar:1/2 --dispatch optimal" in page
+    assert "one placement for all steps (constancy, EVPI)" in page
+    legend = report.plot_attribution(found).get_legend().get_texts()
+    terms = ["granularity", "rule", "constancy", "placement", "dispatch"]
+    assert [text.get_text() for text in legend] == terms
+
+
 def test_a_page_of_a_large_sweep_is_small(tmp_path) -> None:
     results = write_sweep(tmp_path / "r.jsonl", 10, 1000)
     html = report.page(results)
