@@ -10,9 +10,10 @@ bounds; they are a solver's word, in floats, so that the tree search has to mend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+from eplb_opt import bounds
 from eplb_opt.problem.evidence import Evidence, Exhaustive, Trusted
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch
@@ -28,6 +29,10 @@ from solvers.tree_search.steps import solve_joint as search
 
 SHORT = 3_000_000
 """Work of the first tree search: some tenths of a second."""
+SECONDS_OF_BOUND = 5.0
+"""Left of a limit on time where the slow arguments of :func:`eplb_opt.bounds.of` are tried."""
+WORK_OF_BOUND = 20_000_000
+"""What they count."""
 REDO_EXPERTS = 16
 """Up to so many experts the checker of certificates can redo an exhaustive search."""
 
@@ -48,38 +53,84 @@ def solve_joint(
         initial: [P] a placement to start from.
         counts: [E] of all placements that are considered, under ``even`` dispatch.
     """
+    methods = _Methods(layer, cost, counts)
     known = first_over_steps(layer, cost, initial, counts)
-
-    def search_tree(part: Budget) -> Bracket:
-        return _search(layer, cost, part, known, counts)
-
-    def improve(part: Budget) -> Bracket:
-        found = improve_over_steps(layer, cost, known, part, keep_counts=counts is not None)
-        return replace(found, limit=part.limit or Limit.WORK)
-
-    def solve_program(part: Budget) -> Bracket:
-        found = mip.solve_joint(layer, cost, part, known.phy2log, counts, backend="scipy")
-        found = known.with_placement(found).with_bound(found.bound, "scipy", Trusted("scipy"))
-        return replace(found, limit=part.limit)
-
-    steps = [(search_tree, 0.2, SHORT), (improve, 0.2, None), (search_tree, 0.7, None)]
-    if budget.seconds is not None and model_cost(cost, layer).dispatch == Dispatch.FIXED:
-        steps[2:2] = [(solve_program, 0.6, None)]  # these engines know no limit but time
-    if budget.limited:
-        steps.append((improve, 1.0, None))
-    else:
-        steps[-1] = (search_tree, 1.0, None)
-    for step, share, work in steps:
+    for method, share, work in methods.plan(budget):
         if _ended(known, budget):
             break
         try:
-            known = step(budget.part(share, work=work))
+            known = method(known, budget.part(share, work=work))
         except KeyboardInterrupt:
             budget.interrupt()
         except TooLargeError:
             known = replace(known, limit=Limit.WORK)
         budget.tell(known.incumbent, known.bound)
     return replace(known, limit=None if known.closed else _reason(known, budget))
+
+
+Method = Callable[[Bracket, Budget], Bracket]
+
+
+@dataclass(frozen=True)
+class _Methods:
+    """Each takes what is known and brings value and bound closer."""
+
+    layer: Layer
+    cost: Cost
+    counts: Sequence[int] | None
+
+    def plan(self, budget: Budget) -> list[tuple[Method, float, int | None]]:
+        """What is done one after another, each with its share of the budget left and most work."""
+        plan: list[tuple[Method, float, int | None]] = [
+            (self.search, 0.2, SHORT),
+            (self.improve, 0.2, None),
+            (self.raise_bound, 1.0, None),
+        ]
+        fixed = model_cost(self.cost, self.layer).dispatch == Dispatch.FIXED
+        if fixed and budget.seconds is not None:
+            plan.append((self.solve_program, 0.6, None))  # these engines know no limit but time
+        if not budget.limited:
+            return [*plan, (self.search, 1.0, None)]
+        return [*plan, (self.search, 0.7, None), (self.improve, 1.0, None)]
+
+    def search(self, known: Bracket, budget: Budget) -> Bracket:
+        """The tree search, or a model where there are too many ranks for it."""
+        even = self.cost.dispatch == Dispatch.EVEN
+        model = ("cp-sat", cp_sat.solve_joint) if even else ("cuts", cuts.solve_joint)
+        for name, solver in (("search", search), model):
+            try:
+                found = solver(self.layer, self.cost, budget, known.phy2log, self.counts)
+            except TooLargeError:
+                continue
+            few = self.layer.num_logical_experts <= REDO_EXPERTS
+            evidence: Evidence = Exhaustive() if few else Trusted(name)
+            known = known.with_placement(found).with_bound(found.bound, name, evidence)
+            return replace(known, limit=found.limit or (None if known.closed else Limit.PRECISION))
+        return replace(known, limit=Limit.WORK)
+
+    def improve(self, known: Bracket, budget: Budget) -> Bracket:
+        """Local search."""
+        keep = self.counts is not None
+        found = improve_over_steps(self.layer, self.cost, known, budget, keep_counts=keep)
+        return replace(found, limit=budget.limit or Limit.WORK)
+
+    def raise_bound(self, known: Bracket, budget: Budget) -> Bracket:
+        """The arguments that take seconds and cannot be stopped, if there is room for them."""
+        seconds, work = budget.seconds_left(), budget.work_left()
+        hurry = seconds is not None and seconds < SECONDS_OF_BOUND
+        if hurry or self.counts is not None or (work is not None and work < WORK_OF_BOUND):
+            return known
+        budget.charge(WORK_OF_BOUND)
+        found = bounds.of(self.layer, *self.cost)
+        return known.with_bound(found.value, found.source, found.evidence)
+
+    def solve_program(self, known: Bracket, budget: Budget) -> Bracket:
+        """The mixed-integer program."""
+        found = mip.solve_joint(
+            self.layer, self.cost, budget, known.phy2log, self.counts, backend="scipy"
+        )
+        known = known.with_placement(found).with_bound(found.bound, "scipy", Trusted("scipy"))
+        return replace(known, limit=budget.limit or found.limit)
 
 
 def _ended(known: Bracket, budget: Budget) -> bool:
@@ -96,23 +147,3 @@ def _reason(known: Bracket, budget: Budget) -> Limit | None:
     if known.limit == Limit.PRECISION:
         return known.limit
     return budget.limit or known.limit
-
-
-def _search(
-    layer: Layer, cost: Cost, budget: Budget, known: Bracket, counts: Sequence[int] | None
-) -> Bracket:
-    """``known`` with what the tree search finds, or a model where there are too many ranks."""
-    model = cp_sat if cost.dispatch == Dispatch.EVEN else cuts
-    for name, solver in (
-        ("search", search),
-        (model.__name__.rpartition(".")[2], model.solve_joint),
-    ):
-        try:
-            found = solver(layer, cost, budget, known.phy2log, counts)
-        except TooLargeError:
-            continue
-        few = layer.num_logical_experts <= REDO_EXPERTS
-        evidence: Evidence = Exhaustive() if few else Trusted(name)
-        known = known.with_placement(found).with_bound(found.bound, name, evidence)
-        return replace(known, limit=found.limit or (None if known.closed else Limit.PRECISION))
-    return replace(known, limit=Limit.WORK)

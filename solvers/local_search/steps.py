@@ -32,10 +32,11 @@ def first_over_steps(
 
 
 def bound_over_steps(layer: Layer, cost: Cost, counts: Sequence[int] | None = None) -> Bound:
-    """The largest bound that an argument proves."""
-    if counts is not None:
-        layer = layer.without_nodes()  # placements under the hierarchical rule are some of these
-    return bounds.of(layer, *cost, counts=counts)
+    """What an argument proves in no time: with ``counts`` for these, else wait-and-see."""
+    if counts is None:
+        return bounds.wait_and_see(layer, *cost)
+    # placements under the hierarchical rule are some of these
+    return bounds.of(layer.without_nodes(), *cost, counts=counts)
 
 
 def as_groups(layer: Layer) -> Layer:

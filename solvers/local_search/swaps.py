@@ -10,7 +10,7 @@ from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 from solvers.bracket import Bracket
 from solvers.dispatch import value
-from solvers.options import Budget
+from solvers.options import Budget, OutOfBudgetError
 
 PATIENCE = 30
 """Moves a slot in a row without improvement that end the search."""
@@ -27,19 +27,22 @@ def improve_over_steps(
     """
     random = np.random.default_rng(budget.options.seed)
     here, fruitless = value(layer, known.phy2log, *cost), 0
-    while fruitless < PATIENCE * len(known.phy2log) and here.value != known.bound:
-        if not budget.chunk():
-            break
-        fruitless += 1
-        phy2log = _move(layer, here.phy2log, random, keep_counts)
-        if layer_violation(layer, phy2log) is not None:
-            continue
-        budget.charge(layer.steps.size)
-        found = value(layer, phy2log, *cost)
-        if found.incumbent < here.incumbent:
-            fruitless = 0
-        if found.incumbent <= here.incumbent:
-            here = found
+    try:
+        while fruitless < PATIENCE * len(known.phy2log) and here.value != known.bound:
+            budget.spend(layer.steps.size)
+            fruitless += 1
+            phy2log = _move(layer, here.phy2log, random, keep_counts)
+            if layer_violation(layer, phy2log) is not None:
+                continue
+            found = value(layer, phy2log, *cost)
+            if found.incumbent < here.incumbent:
+                fruitless = 0
+            if found.incumbent <= here.incumbent:
+                here = found
+    except OutOfBudgetError:
+        pass
+    except KeyboardInterrupt:
+        budget.interrupt()
     return known.with_placement(here)
 
 

@@ -76,16 +76,17 @@ def solve_joint(
         model.add_cuts(known.phy2log)
         while budget.chunk() and not known.closed:
             outcome = cp_sat.run(model.model, budget)
-            if outcome.value is None:
-                return model.take(known, outcome)
-            phy2log = model.placement(outcome.value)
             known = model.take(known, outcome)
             budget.tell(known.incumbent, known.bound)
-            if outcome.limit or not model.add_cuts(phy2log):
-                return replace(known, limit=outcome.limit)
+            if outcome.value is None or outcome.limit:
+                return known
+            if not model.add_cuts(model.placement(outcome.value)):
+                return known  # its value is not known exactly
             model.improve_on(known.incumbent)
     except OutOfBudgetError:
         return replace(known, limit=budget.limit)
+    except KeyboardInterrupt:
+        budget.interrupt()
     return replace(known, limit=None if known.closed else budget.limit)
 
 
