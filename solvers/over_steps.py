@@ -2,10 +2,10 @@
 
 The tree search (:mod:`solvers.tree_search.steps`) proves more than the models in nearly every shape
 that was tried (docs/results/served_exact.md). It gets a short run first, for small layers; what
-that leaves open gets a better placement by local search, then the tree search again, and local
-search for the rest of the budget. Layers that it refuses, with many ranks, go to cuts (``even``: to
-the model of counts) in CP-SAT. Only under ``fixed`` dispatch a mixed-integer program has the better
-bounds; they are a solver's word, in floats, so that the tree search has to mend the last digits.
+that leaves open gets a better placement by local search, then the tree search again. Layers that it
+refuses, with many ranks, go to cuts (``even``: to the model of counts) in CP-SAT. Only under
+``fixed`` dispatch a mixed-integer program has the better bounds; they are a solver's word, in
+floats, so that the tree search has to mend the last digits.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from solvers.tree_search.steps import solve_joint as search
 
 SHORT = 3_000_000
 """Work of the first tree search: some tenths of a second."""
+FEW_EXPERTS = 32
+"""Beyond, most of a budget is for local search."""
 SECONDS_OF_BOUND = 5.0
 """Left of a limit on time where the slow arguments of :func:`eplb_opt.bounds.of` are tried."""
 WORK_OF_BOUND = 20_000_000
@@ -83,15 +85,13 @@ class _Methods:
         """What is done one after another, each with its share of the budget left and most work."""
         plan: list[tuple[Method, float, int | None]] = [
             (self.search, 0.2, SHORT),
-            (self.improve, 0.2, None),
+            (self.improve, 0.2 if self.layer.num_logical_experts <= FEW_EXPERTS else 0.7, None),
             (self.raise_bound, 1.0, None),
         ]
         fixed = model_cost(self.cost, self.layer).dispatch == Dispatch.FIXED
         if fixed and budget.seconds is not None:
             plan.append((self.solve_program, 0.6, None))  # these engines know no limit but time
-        if not budget.limited:
-            return [*plan, (self.search, 1.0, None)]
-        return [*plan, (self.search, 0.7, None), (self.improve, 1.0, None)]
+        return [*plan, (self.search, 1.0, None)]
 
     def search(self, known: Bracket, budget: Budget) -> Bracket:
         """The tree search, or a model where there are too many ranks for it."""

@@ -13,22 +13,29 @@ from solvers.dispatch import value
 from solvers.options import Budget, OutOfBudgetError
 
 PATIENCE = 30
-"""Moves a slot in a row without improvement that end the search."""
+"""Moves a slot in a row without improvement that end a descent."""
+KICK = 4
+"""Moves that are taken whatever they cost, from the best placement, for the next descent."""
 
 
 def improve_over_steps(
     layer: Layer, cost: Cost, known: Bracket, budget: Budget, *, keep_counts: bool = False
 ) -> Bracket:
-    """``known`` with the placement that random moves lead to; a move that costs no more is taken.
+    """``known`` with the best placement that descents by random moves lead to; a move that costs no
+    more is taken. One descent without a limit, else one after the other.
 
     A move swaps two slots of a node, or gives the slot of a replica to another expert of the node
-    (unless ``keep_counts``). Ends with the budget, or when :data:`PATIENCE` moves a slot in a row
-    brought nothing. A move counts as work T times E. Repeatable for the seed.
+    (unless ``keep_counts``). It counts as work T times E. Repeatable for the seed.
     """
     random = np.random.default_rng(budget.options.seed)
-    here, fruitless = value(layer, known.phy2log, *cost), 0
+    best = here = value(layer, known.phy2log, *cost)
+    fruitless, free = 0, 0
     try:
-        while fruitless < PATIENCE * len(known.phy2log) and here.value != known.bound:
+        while best.value != known.bound:
+            if fruitless == PATIENCE * len(known.phy2log):
+                if not budget.limited:
+                    break
+                here, fruitless, free = best, 0, KICK
             budget.spend(layer.steps.size)
             fruitless += 1
             phy2log = _move(layer, here.phy2log, random, keep_counts)
@@ -37,13 +44,14 @@ def improve_over_steps(
             found = value(layer, phy2log, *cost)
             if found.incumbent < here.incumbent:
                 fruitless = 0
-            if found.incumbent <= here.incumbent:
-                here = found
+            if free or found.incumbent <= here.incumbent:
+                here, free = found, max(0, free - 1)
+            best = best.with_placement(here)
     except OutOfBudgetError:
         pass
     except KeyboardInterrupt:
         budget.interrupt()
-    return known.with_placement(here)
+    return known.with_placement(best)
 
 
 def _move(
