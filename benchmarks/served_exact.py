@@ -3,10 +3,12 @@
     python benchmarks/served_exact.py methods --seconds 20 --seeds 3
     python benchmarks/served_exact.py frontier --dispatch optimal --steps 4 --seconds 60
     python benchmarks/served_exact.py frontier --trace FILE.npy --layer 0 --backends cp-sat
+    python benchmarks/served_exact.py agree --number 2000 --backends portfolio search cp-sat cuts
 
 ``methods``: all backends side by side on small layers: how many of the seeds are proven optimal,
 the median of seconds and the largest gap of bound and value. ``frontier``: the best backend on
-growing shapes, a row until two larger shapes have no layer proven.
+growing shapes, a row until two larger shapes have no layer proven. ``agree``: random tiny layers of
+both rules, some with spread replicas, with ties, zeros and floats, against enumeration.
 
 Loads: a popularity exp(z) of each expert, times exp(0.4 z) anew at each step, normalised; then
 multinomial counts of 4,096 assignments a step, z standard normal, by numpy's default_rng(seed). A
@@ -16,6 +18,7 @@ trace [T, L, E] gives its first T steps, of one layer, of the first E experts.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -25,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt import Instance, Layer, Topology
+from eplb_opt.problem.objective import EVEN_SUM, Cost
 from solvers import solve
 from solvers.backends import JOINT_OVER_STEPS
 
@@ -36,6 +40,11 @@ GROWING = [
     *[(48, 64, 16), (64, 72, 8), (128, 144, 16)],
 ]
 DISPATCHES = ["even", "fixed", "optimal"]
+TINY = [
+    *[(3, 4, 2), (4, 4, 2), (1, 4, 2), (2, 6, 2), (3, 3, 3), (4, 6, 3), (5, 6, 3), (3, 4, 4)],
+    *[(4, 4, 2, 2, 2), (2, 4, 4, 2, 2), (4, 6, 2, 2, 4)],
+]
+FLOATS = [0.0, 0.1, 1 / 3, 0.5, 1e6, 2.5, 7.7]
 PATIENCE = 2
 """Larger shapes without a proof that end a row."""
 
@@ -146,6 +155,39 @@ def frontier(options: argparse.Namespace) -> None:
                 break
 
 
+def tiny(random: np.random.Generator) -> Layer:
+    """1 to 4 steps, at most 6 slots."""
+    experts, slots, ranks, *nodes = TINY[random.integers(len(TINY))]
+    size = (int(random.integers(1, 5)), 1, experts)
+    largest = int(random.choice([3, 60, 4096]))
+    steps = random.integers(0, largest, size) * random.integers(0, 2, size)
+    loads = steps if random.random() < 0.75 else random.choice(FLOATS, size)
+    machine = Topology(slots, ranks, *nodes)
+    enough = experts >= slots // ranks * machine.num_nodes
+    return Instance(loads, machine, spread_replicas=enough and random.random() < 0.4).layer(0)
+
+
+def agree(options: argparse.Namespace) -> None:
+    """How many layers each backend was asked for, and proved; stops at a contradiction."""
+    random, asked, proven = np.random.default_rng(0), Counter[str](), Counter[str]()
+    for _ in range(options.number):
+        layer, dispatch = tiny(random), str(random.choice(options.dispatch))
+        objective = str(random.choice(["sum", "mean", "worst", "cvar:1/2", "cvar:0.7"]))
+        cost = Cost.of(objective, dispatch).on(layer)
+        words = {"objective": objective, "dispatch": dispatch}
+        truth = solve(layer, backend="brute-force", **words).objective
+        for name in options.backends or ["auto"]:
+            entry = JOINT_OVER_STEPS.get(name)
+            if entry and (cost.dispatch not in entry.dispatches or cost == EVEN_SUM):
+                continue
+            found = solve(layer, backend=name, **words)
+            if truth is None or not found.lower_bound <= truth <= (found.objective or 0):
+                raise SystemExit(f"{name} contradicts {truth}: {found} on {layer} {layer.steps}")
+            asked[name] += 1
+            proven[name] += found.status == "optimal"
+    print({name: f"{proven[name]} of {number} proven" for name, number in asked.items()})
+
+
 def _shape(text: str) -> tuple[int, int, int]:
     experts, slots, ranks = map(int, text.split(","))
     return experts, slots, ranks
@@ -156,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("table", choices=["methods", "frontier"])
+    parser.add_argument("table", choices=["methods", "frontier", "agree"])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4, 16])
@@ -167,10 +209,11 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--spread", action="store_true")
+    parser.add_argument("--number", type=int, default=2000)
     parser.add_argument("--trace")
     parser.add_argument("--layer", type=int, default=0)
     options = parser.parse_args()
-    {"methods": methods, "frontier": frontier}[options.table](options)
+    {"methods": methods, "frontier": frontier, "agree": agree}[options.table](options)
 
 
 if __name__ == "__main__":
