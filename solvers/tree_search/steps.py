@@ -67,8 +67,9 @@ def solve_joint(
     """
     search = _Search(layer, cost, budget, counts)
     search.start(initial)
+    rehearsal = rehearse_counts if cost.dispatch == Dispatch.EVEN else rehearse_sets
     if not search.good_enough and budget.chunk():
-        if compile_within(budget.seconds_left(), rehearse):
+        if compile_within(budget.seconds_left(), rehearsal):
             search.run()
         else:
             budget.chunk()
@@ -244,8 +245,16 @@ def _greedy(layer: Layer, blocks: Sequence[Block], counts: Sequence[int] | None)
     return tuple(phy2log)
 
 
-def rehearse() -> None:
-    """Compile both trees."""
+def rehearse_counts() -> None:
+    """Compile the tree of counts and packings."""
+    _rehearse(Dispatch.EVEN)
+
+
+def rehearse_sets() -> None:
+    """Compile the tree of sets of ranks."""
+    _rehearse(Dispatch.FIXED)
+
+
+def _rehearse(dispatch: Dispatch) -> None:
     layer = Layer((9, 5, 3), Fraction(1), Topology(6, 3), steps=np.array([[4, 3, 2], [5, 2, 1]]))
-    for dispatch in (Dispatch.EVEN, Dispatch.OPTIMAL):
-        _Search(layer, Cost(Objective("mean"), dispatch), Budget(), None).run()
+    _Search(layer, Cost(Objective("mean"), dispatch), Budget(), None).run()

@@ -287,11 +287,15 @@ def place(tree: RankSets, level: int, mask: int) -> None:
     below = level + 1
     if below % n == 0:
         makespans_with(tree, level, mask, tree.reached[below])
-        tree.inside[below] = 0
-        tree.free[below] = tree.free[0]
+        for U in range(sets):
+            for t in range(T):
+                tree.inside[below, U, t] = 0
+        for g in range(R):
+            tree.free[below, g] = tree.free[0, g]
         tree.spare[below], tree.alike[below] = tree.spare[0], tree.alike[0]
         return
-    tree.reached[below] = tree.reached[level]
+    for t in range(T):
+        tree.reached[below, t] = tree.reached[level, t]
     for U in range(1, sets):
         if mask & U == mask:
             for t in range(T):

@@ -172,7 +172,8 @@ def bound_nodes(size: Integers, counts: Integers, R: int, S: int, later: Integer
     """
     N, T, n = len(later) - 1, later.shape[1], len(counts) // (len(later) - 1)
     items, prefix = np.empty(R * S, np.int64), np.zeros(R * S + 1, np.int64)
-    later[N] = 0
+    for t in range(T):
+        later[N, t] = 0
     for node in range(N - 1, -1, -1):
         for t in range(T):
             p = 0
@@ -233,7 +234,8 @@ def list_vectors(
         bound_nodes(size, counts, R, S, later)
         bound = over(later[0], vectors.weights)
         if bound <= most:
-            vectors.listed[number] = counts
+            for f in range(E):
+                vectors.listed[number, f] = counts[f]
             vectors.bounds[number] = bound
             number += 1
     vectors.counters[0] = e
@@ -281,9 +283,12 @@ def begin(
                 for t in range(T):
                     tree.item[p, t] = size[e, counts[e], t]
                 p += 1
-    tree.used[0] = 0
-    tree.full[0] = 0
-    tree.counters[LEVEL] = open_rank(tree, 0, R, spread)
+    for p in range(len(tree.kind)):
+        tree.used[0, p] = 0
+    for t in range(T):
+        tree.full[0, t] = 0
+    tree.counters[LEVEL] = 0
+    tree.counters[LEVEL] = open_rank(tree, tree.counters[LEVEL], R, spread)
     tree.counters[SLOT] = 1
 
 
@@ -312,8 +317,10 @@ def fill_rank(tree: Packing, g: int, R: int, spread: bool) -> bool:
         spread: no rank may hold an expert twice.
     """
     S, T, size = tree.chosen.shape[1], tree.item.shape[1], R * tree.chosen.shape[1]
-    tree.used[g + 1] = tree.used[g]
-    tree.full[g + 1] = 0
+    for t in range(T):
+        tree.full[g + 1, t] = 0
+    for p in range(len(tree.kind)):
+        tree.used[g + 1, p] = tree.used[g, p]
     slot = 0
     for p in range(g // R * size, (g // R + 1) * size):
         if slot < S and tree.used[g, p] == 0:
@@ -350,9 +357,9 @@ def open_rank(tree: Packing, g: int, R: int, spread: bool) -> int:
     while g < G:
         first = g // R * size
         if g % R == 0:
-            tree.left[g] = 0
-            for p in range(first, first + size):
-                for t in range(T):
+            for t in range(T):
+                tree.left[g, t] = 0
+                for p in range(first, first + size):
                     tree.left[g, t] += tree.item[p, t]
         m = R - g % R
         if m > 1 and S > 1:
@@ -374,7 +381,8 @@ def open_rank(tree: Packing, g: int, R: int, spread: bool) -> int:
                 tree.base[g, t] = max(tree.base[g, t], tree.item[q, t])
     tree.used[g, p] = 1
     tree.chosen[g, 0] = p
-    tree.partial[g, 0] = tree.item[p]
+    for t in range(T):
+        tree.partial[g, 0, t] = tree.item[p, t]
     tree.start[g, 1] = after(tree.kind, p) if spread else p + 1
     return g
 
@@ -387,7 +395,8 @@ def close_rank(tree: Packing, g: int) -> None:
         tree: changed in place.
         g: the rank.
     """
-    tree.used[g + 1] = tree.used[g]
+    for p in range(len(tree.kind)):
+        tree.used[g + 1, p] = tree.used[g, p]
     last = tree.chosen.shape[1] - 1
     for t in range(tree.item.shape[1]):
         tree.full[g + 1, t] = max(tree.full[g, t], tree.partial[g, last, t])

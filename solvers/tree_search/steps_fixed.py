@@ -132,8 +132,12 @@ def price_ranks(loads: Floats, most_weight: float, smooth: float, prices: Floats
         top[t] = loads[t].max()
         weight[t] = most_weight
     if most_weight * T > 1:
-        weight[:] = np.exp((top - top.max()) / smooth)
-        weight /= weight.sum()
+        highest, total = top.max(), 0.0
+        for t in range(T):
+            weight[t] = np.exp((top[t] - highest) / smooth)
+            total += weight[t]
+        for t in range(T):
+            weight[t] /= total
         for _ in range(T):  # cut at the largest weight, and share what is cut
             free = 0.0
             spare = 1.0
@@ -171,7 +175,9 @@ def keep(prices: Prices, found: Floats) -> int:
     whole, most = prices.limits[0], prices.limits[1]
     k = prices.counters[NEXT]
     prices.counters[NEXT] = (k + 1) % len(prices.kept)
-    prices.kept[k] = 0
+    for e in range(E):
+        for g in range(G):
+            prices.kept[k, e, g] = 0
     left = whole
     for t in range(T):
         room = min(most, left)
@@ -218,7 +224,9 @@ def excludes(prices: Prices, sets: Integers, level: int, stages: int) -> bool:
     for i in range(stages * ROUNDS):
         if i > 0 and i % ROUNDS == 0:
             smooth, rate = smooth / 3, rate / 3
-        loads[:] = 0
+        for t in range(T):
+            for g in range(G):
+                loads[t, g] = 0
         for e in range(E):
             for g in range(prices.ranks[e, 0], prices.ranks[e, 1]):
                 if shares[e, g] > 0:
