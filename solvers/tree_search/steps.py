@@ -14,17 +14,17 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from eplb_opt.bounds import Bound
 from eplb_opt.bounds.closed_form import threshold_counts
 from eplb_opt.bounds.partitions import Block
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import Cost, Dispatch, Objective, mean_load
+from eplb_opt.problem.objective import Cost, Dispatch, Objective
 from eplb_opt.problem.result import Limit
-from eplb_opt.problem.topology import Rule, Topology
+from eplb_opt.problem.topology import Topology
 from solvers.bracket import Bracket
 from solvers.compiled import compile_within
 from solvers.dispatch import value
 from solvers.local_search.start import largest_first
+from solvers.local_search.steps import as_groups, bound_over_steps
 from solvers.model_size import TooLargeError
 from solvers.options import Budget
 from solvers.tree_search.splitting import EXHAUSTED, FOUND
@@ -65,6 +65,7 @@ def solve_joint(
     Raises:
         TooLargeError: there are too many ranks in a node, partitions of groups, or steps.
     """
+    _require_few_partitions(as_groups(layer).topology)
     search = _Search(layer, cost, budget, counts)
     search.start(initial)
     rehearsal = rehearse_counts if cost.dispatch == Dispatch.EVEN else rehearse_sets
@@ -82,7 +83,6 @@ class _Search:
     Attributes:
         known: the best placement so far, and the bound of an argument.
         most: objective that is worth a search, in scaled units; the less, the better the incumbent.
-        true_loads: [E][T] of the steps that count, in units of the layer.
         left: what placements that were not looked at cost at least, in scaled units.
         doubtful: bounds of placements whose exact value is not known, in tokens.
     """
@@ -90,7 +90,7 @@ class _Search:
     def __init__(
         self, layer: Layer, cost: Cost, budget: Budget, counts: Sequence[int] | None
     ) -> None:
-        self.layer = layer if layer.rule == Rule.HIERARCHICAL else layer.without_nodes()
+        self.layer = as_groups(layer)
         self.cost, self.budget, self.counts = cost, budget, counts
         self.nodes, self.ranks = self.layer.topology.num_nodes, self.layer.topology.ranks_per_node
         multiple, factor = 1, 1
@@ -101,8 +101,8 @@ class _Search:
             factor = math.lcm(*range(1, self.ranks + 1))
         largest = ROOM_FOR_PRICES if cost.dispatch == Dispatch.FIXED else LARGEST_COST
         self.scale = scale_steps(layer, cost.objective, multiple, factor, largest)
-        self.true_loads = cost.objective.loads_of(layer).T.tolist()
-        self.known = Bracket.start(Bound(mean_load(layer, cost.objective), "mean"), [])
+        self.exact_loads = cost.objective.loads_of(layer).T
+        self.known = Bracket.start(bound_over_steps(layer, cost, counts), [])
         self.most, self.left = NOTHING, 0
         self.doubtful = list[Fraction]()
 
@@ -171,7 +171,7 @@ class _Search:
         """The placements with ``blocks[n]`` on node n."""
         experts = [e for block in blocks for e in self.sorted_experts(block)]
         loads, topology = np.ascontiguousarray(self.scale.loads.T[experts]), self.layer.topology
-        twin = find_twins([self.true_loads[e] for e in experts], self.nodes)
+        twin = find_twins(self.exact_loads[experts], self.nodes)
         if self.cost.dispatch == Dispatch.EVEN:
             given = None if self.counts is None else [self.counts[e] for e in experts]
             spread, most = self.layer.spread_replicas, self.most_replicas
@@ -183,7 +183,7 @@ class _Search:
 
     def sorted_experts(self, block: Block) -> list[int]:
         """Heavy ones first, equal ones side by side."""
-        loads = self.true_loads
+        loads = self.exact_loads.tolist()
         return sorted(self.layer.experts_of(block), key=lambda e: (-sum(loads[e]), loads[e]))
 
     def bounded_partitions(self) -> list[tuple[int, tuple[Block, ...]]]:
@@ -195,11 +195,6 @@ class _Search:
             found.append(
                 (over(means * self.scale.factor // self.ranks, self.scale.weights), blocks)
             )
-            if len(found) > MOST_PARTITIONS:
-                raise TooLargeError(
-                    f"more than {MOST_PARTITIONS:,} partitions of {self.layer.topology.num_groups} "
-                    f"groups are too many for a search: use backend='auto'"
-                )
         return sorted(found)
 
     def result(self) -> Bracket:
@@ -211,6 +206,17 @@ class _Search:
             known = known.with_bound(min(ends), "search")
         reason = self.budget.limit or (Limit.PRECISION if self.doubtful else None)
         return replace(known, limit=None if known.closed else reason)
+
+
+def _require_few_partitions(topology: Topology) -> None:
+    groups, per_node = topology.num_groups, topology.groups_per_node
+    alike = math.factorial(per_node) ** topology.num_nodes * math.factorial(topology.num_nodes)
+    number = math.factorial(groups) // alike
+    if number > MOST_PARTITIONS:
+        raise TooLargeError(
+            f"{groups} groups have more than {MOST_PARTITIONS:,} partitions, too many for a "
+            f"search: use backend='auto'"
+        )
 
 
 def _partitions(layer: Layer, counts: Sequence[int] | None) -> Iterator[tuple[Block, ...]]:

@@ -128,7 +128,7 @@ def new_rank_sets(
 
     Args:
         loads: [E, T] tokens, experts node by node.
-        twin: [E] as in :class:`RankSets`.
+        twin: [E] 1 if the expert has the loads of the one before, in the same node.
         weights: [k] of the makespans.
         num_nodes: N.
         ranks_per_node: R.
@@ -388,8 +388,8 @@ class SetTree:
         topology: Topology,
         fixed: bool,
     ) -> None:
-        """Row j of ``loads`` [E, T] is ``experts[j]``, node by node; ``twin`` as in
-        :class:`RankSets`; ``fixed`` is the dispatch.
+        """Row j of ``loads`` [E, T] is ``experts[j]``, node by node; ``twin`` [E] those that have
+        the loads of the row before. ``fixed`` is the dispatch.
 
         Raises:
             TooLargeError: the tables would be too large.

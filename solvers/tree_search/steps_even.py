@@ -109,7 +109,7 @@ def new_vectors(
 
     Args:
         loads: [E, T] tokens, experts node by node.
-        twin: [E] as in :class:`Vectors`.
+        twin: [E] 1 if the expert has the loads of the one before, in the same node.
         weights: [k] of the makespans.
         num_slots: P.
         num_ranks: G.
@@ -264,16 +264,16 @@ def begin(
     for node in range(N):
         for i in range(n):
             e = node * n + i
-            total, j = 0, i
+            total, j = np.int64(0), i
             for t in range(T):
-                total += int(size[e, counts[e], t])
+                total += size[e, counts[e], t]
             while j > 0 and totals[j - 1] < total:
                 totals[j], order[j] = totals[j - 1], order[j - 1]
                 j -= 1
             totals[j], order[j] = total, i
         before = -1
-        for place in range(n):
-            e = node * n + int(order[place])
+        for j in range(n):
+            e = node * n + order[j]
             equal = twin[e] == 1 and before == e - 1 and counts[e] == counts[e - 1]
             if spread or not equal:
                 kind += 1
@@ -530,7 +530,7 @@ class CountTree:
         Args:
             experts: of the rows.
             loads: tokens.
-            twin: [E] as in :class:`Vectors`.
+            twin: [E] 1 if the expert has the loads of the row before, in the same node.
             weights: [k] of the makespans.
             topology: the machine.
             most: replicas of an expert, at most.

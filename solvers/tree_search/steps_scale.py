@@ -8,11 +8,12 @@ search that looks at every placement whose integers are below the incumbent is e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Objective
@@ -83,13 +84,14 @@ def scale_steps(
     )
 
 
-def find_twins(loads: Sequence[Sequence[int]], num_nodes: int) -> Integers:
+def find_twins(loads: NDArray[Any], num_nodes: int) -> Integers:
     """[E] 1 where an expert has the loads [E, T] of the one before, in the same node.
 
-    These are the true loads: experts that only rounding makes equal must not change places.
+    From the exact loads: experts that differ may be equal once they are rounded.
     """
-    n = len(loads) // num_nodes
-    return np.array([int(j % n > 0 and loads[j - 1] == loads[j]) for j in range(len(loads))])
+    same = (loads == np.roll(loads, 1, axis=0)).all(axis=1)
+    inside = np.arange(len(loads)) % (len(loads) // num_nodes) > 0
+    return np.asarray(same & inside, np.int64)
 
 
 @compiled
