@@ -36,7 +36,7 @@ def check_placement(layer, found, objective, dispatch):
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tiny_traces(), WHICH)
 def test_matches_brute_force(dispatch, layer, objective):
     found, _ = solve(layer, objective, dispatch)
@@ -49,7 +49,7 @@ def test_matches_brute_force(dispatch, layer, objective):
         assert (found.limit, dispatch, layer.steps.dtype) == ("precision", "fixed", object)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(tiny_traces(), WHICH, st.data())
 def test_given_counts_match_brute_force(layer, objective, data):
     placements = distinct_placements(layer)
