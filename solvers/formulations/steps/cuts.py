@@ -147,7 +147,7 @@ class PriceModel(HeldModel):
         self.loads = cost.objective.loads_of(layer).tolist()
         self.step_unit = known.incumbent / OBJECTIVE_STEPS
         self.total = self.model.new_int_var(
-            math.ceil(known.bound / self.step_unit), OBJECTIVE_STEPS, "cost"
+            math.floor(known.bound / self.step_unit), OBJECTIVE_STEPS, "cost"
         )
         self.model.minimize(self.total)
         self.seen: set[Prices] = set()

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import bounds
+from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import SolveStatus
+from eplb_opt.problem.topology import Topology
 from solvers import solve
 from solvers.backends import JOINT_OVER_STEPS
 from solvers.dispatch import best_shares, value
@@ -104,3 +106,11 @@ def test_invalid_input_is_refused() -> None:
         best_shares(layer, (0, 1, 2))
     with pytest.raises(ValueError, match="expert 2 has load but no slot"):
         best_shares(layer, (0, 1, 1, 0))
+
+
+def test_a_bound_of_prices_is_not_rounded_up() -> None:
+    """The closed-form bound was raised to the model's grid: the bound was 3e-7 above an optimum."""
+    steps = [[[4, 5, 2, 3]], [[0, 2, 0, 5]], [[3, 0, 4, 1]]]
+    layer = Instance(steps, Topology(4, 2)).layer(0)
+    found = solve(layer, objective="mean", dispatch="fixed", backend="cuts")
+    assert (found.objective, found.lower_bound) == (Fraction(16, 3), Fraction(16, 3))
