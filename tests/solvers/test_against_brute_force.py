@@ -241,7 +241,7 @@ OVER_STEPS = [
 MILP_OVER_STEPS = [name for name, backend in JOINT_OVER_STEPS.items() if backend.in_floats]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_enumeration_over_steps(data: st.DataObject) -> None:
     """The backend of the tests, against an enumeration that shares nothing with it."""
@@ -251,7 +251,7 @@ def test_enumeration_over_steps(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("backend", [p for p in OVER_STEPS if p.values[0] != "brute-force"])
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_joint_over_steps(backend: str, data: st.DataObject) -> None:
     cost = data.draw(st.sampled_from(over_steps(backend)))
@@ -261,7 +261,7 @@ def test_joint_over_steps(backend: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("backend", [p for p in OVER_STEPS if p.values[0] in PACKING_OVER_STEPS])
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_packing_over_steps(backend: str, data: st.DataObject) -> None:
     """The counts, and under the hierarchical rule the nodes of the groups, are those given."""

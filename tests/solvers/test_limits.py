@@ -191,7 +191,7 @@ print(result.limit, result.objective is not None, flush=True)
     assert process.communicate(timeout=60)[0] in ("interrupt True\n", "None True\n")
 
 
-@pytest.mark.parametrize("backend", ["portfolio", "cuts", "scipy"])
+@pytest.mark.parametrize("backend", ["portfolio", "cuts"])
 def test_ctrl_c_ends_a_solve_over_steps_and_keeps_what_it_has(backend: str) -> None:
     code = f"""
 import numpy as np
