@@ -13,6 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from eplb_opt.certificate.budget import CheckBudget
+from eplb_opt.certificate.problem import cost_over
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Objective
 from eplb_opt.problem.rationals import Integers, widen
@@ -37,10 +38,10 @@ def steps_reach(
     loads = objective.loads_of(layer)
     makespans = least_of_steps(layer, loads, budget)
     if counts is not None:
-        budget.charge(loads.size)
+        budget.charge(2 * loads.size * (1 + int(loads.max(initial=0)).bit_length() // 4096))
         heaviest = [max(map(Fraction, row, counts)) for row in loads.tolist()]
         makespans = list(map(max, makespans, heaviest))
-    return objective.over(makespans) * layer.unit >= bound
+    return cost_over(objective, makespans, budget) * layer.unit >= bound
 
 
 def least_of_steps(layer: Layer, loads: Integers, budget: CheckBudget) -> list[Fraction]:

@@ -119,3 +119,14 @@ def integers(exact: Sequence[Fraction], budget: CheckBudget) -> tuple[tuple[int,
     budget.charge(len(exact) * (product_cost(bits, longest) + product_cost(bits, divisor)))
     listed = tuple(load.numerator * (common // load.denominator) for load in exact)
     return listed, Fraction(1, common)
+
+
+def cost_over(objective: Objective, makespans: Sequence[Fraction], budget: CheckBudget) -> Fraction:
+    """The objective of the makespans, in their unit.
+
+    Raises:
+        TooLargeToCheckError: it would take too long.
+    """
+    listed, unit = integers(makespans, budget)
+    budget.charge(len(listed) * (2 + unit.denominator.bit_length() // 1024))
+    return objective.over([Fraction(makespan) for makespan in listed]) * unit

@@ -27,6 +27,7 @@ from eplb_opt.certificate.exhaustive_steps import placement_below
 from eplb_opt.certificate.groups import blocks_of, every_partition_reaches
 from eplb_opt.certificate.one_partition import one_partition_proves
 from eplb_opt.certificate.patterns import certified_pattern_bound
+from eplb_opt.certificate.problem import cost_over
 from eplb_opt.certificate.same_rank import same_rank_proves, steps_with_floors
 from eplb_opt.certificate.statement import CertificateError, Statement, Trust
 from eplb_opt.problem.evidence import (
@@ -179,13 +180,15 @@ def _check_blocks(claim: Statement, evidence: Blocks) -> Trust:
         layer = replace(claim.layer, loads=total, steps=integer_array([total]))
         statement = Statement(layer, block.bound, claim.budget, Cost(SUM, dispatch), claim.counts)
         trust = min(trust, check(statement, block.evidence))
-    proven = _cost_of_blocks(objective, len(loads), evidence)
+    proven = _cost_of_blocks(objective, len(loads), evidence, claim.budget)
     if proven < claim.bound:
         raise CertificateError(f"blocks prove {shown(proven)}, not the bound {shown(claim.bound)}")
     return trust
 
 
-def _cost_of_blocks(objective: Objective, num_steps: int, evidence: Blocks) -> Fraction:
+def _cost_of_blocks(
+    objective: Objective, num_steps: int, evidence: Blocks, budget: CheckBudget
+) -> Fraction:
     """What their bounds prove together, in tokens.
 
     The makespans of a block sum to its bound at least. With each replaced by their mean, objectives
@@ -195,7 +198,7 @@ def _cost_of_blocks(objective: Objective, num_steps: int, evidence: Blocks) -> F
     for block in evidence.blocks:
         for t in block.steps:
             means[t] = block.bound / len(block.steps)
-    return objective.over(means)
+    return cost_over(objective, means, budget)
 
 
 def _check_one_partition(claim: Statement, _evidence: OnePartition) -> Trust:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from eplb_opt.certificate.budget import CheckBudget, product_cost
 from eplb_opt.certificate.flows import Flows
-from eplb_opt.certificate.problem import integers
+from eplb_opt.certificate.problem import cost_over, integers
 from eplb_opt.certificate.statement import CertificateError
 from eplb_opt.problem.evidence import Cuts, Prices
 from eplb_opt.problem.layer import Layer
@@ -76,7 +76,7 @@ def cost_of_shares(
     for slot, (expert, part) in enumerate(zip(phy2log, parts, strict=True)):
         rank[slot // slots] += loads[:, expert] * part
     makespans = [Fraction(int(most)) for most in rank.max(axis=0)]
-    return _over(objective, makespans, budget) * layer.unit * unit
+    return cost_over(objective, makespans, budget) * layer.unit * unit
 
 
 def best_cost(
@@ -92,7 +92,7 @@ def best_cost(
         CertificateError: ``cuts`` do not show that it costs as much.
     """
     loads, ranks = objective.loads_of(layer), layer.topology.num_ranks
-    held = rank_masks(layer, phy2log)
+    held = rank_masks(layer, phy2log, budget)
     least = None if cuts is None else cut_makespans(loads, held, cuts, ranks, budget)
     if ranks <= FEW_RANKS:
         makespans = _over_sets(loads, held, ranks, budget)
@@ -101,7 +101,7 @@ def best_cost(
     if least is not None and least != makespans:
         t = next(t for t, pair in enumerate(zip(least, makespans, strict=True)) if len({*pair}) > 1)
         raise CertificateError(f"the ranks of cut {t} do not have the makespan of their step")
-    return _over(objective, makespans, budget) * layer.unit
+    return cost_over(objective, makespans, budget) * layer.unit
 
 
 def least_cost(
@@ -116,13 +116,14 @@ def least_cost(
     """
     if isinstance(evidence, Prices):
         return cost_at_prices(layer, phy2log, objective, evidence, budget)
-    held, ranks = rank_masks(layer, phy2log), layer.topology.num_ranks
+    held, ranks = rank_masks(layer, phy2log, budget), layer.topology.num_ranks
     makespans = cut_makespans(objective.loads_of(layer), held, evidence, ranks, budget)
-    return _over(objective, makespans, budget) * layer.unit
+    return cost_over(objective, makespans, budget) * layer.unit
 
 
-def rank_masks(layer: Layer, phy2log: Sequence[int]) -> list[int]:
+def rank_masks(layer: Layer, phy2log: Sequence[int], budget: CheckBudget) -> list[int]:
     """[E] the ranks that hold each expert, rank g as bit g."""
+    budget.charge(len(phy2log) * (1 + layer.topology.num_ranks // 4096))
     held = [0] * len(layer.loads)
     for slot, expert in enumerate(phy2log):
         held[expert] |= 1 << slot // layer.topology.slots_per_rank
@@ -216,9 +217,3 @@ def _fitting(loads: Integers, terms: int, bits: int) -> tuple[Integers, int]:
         return fitting, 1
     longest = int(loads.max(initial=0)).bit_length()
     return fitting, AT_ONCE // 4 * product_cost(longest, bits + 64)
-
-
-def _over(objective: Objective, makespans: Sequence[Fraction], budget: CheckBudget) -> Fraction:
-    bits = max(m.numerator.bit_length() for m in makespans)
-    budget.charge(len(makespans) * (4 + bits // 1024 + product_cost(bits, bits)))
-    return objective.over(makespans)

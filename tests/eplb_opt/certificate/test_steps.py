@@ -466,6 +466,18 @@ def test_every_loop_over_steps_is_on_the_budget() -> None:
             job(CheckBudget(200))
 
 
+def test_bounds_of_blocks_with_long_denominators_are_on_the_budget() -> None:
+    """Their sum has the product of all: it took minutes."""
+    trace = [[[1]]] * 1000
+    blocks = [
+        {"steps": [t], "bound": f"1/{10**200 + t}", "evidence": CLOSED_FORM} for t in range(1000)
+    ]
+    for objective in ("mean", "cvar:7/9"):
+        given = of_steps(trace, 1, 1, instance={"objective": objective},
+                         evidence={"kind": "blocks", "blocks": blocks})  # fmt: skip
+        assert verdict(given, 10 * SMALL).trust is Trust.TOO_LARGE
+
+
 @pytest.mark.parametrize(
     ("steps", "experts", "ranks", "bits"),
     [(2000, 4, 4, 8), (2, 60, 60, 8), (2, 61, 2, 8), (3, 50, 2, 6000), (60, 8, 8, 6000)],
