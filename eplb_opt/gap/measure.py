@@ -142,7 +142,7 @@ def measure_gap(
         compile_first = time_limit is None
         work.bound(_limited(limits, instance, 0.0), progress, compile_first=compile_first)
         if compile_first and (explain or serve_on is not None):
-            _compile(progress, "losses", 0, instance.num_layers)
+            _compile(cost, progress, "losses", 0, instance.num_layers)
         search = _limited(limits, instance, EXPLAIN_TIME_LIMIT)
         work.split(search, progress, explain=explain)
         return work.report()
@@ -167,12 +167,17 @@ class _Measured:
     values: tuple[Bracket, ...] = ()
 
 
-def _compile(progress: Progress, what: str, done: int, total: int) -> None:
+def _compile(cost: Cost, progress: Progress, what: str, done: int, total: int) -> None:
     """What the searches compile once on a machine is said, and is no part of their time."""
+    from solvers.compiled import compile_within
+    from solvers.tree_search import steps
     from solvers.tree_search.count_vectors import compile_searches
 
     progress("compiling the searches, once on a machine", done, total)
-    compile_searches()
+    if cost == EVEN_SUM:
+        compile_searches()
+    else:
+        compile_within(None, steps.rehearse)
     progress(what, done, total)
 
 
@@ -226,7 +231,8 @@ class _Work:
         for i in range(len(self.references), len(self.layers)):
             step = ("reference", i, len(self.layers))
             progress(*step)
-            self._bound_next(search, partial(_compile, progress, *step) if compile_first else None)
+            compile_now = partial(_compile, self.cost, progress, *step)
+            self._bound_next(search, compile_now if compile_first else None)
             if self.references[-1].bracket.limit == Limit.INTERRUPT:
                 raise KeyboardInterrupt
         progress("reference", len(self.layers), len(self.layers))
