@@ -142,7 +142,8 @@ def measure_gap(
         compile_first = time_limit is None
         work.bound(_limited(limits, instance, 0.0), progress, compile_first=compile_first)
         if compile_first and (explain or serve_on is not None):
-            _compile(cost, progress, "losses", 0, instance.num_layers)
+            needed = cost if cost == EVEN_SUM else cost._replace(dispatch=Dispatch.OPTIMAL)
+            _compile(needed, progress, "losses", 0, instance.num_layers)
         search = _limited(limits, instance, EXPLAIN_TIME_LIMIT)
         work.split(search, progress, explain=explain)
         return work.report()
@@ -177,7 +178,8 @@ def _compile(cost: Cost, progress: Progress, what: str, done: int, total: int) -
     if cost == EVEN_SUM:
         compile_searches()
     else:
-        compile_within(None, steps.rehearse)
+        even = cost.dispatch == Dispatch.EVEN
+        compile_within(None, steps.rehearse_counts if even else steps.rehearse_sets)
     progress(what, done, total)
 
 
