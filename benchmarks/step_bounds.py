@@ -196,10 +196,10 @@ def best_known(layer: Layer, dispatch: Dispatch, moves: int) -> Fraction:
         node = layer.topology.slots_per_node
     loads = layer.steps.astype(np.float64) * float(layer.unit)
     found = list(starts(layer))
-    if not optimal or ranks <= 10:
-        each = len(loads) * ((ranks + 1) << ranks if optimal else len(found[0]))
-        share = max(300, int(moves / each))
-        found += [anneal(loads, start, ranks, share, optimal, node, 0) for start in found]
+    sets = optimal and ranks <= 10  # else for even dispatch, which costs no less
+    each = len(loads) * ((ranks + 1) << ranks if sets else len(found[0]))
+    share = max(300, int(moves / each))
+    found += [anneal(loads, start, ranks, share, sets, node, 0) for start in found]
     return min(value(layer, tuple(map(int, slots)), "mean", dispatch).value for slots in found)
 
 

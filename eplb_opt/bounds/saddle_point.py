@@ -31,6 +31,9 @@ WORK = 8e9
 """Multiplications at effort 1, about a second."""
 FEWEST_ITERATIONS = 200
 """With fewer nothing comes of it: large layers need more effort than 1."""
+LARGEST_PRODUCT = 2**17
+"""Multiplications of one matrix product: beyond twice as many, libraries start threads, which on a
+busy machine takes a hundred times as long."""
 CHECKS = 4
 """How often the prices are handed out to be evaluated."""
 
@@ -82,6 +85,9 @@ class _State:
         self.slots, self.ranks = layer.topology.num_physical_experts, layer.topology.num_ranks
         # rows of prices are in parts of the largest weight
         self.loads, self.floors = loads * most, floors * most
+        rows = min(self.steps, max(1, LARGEST_PRODUCT // self.experts**2))
+        self.blocks: Matrix = np.zeros((-(-self.steps // rows), rows, self.experts))
+        self.blocks.reshape(-1, self.experts)[: self.steps] = self.loads
         self.diagonal = np.diag_indices(self.experts)
         norm = float(np.linalg.norm(self.loads, 2))
         self.rho = norm / 2
@@ -100,7 +106,7 @@ class _State:
     def advance(self) -> None:
         """One step down in X and eta, one step up in p and Z at the extrapolated point."""
         up, down = self.balance * self.length, self.length / self.balance
-        gradient = self.loads.T @ self.p[:, :-1]
+        gradient = self._priced_loads()
         moved = self.X - down * ((gradient + gradient.T) / 2 - self.rho * self.Z)
         following = np.clip(moved, 0, 1)
         following[self.diagonal] = self._diagonal(moved[self.diagonal], down)
@@ -109,9 +115,17 @@ class _State:
         if not self.fixed:
             eta -= down / self.experts * (1 - self.most * float(self.p.sum()))
         level, self.eta = (2 * eta - self.eta) * self.most, eta
-        gains = np.column_stack([self.loads @ ahead, self.floors]) - level
+        ranks = (self.blocks @ ahead).reshape(-1, self.experts)[: self.steps]
+        gains = np.column_stack([ranks, self.floors]) - level
         self.p = _rows_within(self.p + up * gains)
         self.Z = _positive_part(self.Z - up * self.rho * (ahead - 1 / self.ranks))
+
+    def _priced_loads(self) -> Matrix:
+        """[E, E] ``sum over t of w[t, e] p[t, f]``."""
+        prices = np.zeros_like(self.blocks)
+        prices.reshape(-1, self.experts)[: self.steps] = self.p[:, :-1]
+        found: Matrix = (self.blocks.transpose(0, 2, 1) @ prices).sum(axis=0)
+        return found
 
     def _diagonal(self, wished: Matrix, step: float) -> Matrix:
         """Newton steps for ``x - wished = step * multiplier / x^2``, and a multiplier that brings

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError
-from eplb_opt.cli.gap import cost_line
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
-from eplb_opt.cli.output import describe, percent, progress_bar, show, table
+from eplb_opt.cli.output import describe, describe_cost, percent, progress_bar, show, table
 from eplb_opt.cli.parameters import cost_options, instance_options
 from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
 
@@ -55,7 +54,12 @@ def command(
             timing.run(runner, instance, repeat)
         keep_results()
     heading = f"median of {timing.rounds} runs, all layers at once"
-    show(describe(instance), *cost_line(report), heading, _bench_table(report, timing))
+    show(
+        describe(instance),
+        *describe_cost(instance, report.cost),
+        heading,
+        _bench_table(report, timing),
+    )
     if report.interrupted or timing.interrupted:
         return report_interrupt(f"{timing.rounds} of {repeat} runs are done")
     return 1 if any(p.status != "ok" for p in report.policies) or timing.failed else 0

@@ -11,7 +11,15 @@ import click
 from eplb_opt.cli.errors import bad_input
 from eplb_opt.cli.files import not_written, readable
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
-from eplb_opt.cli.output import describe, percent, progress_bar, show, table, write_json
+from eplb_opt.cli.output import (
+    describe,
+    describe_cost,
+    percent,
+    progress_bar,
+    show,
+    table,
+    write_json,
+)
 from eplb_opt.cli.parameters import (
     Finite,
     cost_options,
@@ -124,7 +132,11 @@ def _output(report: GapReport, placements: str | None, json_target: str | None) 
 
         write_json(json_target, documents.gap(report))
     if json_target != "-":
-        show(describe(report.instance), *cost_line(report), reference_line(report))
+        show(
+            describe(report.instance),
+            *describe_cost(report.instance, report.cost),
+            reference_line(report),
+        )
         show(policy_table(report))
         show(*_split_tables(report))
 
@@ -150,24 +162,6 @@ def _split_tables(report: GapReport) -> list[Any]:
         how = how_to_read(report.staleness, _loaded(report))
         parts += [sources, how, split_table(report.staleness)]
     return parts
-
-
-def cost_line(report: GapReport) -> list[str]:
-    """What was measured over how many steps, if that is not the sum under even dispatch."""
-    from eplb_opt.problem.objective import EVEN_SUM, SUM
-
-    objective, dispatch = report.cost
-    if report.cost == EVEN_SUM:
-        return []
-    line = f"objective {objective}, {dispatch} dispatch"
-    trace = report.instance.trace
-    if objective == SUM or trace is None:
-        return [line]
-    loaded = report.instance.loads.sum(axis=1) > 0
-    idle = (trace[:, loaded].sum(axis=2) == 0).sum(axis=0)
-    counts = sorted({int(idle.min()), int(idle.max())}) if len(idle) else [len(trace)]
-    without = " to ".join(map(str, counts))
-    return [f"{line}, {len(trace)} steps; {without} of them without load, which cost 0"]
 
 
 def reference_line(report: GapReport) -> str:
