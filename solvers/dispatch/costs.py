@@ -93,8 +93,13 @@ def _shares_program(layer: Layer, phy2log: Sequence[int], cost: Cost) -> SharesP
 
 
 def _fixed(layer: Layer, phy2log: Sequence[int], cost: Cost) -> Bracket:
-    """The slots of an expert on one rank share alike, and so do all of one without load."""
+    """The slots of an expert on one rank share alike, and so do all of one without load.
+
+    Where the linear program is not solved exactly, an even split may cost less than what is found.
+    """
     program = _shares_program(layer, phy2log, cost)
+    copies, S = Counter(phy2log), layer.topology.slots_per_rank
+    on_rank = Counter((e, p // S) for p, e in enumerate(phy2log))
     if len(program.loads) == 1:
         found = best_shares(layer, phy2log)
         value = bound = found.makespan
@@ -105,10 +110,10 @@ def _fixed(layer: Layer, phy2log: Sequence[int], cost: Cost) -> Bracket:
         }
     else:
         known = fixed_value(program)
+        even = [Fraction(on_rank[pair], copies[pair[0]]) for pair in program.pairs]
+        known = known if known.closed else known.with_shares(program, even)
         value, bound = known.value * layer.unit, known.prices.bound * layer.unit
         parts = dict(zip(program.pairs, known.shares, strict=True))
-    copies, S = Counter(phy2log), layer.topology.slots_per_rank
-    on_rank = Counter((e, p // S) for p, e in enumerate(phy2log))
     choice = {e for e, _ in parts}
     shares = tuple(
         parts.get((e, p // S), Fraction(0)) / on_rank[e, p // S]

@@ -8,9 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology
-from eplb_opt.problem.objective import Cost
+from eplb_opt.problem.objective import Cost, Dispatch
 from solvers.dispatch import fixed, value, value_evidence
-from tests.oracles.steps import OBJECTIVES, exact_value, over, placed_traces, steps_of
+from tests.oracles.steps import (
+    OBJECTIVES,
+    all_step_placements,
+    exact_value,
+    over,
+    placed_traces,
+    steps_of,
+)
 
 Placed = tuple[Layer, tuple[int, ...]]
 
@@ -105,3 +112,11 @@ def test_one_rank_and_no_choice() -> None:
     alone = Instance([[[3, 1]], [[1, 5]]], Topology(2, 2)).layer(0)
     found = value(alone, (0, 1), "worst", "fixed")
     assert (found.value, found.bound, found.shares) == (5, 5, (1, 1))
+
+
+def test_an_even_split_of_unequal_copies_never_costs_less() -> None:
+    rows = [[1.0, 1e-300, 1e200, 0.0], [1e-10, 1e-10, 0.07193, 0.0], [1.0, 1e-10, 2.9e15, 1e-10]]
+    layer = Instance(np.array(rows)[:, None], Topology(6, 2)).layer(0)
+    for slots in all_step_placements(layer):
+        even, fixed, _ = (value(layer, slots, "worst", d).incumbent for d in Dispatch)
+        assert fixed <= even
