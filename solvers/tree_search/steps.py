@@ -119,6 +119,12 @@ class _Search:
         known = self.known
         return known.value is not None and self.budget.accepts(known.value, known.bound)
 
+    @property
+    def of_no_interest(self) -> Fraction:
+        """Tokens from which on a placement is of no interest."""
+        least = (self.most + 1) * self.scale.unit
+        return least if self.known.value is None else min(least, self.known.value)
+
     def start(self, initial: tuple[int, ...] | None) -> None:
         """Take ``initial`` [P], or a greedy placement."""
         if initial is None:
@@ -158,6 +164,8 @@ class _Search:
             work = self.budget.chunk()
             if not work:
                 return False
+            if isinstance(tree, SetTree):
+                tree.exclude_from(self.of_no_interest)
             state, used = tree.advance(self.most, work)
             self.budget.charge(used)
             if state == FOUND:

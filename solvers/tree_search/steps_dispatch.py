@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -402,13 +403,18 @@ class SetTree:
         self.scale, self.fixed = scale, fixed
         self.prices = new_prices(loads, scale.most_weight, topology.num_nodes, topology.num_ranks)
 
+    def exclude_from(self, cost: Fraction) -> None:
+        """Placements that cost so many tokens are of no interest. A cost under ``fixed`` dispatch
+        is no multiple of a scaled unit: prices must not exclude all that is above a whole number.
+        """
+        load = self.scale.unit * self.scale.multiple  # what 1 in the loads stands for, in tokens
+        limit = math.ceil(cost / load * int(self.prices.limits[0])) - 1
+        self.prices.limits[2] = min(NOTHING, limit)
+
     def advance(self, most: int, work: int) -> tuple[int, int]:
         """Search on for a placement whose objective in scaled units is at most ``most``: FOUND,
         EXHAUSTED or PAUSED; and the work done, about ``work``.
         """
-        self.prices.limits[2] = min(
-            NOTHING, most * int(self.prices.limits[0]) // self.scale.multiple
-        )
         return advance(self.sets, self.prices, self.fixed, most, work)
 
     def placement(self) -> tuple[int, ...]:

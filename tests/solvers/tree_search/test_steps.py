@@ -130,3 +130,11 @@ def test_refuses_many_ranks_in_a_node_and_many_partitions():
         solve(trace(13, 26, 13), "mean", "optimal")
     with pytest.raises(TooLargeError, match="16 groups have more than 20,000 partitions"):
         solve(trace(16, 32, 16, num_nodes=4, num_groups=16), "mean", "even")
+
+
+def test_prices_do_not_exclude_what_is_less_than_a_unit_below_the_incumbent() -> None:
+    """Costs under fixed dispatch were taken for multiples of 1 / 2: 2 was "proven" where 5/3 is."""
+    trace = [[[0, 1, 0]], [[0, 1, 0]], [[1, 0, 1]], [[0, 1, 2]]]
+    layer = Instance(trace, Topology(4, 2), spread_replicas=True).layer(0)
+    found = steps.solve_joint(layer, Cost.of("worst", "fixed"), Budget())
+    assert (found.value, found.bound) == (Fraction(5, 3), Fraction(5, 3))
