@@ -168,6 +168,7 @@ class Model:
 
     def improve_on(self, incumbent: Fraction) -> None:
         """Only placements below ``incumbent`` from now on."""
+        self.incumbent = incumbent
         self.model.add(self.total <= math.ceil(incumbent / self.unit) - 1)
 
     def take(self, known: Bracket, outcome: Outcome) -> Bracket:

@@ -80,8 +80,9 @@ def solve_joint(
             budget.tell(known.incumbent, known.bound)
             if outcome.value is None or outcome.limit:
                 return known
-            if not model.add_cuts(model.placement(outcome.value)):
-                return known  # its value is not known exactly
+            better = known.incumbent < model.incumbent
+            if not model.add_cuts(model.placement(outcome.value)) and not better:
+                return known  # neither cut off nor better: its value is not known exactly
             model.improve_on(known.incumbent)
     except OutOfBudgetError:
         return replace(known, limit=budget.limit)
@@ -150,7 +151,7 @@ class PriceModel(HeldModel):
             math.floor(known.bound / self.step_unit), OBJECTIVE_STEPS, "cost"
         )
         self.model.minimize(self.total)
-        self.seen: set[Prices] = set()
+        self.seen: set[tuple[Prices, tuple[int, ...]]] = set()
         self.rows: list[tuple[cp_model.LinearExprT, Fraction]] = []
         require_size("cuts", len(layer.loads) * len(self.ranks), 0)
 
@@ -160,17 +161,17 @@ class PriceModel(HeldModel):
         return self.step_unit
 
     def add_cuts(self, phy2log: tuple[int, ...]) -> bool:
-        """The prices of a placement; False if they were there."""
+        """The cut by the prices of a placement; False if it was there."""
         prices = value_evidence(self.asked, phy2log, self.cost)
         if not isinstance(prices, Prices):
             raise TypeError(f"{prices} are no prices")
-        if prices in self.seen:
-            return False
-        self.seen.add(prices)
         a = self._worth(prices)
         S = self.S
         held = [{p // S for p, e in enumerate(phy2log) if e == expert} for expert in range(len(a))]
         least = [min(row[g] for g in ranks) for row, ranks in zip(a, held, strict=True)]
+        if (prices, tuple(least)) in self.seen:
+            return False
+        self.seen.add((prices, tuple(least)))
         gains = [[max(0, low - v) for v in row] for low, row in zip(least, a, strict=True)]
         self._add(sum(least), gains, prices.scale)
         return True
