@@ -10,12 +10,14 @@ Ranks that hold the same experts so far, and nodes that hold none, are interchan
 Under ``optimal`` and ``fixed`` a placement costs no more with more ranks for an expert: only those
 with as many different experts on every rank as there can be are looked at. ``fixed`` costs no less
 than ``optimal``; where that stays below B, an exact linear program over the steps decides
-(:mod:`eplb_opt.certificate.shares`).
+(:mod:`eplb_opt.certificate.shares`). Its prices bound other placements, too: every expert takes its
+cheapest rank, of all ranks if it is not placed yet. The last ones are tried first.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 
 from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError, product_cost
 from eplb_opt.certificate.closed_form import common_multiple
-from eplb_opt.certificate.shares import shares_cost_at_least
+from eplb_opt.certificate.shares import prices_that_reach
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch, Objective
 from eplb_opt.problem.rationals import Integers, widen
@@ -35,6 +37,8 @@ DEEPEST = 60
 """Experts and ranks up to which they are gone through by recursion."""
 LARGEST_TABLE = 2**18
 """Words of 64 bits of a table of the makespans so far; there is one for each expert placed."""
+PRICES = 8
+"""Prices that are remembered."""
 Choice = tuple[tuple[int, int], ...]
 """(rank, replicas there), by rank."""
 
@@ -86,6 +90,10 @@ class _Search:
         self.node_of: dict[int, int] = {}
         self.held: list[list[tuple[int, int]]] = [[] for _ in self.free]
         """On each rank, (expert, replicas)."""
+        self.ranks: list[Sequence[int]] = [range(len(self.free))] * len(layer.loads)
+        """That each expert may be on."""
+        self.worths: list[tuple[list[list[int]], int]] = []
+        """Under ``fixed``: what experts pay on ranks [E][G], and what all must pay together."""
 
     def run(self) -> bool:
         return self._place(0, self.makespans.start)
@@ -94,6 +102,8 @@ class _Search:
         """Whether the experts from the i-th on can be placed below the bound."""
         self.budget.charge(self.makespans.cost)
         if not self.makespans.below(table):
+            return False
+        if self.fixed and self._prices_reach():
             return False
         if i == len(self.order):
             return not self.fixed or not self._shares_reach()
@@ -119,10 +129,12 @@ class _Search:
         for g, replicas in choice:
             self.free[g] -= replicas
             self.held[g].append((expert, replicas))
+        free, self.ranks[expert] = self.ranks[expert], [g for g, _ in choice]
         found = self._place(i + 1, self.makespans.add(table, expert, choice))
         for g, replicas in choice:
             self.free[g] += replicas
             self.held[g].pop()
+        self.ranks[expert] = free
         return found
 
     def _nodes(self, group: int) -> list[int]:
@@ -170,16 +182,35 @@ class _Search:
             more = (*chosen, (g, n)) if n else chosen
             yield from self._spread(ranks, at + 1, fewest - n, most - n, more)
 
+    def _prices_reach(self) -> bool:
+        """Whether prices of another placement prove the bound for this one, complete or not."""
+        for k, (worth, needed) in enumerate(self.worths):
+            self.budget.charge(2 + len(worth) // 2)
+            paid = sum(
+                min([row[g] for g in ranks]) for row, ranks in zip(worth, self.ranks, strict=True)
+            )
+            if paid >= needed:
+                self.worths.insert(0, self.worths.pop(k))
+                return True
+        return False
+
     def _shares_reach(self) -> bool:
         """Whether no shares of the placement that is now complete stay below the bound."""
-        ranks: list[list[int]] = [[] for _ in self.order]
-        for g, row in enumerate(self.held):
-            for expert, _ in row:
-                ranks[expert].append(g)
-        found = self.makespans
-        return shares_cost_at_least(
-            found.limit, found.loads.tolist(), ranks, found.weights, self.budget
+        limit, loads = self.makespans.limit, self.makespans.loads
+        found = prices_that_reach(
+            limit, loads.tolist(), self.ranks, self.makespans.weights, self.budget
         )
+        if found is None:
+            return False
+        prices, divisor = found
+        self.budget.charge(loads.size * len(self.free) * product_cost(divisor.bit_length(), 64))
+        columns = list(zip(*loads.tolist(), strict=True))
+        worth = [
+            [sum(map(operator.mul, column, price)) for price in zip(*prices, strict=True)]
+            for column in columns
+        ]
+        self.worths = [(worth, math.ceil(limit * divisor)), *self.worths[: PRICES - 1]]
+        return True
 
 
 class _Makespans:

@@ -22,15 +22,15 @@ LARGEST_PROGRAM = 2**20
 Row = list[int]
 
 
-def shares_cost_at_least(
+def prices_that_reach(
     limit: Fraction,
     loads: Sequence[Sequence[int]],
     ranks: Sequence[Sequence[int]],
     weights: Sequence[int],
     budget: CheckBudget,
-) -> bool:
-    """Whether no shares cost less than ``limit``: ``weights`` [T] of the makespans from the largest
-    on, times the makespans.
+) -> tuple[list[list[int]], int] | None:
+    """Prices [T][G] over a divisor that show that no shares cost less than ``limit``: ``weights``
+    [T] of the makespans from the largest on, times the makespans. None if some cost less.
 
     Args:
         limit: in the unit of ``loads``.
@@ -62,15 +62,21 @@ def shares_cost_at_least(
         here = range(t * num_ranks, (t + 1) * num_ranks)
         rows.append([*(int(j in here) for j in range(len(gains))), weights[0]])
     rows.append([1] * (steps * num_ranks) + [0] * len(shared) + [sum(weights)])
-    return _reaches(limit, rows, gains, budget)
+    found = _solve(limit, rows, gains, budget)
+    if found is None:
+        return None
+    x, divisor = found
+    return [x[t * num_ranks : (t + 1) * num_ranks] for t in range(steps)], divisor
 
 
-def _reaches(limit: Fraction, rows: list[Row], gains: Row, budget: CheckBudget) -> bool:
-    """Whether max ``gains . x`` with ``row[:-1] . x <= row[-1]`` for all rows and x >= 0 is at
-    least ``limit``; no ``row[-1]`` is negative.
+def _solve(
+    limit: Fraction, rows: list[Row], gains: Row, budget: CheckBudget
+) -> tuple[Row, int] | None:
+    """Some x >= 0, over a divisor, with ``row[:-1] . x <= row[-1]`` for all rows and ``gains . x``
+    of at least ``limit``; None if there is none. No ``row[-1]`` is negative.
 
-    Integers over a common divisor, the last pivot (Edmonds); smallest indices first, so that it
-    ends (Bland, Math. of Operations Research 2 (1977) 103).
+    Integers over a common divisor, the last pivot (Edmonds). The column of largest gain enters: if
+    that should ever go in circles, the budget ends it.
     """
     width = len(gains)
     table = [
@@ -81,9 +87,10 @@ def _reaches(limit: Fraction, rows: list[Row], gains: Row, budget: CheckBudget) 
     while table[-1][-1] < limit * divisor:
         bits = divisor.bit_length()
         budget.charge(len(table) * len(table[0]) * product_cost(bits, bits) // 4)
-        enter = next((j for j, gain in enumerate(table[-1][:-1]) if gain < 0), None)
-        if enter is None:
-            return False
+        gain = min(table[-1][:-1])
+        if gain >= 0:
+            return None
+        enter = table[-1].index(gain)
         ratios = [
             (Fraction(row[-1], row[enter]), basis[i], i)
             for i, row in enumerate(table[:-1])
@@ -100,4 +107,7 @@ def _reaches(limit: Fraction, rows: list[Row], gains: Row, budget: CheckBudget) 
                     for a, b in zip(row, pivot, strict=True)
                 ]
         divisor = pivot[enter]
-    return True
+    x = [0] * (width + len(rows))
+    for j, row in zip(basis, table, strict=False):
+        x[j] = row[-1]
+    return x[:width], divisor

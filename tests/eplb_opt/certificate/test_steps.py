@@ -25,7 +25,7 @@ from eplb_opt.certificate import (
 from eplb_opt.certificate.document import sign
 from eplb_opt.certificate.exhaustive_steps import _falling_weights, placement_below
 from eplb_opt.certificate.flows import Flows
-from eplb_opt.certificate.shares import shares_cost_at_least
+from eplb_opt.certificate.shares import prices_that_reach
 from eplb_opt.problem.evidence import (
     Blocks,
     ClosedForm,
@@ -164,10 +164,10 @@ def test_the_linear_program_of_shares_is_exact(
     ]
     weights, total = _falling_weights(Objective.parse(objective), len(layer.steps))
     for limit in (exact, exact * factor):
-        found = shares_cost_at_least(
+        found = prices_that_reach(
             limit * total, layer.steps.tolist(), ranks, weights, CheckBudget()
         )
-        assert found == (limit <= exact)
+        assert (found is not None) == (limit <= exact)
 
 
 @settings(max_examples=60)
@@ -452,7 +452,7 @@ def test_every_loop_over_steps_is_on_the_budget() -> None:
             placement_below(layer, mean + 1, Cost.of("mean", dispatch), None, CheckBudget(300))
     program = (Fraction(10**9), layer.steps.tolist(), [[0, 1]] * 12, [1] * 40)
     jobs = [
-        lambda budget: shares_cost_at_least(*program, budget),
+        lambda budget: prices_that_reach(*program, budget),
         lambda budget: value.best_cost(wide, slots, objective, None, budget),
         lambda budget: value.cost_of_shares(
             wide, slots, value.even_shares(slots), objective, budget
@@ -497,7 +497,7 @@ def test_searches_beyond_their_size_are_too_large_at_once(
 
 def test_a_program_of_too_many_steps_is_not_begun() -> None:
     with pytest.raises(TooLargeToCheckError, match="a linear program of"):
-        shares_cost_at_least(Fraction(1), [[1, 1]] * 5000, [[0, 1], [0]], [1] * 5000, CheckBudget())
+        prices_that_reach(Fraction(1), [[1, 1]] * 5000, [[0, 1], [0]], [1] * 5000, CheckBudget())
 
 
 # What is written.

@@ -12,7 +12,9 @@ from eplb_opt import certificate
 from eplb_opt.certificate import CheckBudget, writing
 from eplb_opt.cli import cli
 from eplb_opt.cli.errors import InputError
-from tests.eplb_opt.certificate.documents import EXHAUSTIVE, of_one
+from tests.eplb_opt.certificate.documents import EXHAUSTIVE, of_one, of_steps
+
+DATA = Path(__file__).parents[1] / "certificate" / "data"
 
 
 @pytest.fixture
@@ -71,4 +73,31 @@ def test_solve_says_for_which_layers_the_proof_is_too_large(
         "VERIFIED",
     ]
     assert verify(file, None).return_value == 0
+    assert verify(file, None, "--strict").return_value == 1
+
+
+TRACE = [[[4, 1, 1, 3]], [[1, 4, 2, 1]], [[1, 1, 5, 0]]]
+
+
+def test_objective_dispatch_and_steps_are_shown(file: Path) -> None:
+    found = verify(file, of_steps(TRACE, 6, 3, instance={"objective": "cvar:1/2"}))
+    assert found.return_value == 0
+    assert "objective cvar:1/2 over 3 steps, dispatch optimal" in found.output
+    assert "objective" not in verify(file, of_one([1, 1], 2, 2)).output.partition("layer")[0]
+
+
+def test_what_other_shares_could_cost_is_shown(file: Path) -> None:
+    document = certificate.parse_document((DATA / "cvar_fixed.json").read_bytes())
+    found = verify(file, document)
+    assert found.return_value == 0
+    assert "any shares" in found.output
+    assert "3.864" in found.output
+
+
+def test_a_value_on_trust_is_shown_as_such(file: Path) -> None:
+    placed = {"phy2log": [0, 1, 2, 3, 0, 2], "objective_exact": "9", "status": "feasible",
+              "value_evidence": {"kind": "trusted", "solver": "x"}}  # fmt: skip
+    found = verify(file, of_steps(TRACE, 6, 3, **placed))
+    assert found.return_value == 0
+    assert "value trusted, not verified" in found.output
     assert verify(file, None, "--strict").return_value == 1
