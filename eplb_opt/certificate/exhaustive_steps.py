@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError, product_cost
 from eplb_opt.certificate.closed_form import common_multiple
+from eplb_opt.certificate.problem import fitting
 from eplb_opt.certificate.shares import prices_that_reach
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch, Objective
-from eplb_opt.problem.rationals import Integers, widen
+from eplb_opt.problem.rationals import Integers
 from eplb_opt.problem.topology import Rule
 
 DEEPEST = 60
@@ -229,21 +230,24 @@ class _Makespans:
     ) -> None:  # fmt: skip
         self.loads = objective.loads_of(layer)
         steps, experts = self.loads.shape
+        budget.charge(8 * steps)
+        self.weights, parts = _falling_weights(objective, steps)
+        self.table = fitting(self.loads, experts * scale * parts)
+        wide = self.table.dtype == object
         longest = int(self.loads.max(initial=0)).bit_length()
-        words = 5 + (longest + scale.bit_length()) // 64 if longest > 32 else 1
+        words = 5 + (longest + scale.bit_length()) // 64 if wide else 1
         if steps * columns * words > LARGEST_TABLE:
             raise TooLargeToCheckError(f"{steps} steps and {columns} sets of ranks")
-        self.weights, parts = _falling_weights(objective, steps)
         budget.charge(
             self.loads.size * product_cost(longest, scale.bit_length())
             + product_cost(layer.unit.denominator.bit_length(), bound.denominator.bit_length())
         )
         self.limit = bound / layer.unit * parts
         self.scaled_limit = math.ceil(self.limit * scale)
-        self.table = widen(self.loads, experts * scale * parts)
         self.weight_row = np.array(self.weights, dtype=self.table.dtype)
-        wide = self.table.dtype == object
-        self.cost = 40 + steps * columns * (1 + longest // 1024) // (8 if wide else 200)
+        self.cost = 40 + steps * columns * (1 + (longest + parts.bit_length()) // 1024) // (
+            8 if wide else 200
+        )
         """Units for looking at one partial placement."""
 
     def below(self, table: Integers) -> bool:

@@ -12,7 +12,7 @@ from eplb_opt.certificate.parsing import parse_exact
 from eplb_opt.certificate.statement import CertificateError
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective
-from eplb_opt.problem.rationals import integer_array, shown
+from eplb_opt.problem.rationals import Integers, integer_array, shown, widen
 from eplb_opt.problem.topology import Rule, Topology
 
 TOPOLOGY_FIELDS = ("num_physical_experts", "num_ranks", "num_nodes", "num_groups")
@@ -119,6 +119,11 @@ def integers(exact: Sequence[Fraction], budget: CheckBudget) -> tuple[tuple[int,
     budget.charge(len(exact) * (product_cost(bits, longest) + product_cost(bits, divisor)))
     listed = tuple(load.numerator * (common // load.denominator) for load in exact)
     return listed, Fraction(1, common)
+
+
+def fitting(loads: Integers, terms: int) -> Integers:
+    """The loads as integers long enough for sums of ``terms`` of them, and for ``terms``."""
+    return widen(loads, terms) if terms < 2**63 else loads.astype(object)
 
 
 def cost_over(objective: Objective, makespans: Sequence[Fraction], budget: CheckBudget) -> Fraction:

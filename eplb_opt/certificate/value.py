@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from eplb_opt.certificate.budget import CheckBudget, product_cost
 from eplb_opt.certificate.flows import Flows
-from eplb_opt.certificate.problem import cost_over, integers
+from eplb_opt.certificate.problem import cost_over, fitting, integers
 from eplb_opt.certificate.statement import CertificateError
 from eplb_opt.problem.evidence import Cuts, Prices
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Objective
-from eplb_opt.problem.rationals import Integers, shown, widen
+from eplb_opt.problem.rationals import Integers, shown
 
 FEW_RANKS = 10
 """Ranks up to which all sets of them are looked at."""
@@ -212,8 +212,8 @@ def _fitting(loads: Integers, terms: int, bits: int) -> tuple[Integers, int]:
     """Integers long enough for sums of ``terms`` of them, and what they cost: 1 if 64 bits do, else
     that of products with integers of ``bits``.
     """
-    fitting = widen(loads, terms)
-    if fitting.dtype != object:
-        return fitting, 1
+    fitted = fitting(loads, terms)
+    if fitted.dtype != object:
+        return fitted, 1
     longest = int(loads.max(initial=0)).bit_length()
-    return fitting, AT_ONCE // 4 * product_cost(longest, bits + 64)
+    return fitted, AT_ONCE // 4 * product_cost(longest, bits + 64)

@@ -500,6 +500,24 @@ def test_a_program_of_too_many_steps_is_not_begun() -> None:
         prices_that_reach(Fraction(1), [[1, 1]] * 5000, [[0, 1], [0]], [1] * 5000, CheckBudget())
 
 
+def test_long_numbers_of_steps_without_load_are_no_matter() -> None:
+    """They would not be long, times nothing."""
+    trace, big = [[[0, 0]]] * 3, 2**80
+    for objective, dispatch in (
+        ("mean", "fixed"),
+        ("cvar:1/7", "fixed"),
+        (f"cvar:{big - 1}/{big}", "even"),
+    ):
+        cost = {"objective": objective, "dispatch": dispatch}
+        given = {"phy2log": [0, 1, 0, 1], "objective_exact": "0", "lower_bound_exact": "0",
+                 "status": "optimal", "evidence": EXHAUSTIVE}  # fmt: skip
+        if dispatch == "fixed":
+            given["shares"] = [f"1/{big}", "1/3", f"{big - 1}/{big}", "2/3"]
+            given["value_evidence"] = {"kind": "prices", "scale": 3 * big,
+                                       "prices": [[big, 0]] * 3, "bound": "0"}  # fmt: skip
+        assert verdict(of_steps(trace, 4, 2, instance=cost, **given)).trust is Trust.VERIFIED
+
+
 # What is written.
 
 
