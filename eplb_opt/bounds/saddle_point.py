@@ -66,7 +66,7 @@ def saddle_points(
     for part in range(CHECKS):
         for _ in range(part * iterations // CHECKS, (part + 1) * iterations // CHECKS):
             state.advance()
-        if not np.isfinite(state.Z).all():
+        if not (np.isfinite(state.Z).all() and np.isfinite(state.p).all()):
             return
         yield state.found(scale)
 
