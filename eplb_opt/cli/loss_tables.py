@@ -75,7 +75,7 @@ def how_to_read(splits: Sequence[PolicySplit], loaded: int) -> str:
 
 def points(value: Fraction) -> str:
     """The nearest decimal: ``0.2279`` is ``22.79``."""
-    return f"{float(100 * value):.{DECIMALS}f}"
+    return f"{float(100 * value):z.{DECIMALS}f}"  # z: no -0.00
 
 
 def interval_in_points(interval: Interval) -> str:

@@ -88,7 +88,7 @@ def float_below(value: Fraction) -> float:
 
 def float_above(value: Fraction) -> float | None:
     """The smallest float that is not below ``value``; None beyond the range of floats."""
-    return None if value > LARGEST_FLOAT else -float_below(-value)
+    return None if value > LARGEST_FLOAT else 0.0 - float_below(-value)  # no -0.0
 
 
 def exact_text(value: Fraction) -> str:
@@ -100,7 +100,7 @@ def nearest_float(value: Fraction | None) -> float | None:
     """How a value stands in a JSON document beside its exact text: None where there is no value, or
     none near it, since it is beyond the range of floats.
     """
-    return None if value is None or abs(value) > LARGEST_FLOAT else float(value)
+    return None if value is None or abs(value) > LARGEST_FLOAT else float(value) + 0.0  # no -0.0
 
 
 def decimal_text(value: Fraction | None) -> str:

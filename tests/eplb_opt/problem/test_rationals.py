@@ -104,6 +104,12 @@ def test_values_beyond_the_range_of_floats() -> None:
     assert [decimal_text(v) for v in (None, Fraction(1, 3), huge)] == ["-", "0.333", "3.333e+399"]
 
 
+def test_no_zero_is_negative() -> None:
+    tiny = Fraction(-1, 10**400)
+    for zero in (float_above(Fraction(0)), float_above(tiny), nearest_float(tiny)):
+        assert str(zero) == "0.0"
+
+
 def test_what_is_shown_of_a_value_is_short() -> None:
     assert shown(10**5000) == "a number of thousands of digits"
     assert shown("x" * 100) == "x" * 60 + ".."
