@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -20,6 +21,7 @@ LARGEST_SIZE = 100_000
 """Experts or slots beyond which nothing is checked."""
 LARGEST_BITS = 2**31
 """Of all loads of a layer together, over their common denominator."""
+DECIMAL = re.compile("0[.][0-9]{1,9}")
 
 
 def parse_cost(machine: dict[str, Any], budget: CheckBudget) -> Cost:
@@ -36,10 +38,17 @@ def parse_cost(machine: dict[str, Any], budget: CheckBudget) -> Cost:
         raise CertificateError(
             f"objective={shown(name)!r} is not one of sum, mean, worst, cvar:SHARE"
         )
-    part = parse_exact(share, "the share of objective", budget) if colon else Fraction(1)
+    part = _parse_share(share, budget) if colon else Fraction(1)
     if not 0 < part <= 1:
         raise CertificateError(f"objective={shown(name)!r}: the share is not in (0, 1]")
     return Cost(Objective(word, part), Dispatch(dispatch))
+
+
+def _parse_share(share: str, budget: CheckBudget) -> Fraction:
+    """A short decimal, or a ratio."""
+    if DECIMAL.fullmatch(share):
+        return Fraction(share)
+    return parse_exact(share, "the share of objective", budget)
 
 
 def parse_layer(

@@ -82,7 +82,12 @@ class Objective:
             ) from None
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.share}" if self.name == "cvar" else self.name
+        """As it is typed: the share as a decimal where a short one is exact, else as a ratio."""
+        if self.name != "cvar":
+            return self.name
+        decimal = f"{float(self.share):.4g}"
+        short = "e" not in decimal and Fraction(decimal) == self.share
+        return f"cvar:{decimal if short else self.share}"
 
     def check_steps(self, instance: Instance) -> None:
         """Raise ValueError if the objective is over steps and the instance has none."""

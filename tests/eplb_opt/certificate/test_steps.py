@@ -25,6 +25,7 @@ from eplb_opt.certificate import (
 from eplb_opt.certificate.document import sign
 from eplb_opt.certificate.exhaustive_steps import _falling_weights, placement_below
 from eplb_opt.certificate.flows import Flows
+from eplb_opt.certificate.problem import parse_cost
 from eplb_opt.certificate.shares import prices_that_reach
 from eplb_opt.problem.evidence import (
     Blocks,
@@ -309,6 +310,7 @@ def test_a_changed_field_is_refused_or_all_is_still_true(
         ({"objective": "cvar:0"}, "the share is not in"),
         ({"objective": "cvar:1e999999999"}, "must be a string"),
         ({"objective": "cvar:5/4"}, "the share is not in"),
+        ({"objective": "cvar:00.5"}, "must be a string"),
         ({"objective": "cvar"}, "is not one of sum"),
         ({"objective": "mean:1"}, "is not one of sum"),
         ({"objective": ["mean"]}, "is not one of sum"),
@@ -322,6 +324,12 @@ def test_an_unknown_objective_or_dispatch_is_no_certificate(
 ) -> None:
     with pytest.raises(CertificateError, match=why):
         verify_document(of_steps(TRACE, 6, 3, instance=fields))
+
+
+def test_the_share_in_a_document_is_a_decimal_or_a_ratio() -> None:
+    for share in ("0.5", "1/2"):
+        cost = parse_cost({"objective": f"cvar:{share}"}, CheckBudget())
+        assert cost.objective.share == Fraction(1, 2)
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,16 @@ def test_cvar_lies_between_mean_and_worst(makespans: list[Fraction]) -> None:
     assert Objective("cvar", Fraction(1, len(makespans))).over(makespans) == max(makespans)
 
 
-@pytest.mark.parametrize("text", ["sum", "mean", "worst", "cvar:1/4", "cvar:1"])
+@pytest.mark.parametrize("text", ["sum", "mean", "worst", "cvar:0.05", "cvar:1/3", "cvar:1"])
 def test_words_are_read_as_written(text: str) -> None:
     assert str(Objective.parse(text)) == text
     assert Objective.parse(Objective.parse(text)) == Objective.parse(text)
+
+
+@given(SHARES | st.fractions(Fraction(1, 10**9), 1))
+def test_a_share_is_written_exactly(share: Fraction) -> None:
+    assert Objective.parse(str(Objective("cvar", share))).share == share
+    assert str(Objective.parse("cvar:1/20")) == "cvar:0.05"
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,8 @@ def test_a_page_names_objective_and_dispatch_and_the_terms_over_steps() -> None:
     found = measure_gap(Instance(trace, Topology(10, 5)), objective="cvar:0.5", dispatch="optimal",
                         explain=True, time_limit=0)  # fmt: skip
     page = report.page(found)
-    assert "10 slots, 5 ranks, cvar:1/2 of 3 steps, optimal dispatch" in page
-    assert "--objective cvar:1/2 --dispatch optimal" in page
+    assert "10 slots, 5 ranks, cvar:0.5 of 3 steps, optimal dispatch" in page
+    assert "--objective cvar:0.5 --dispatch optimal" in page
     assert "one placement for all steps (constancy, EVPI)" in page
     legend = report.plot_attribution(found).get_legend().get_texts()
     terms = ["granularity", "rule", "constancy", "placement", "dispatch"]
