@@ -57,14 +57,18 @@ def describe_instance(
     }
 
 
-def gap(report: GapReport) -> Document:
-    """``eplb-opt/gap/1``."""
+def gap(report: GapReport, command: str | None = None) -> Document:
+    """``eplb-opt/gap/1``; ``command`` is the command line as it was typed."""
     instance = report.instance
     num_slots = instance.topology.num_physical_experts
     in_order = Placement.in_order(instance.num_layers, instance.num_logical_experts, num_slots)
     return {
         "schema": "eplb-opt/gap/1",
-        "instance": describe_instance(instance, *report.cost),
+        "command": command,
+        "instance": {
+            **describe_instance(instance, *report.cost),
+            "normalize_steps": instance.normalize_steps,
+        },
         "reference": [_reference(reference) for reference in report.reference],
         "policies": [_policy(policy, report) for policy in report.policies],
         "rank_loads_in_order": _rank_loads(in_order, report),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -130,7 +132,7 @@ def _output(report: GapReport, placements: str | None, json_target: str | None) 
     if json_target is not None:
         from eplb_opt import documents
 
-        write_json(json_target, documents.gap(report))
+        write_json(json_target, documents.gap(report, shlex.join(["eplb-opt", *sys.argv[1:]])))
     if json_target != "-":
         show(
             describe(report.instance),

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from eplb_opt.cli.output import table
+from eplb_opt.gap.loss_split import interval_in_points, points
 
 if TYPE_CHECKING:
     from eplb_opt.gap import GapReport
-    from eplb_opt.gap.loss_split import Interval, PolicySplit
-
-DECIMALS = 2
+    from eplb_opt.gap.loss_split import PolicySplit
 
 HOW_TO_READ = (
     "  in percent of the mean rank load, mean over {layers}; "
@@ -71,17 +68,3 @@ def how_to_read(splits: Sequence[PolicySplit], loaded: int) -> str:
     done = len(splits[0].layers)
     some = f"only {done} of the " if done < loaded else ""
     return HOW_TO_READ.format(layers=f"{some}{loaded} layer{'s' * (loaded > 1)} with load")
-
-
-def points(value: Fraction) -> str:
-    """The nearest decimal: ``0.2279`` is ``22.79``."""
-    return f"{float(100 * value):z.{DECIMALS}f}"  # z: no -0.00
-
-
-def interval_in_points(interval: Interval) -> str:
-    """``22.79 .. 22.80``, rounded outwards, so that the number lies in between for sure."""
-    if interval.exact:
-        return points(interval.low)
-    scale = 10**DECIMALS
-    ends = math.floor(100 * scale * interval.low), math.ceil(100 * scale * interval.high)
-    return " .. ".join(dict.fromkeys(f"{end / scale:.{DECIMALS}f}" for end in ends))

@@ -93,7 +93,8 @@ def describe_cost(instance: Instance, cost: Cost) -> list[str]:
     idle = (loaded.sum(axis=2) == 0).sum(axis=0)
     ends = {int(idle.min(initial=len(loaded))), int(idle.max(initial=0))}
     without = " to ".join(map(str, sorted(ends)))
-    return [f"{line}, {len(loaded)} steps; {without} of them without load, which cost 0"]
+    steps = f"{len(loaded)} steps{' that weigh alike' * instance.normalize_steps}"
+    return [f"{line}, {steps}; {without} of them without load, which cost 0"]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -51,6 +52,24 @@ def point(value: Fraction | int) -> Interval:
 def not_negative(interval: Interval) -> Interval:
     """Where a number of ``interval`` lies that is known to be at least 0."""
     return Interval(max(Fraction(0), interval.low), interval.high)
+
+
+DECIMALS = 2
+"""Of points, percent of the mean rank load."""
+
+
+def points(value: Fraction) -> str:
+    """The nearest decimal: ``0.2279`` is ``22.79``."""
+    return f"{float(100 * value):z.{DECIMALS}f}"  # z: no -0.00
+
+
+def interval_in_points(interval: Interval) -> str:
+    """``22.79 .. 22.80``, rounded outwards, so that the number lies in between for sure."""
+    if interval.exact:
+        return points(interval.low)
+    scale = 10**DECIMALS
+    ends = math.floor(100 * scale * interval.low), math.ceil(100 * scale * interval.high)
+    return " .. ".join(dict.fromkeys(f"{end / scale:.{DECIMALS}f}" for end in ends))
 
 
 @dataclass(frozen=True)

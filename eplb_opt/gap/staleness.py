@@ -165,7 +165,9 @@ def next_window(instance: Instance, steps: int = 1) -> tuple[Instance, Instance]
         source = f"{instance.source}, steps {first} to {last}"
         if steps > 1:
             source += f" by {steps}"
-        return Instance(flat, instance.topology, instance.rule, source, instance.spread_replicas)
+        found = Instance(flat, instance.topology, instance.rule, source, instance.spread_replicas)
+        object.__setattr__(found, "normalize_steps", instance.normalize_steps)  # of the whole trace
+        return found
 
     end = windows * steps
     return rows(slice(-1), 0, end - steps - 1), rows(slice(1, None), steps, end - 1)

@@ -14,6 +14,7 @@ from eplb_opt.report.figures import (
     plot_heatmap,
     plot_proofs,
     plot_rank_loads,
+    plot_served_loss,
 )
 from eplb_opt.report.page import page, write_page
 from eplb_opt.report.replays import (
@@ -36,6 +37,7 @@ __all__ = [
     "plot_intervals",
     "plot_proofs",
     "plot_rank_loads",
+    "plot_served_loss",
     "plot_tradeoff",
     "plot_transfers",
     "summarize",

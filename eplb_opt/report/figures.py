@@ -6,6 +6,7 @@ are those of Okabe and Ito, which colour-blind people can tell apart; nothing re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 
 from eplb_opt.gap import GapReport
 from eplb_opt.problem.shown import printable
-from eplb_opt.report.summary import Summary, summarize
+from eplb_opt.report.summary import Distribution, Summary, summarize
 
 Source = GapReport | Summary | str | Path
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 HATCHES = ("", "//", "..", "xx", "\\\\")
 FLOOR = 1e-5
 """Gaps in percent below this are drawn here, on a logarithmic axis."""
+PALE = 0.35
+"""How opaque a part of a bar is that is not proven."""
 NEARLY = 0.8
 """Policies that fail now and then are compared with the others all the same."""
 QUANTILES = {"whislo": 0.05, "q1": 0.25, "med": 0.5, "q3": 0.75, "whishi": 0.95}
@@ -27,20 +30,31 @@ QUANTILES = {"whislo": 0.05, "q1": 0.25, "med": 0.5, "q3": 0.75, "whishi": 0.95}
 
 def plot_gap(source: Source, ax: Any = None) -> Any:
     """Gaps by policy: box 25 to 75 %, whiskers 5 and 95 %, cross the largest."""
-    shown = [p for p in summarize(source).policies.values() if p.gaps.size]
-    shown.sort(key=lambda policy: policy.gaps.mean or 0)
+    gaps = {p.policy: p.gaps for p in summarize(source).policies.values()}
+    return _plot_boxes(gaps, "gap to the proven bound, %", ax)
+
+
+def plot_served_loss(source: Source, ax: Any = None) -> Any:
+    """Served losses of layers by policy, like :func:`plot_gap`."""
+    losses = {p.policy: p.losses for p in summarize(source).policies.values()}
+    return _plot_boxes(losses, "served loss, % of the mean rank load", ax)
+
+
+def _plot_boxes(found: Mapping[str, Distribution], xlabel: str, ax: Any) -> Any:
+    shown = [(policy, values) for policy, values in found.items() if values.size]
+    shown.sort(key=lambda pair: pair[1].mean or 0)
     ax = new_axes(ax, height=0.9 + 0.36 * max(1, len(shown)))
     boxes = [
-        {name: max(FLOOR, 100 * p.gaps.quantile(q)) for name, q in QUANTILES.items()}
-        | {"label": label(p.policy), "fliers": [max(FLOOR, 100 * p.gaps.largest)]}
-        for p in shown
+        {name: max(FLOOR, 100 * values.quantile(q)) for name, q in QUANTILES.items()}
+        | {"label": label(policy), "fliers": [max(FLOOR, 100 * values.largest)]}
+        for policy, values in shown
     ]
     style = {"facecolor": "#CFE3F1", "edgecolor": COLOURS[0]}
     cross = {"marker": "x", "markeredgecolor": COLOURS[3]}
     ax.bxp(boxes, orientation="horizontal", patch_artist=True, boxprops=style, flierprops=cross,
            medianprops={"color": "black"})  # fmt: skip
     ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="gap to the proven bound, %")
+    ax.set(xscale="log", xlabel=xlabel)
     ax.grid(axis="x", alpha=0.3)
     return ax
 
@@ -113,17 +127,24 @@ def plot_heatmap(source: Source, policy: str | None = None, ax: Any = None) -> A
 
 
 def plot_attribution(source: Source, ax: Any = None) -> Any:
-    """Where the loss over the mean rank load comes from, mean over layers, in percent of it."""
+    """Where the loss over the mean rank load comes from, mean over layers, in percent of it.
+
+    Full colour: proven of this term. Pale: as much as it has with the best known placements in
+    place of the optima; the truth may be with the terms beside it.
+    """
     summary = summarize(source)
     ax = new_axes(ax, height=1.2 + 0.4 * max(1, len(summary.attribution)))
     names = [label(entry["policy"]) for entry in summary.attribution]
     left = np.zeros(len(names))
     terms = list(summary.attribution[0]["mean"]["terms"]) if names else []
     for i, term in enumerate(terms):
-        shown = [100 * entry["mean"]["terms"][term]["shown"] for entry in summary.attribution]
-        ax.barh(names, shown, left=left, label=label(term), color=COLOURS[i % 7],
-                hatch=HATCHES[i % 5], edgecolor="white")  # fmt: skip
-        left += np.array(shown)
+        parts = [entry["mean"]["terms"][term] for entry in summary.attribution]
+        low, high, shown = (100 * np.array([p[k] for p in parts]) for k in ("low", "high", "shown"))
+        proven = np.where(shown >= 0, np.maximum(low, 0), np.minimum(high, 0))
+        style = {"color": COLOURS[i % 7], "hatch": HATCHES[i % 5], "edgecolor": "white"}
+        ax.barh(names, proven, left=left, label=label(term), **style)
+        ax.barh(names, shown - proven, left=left + proven, alpha=PALE, **style)
+        left += shown
     ax.invert_yaxis()
     ax.set(xlabel="loss, % of the mean rank load")
     ax.legend(fontsize=8, ncols=max(1, len(terms)), loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -11,19 +11,25 @@ from typing import Any
 from eplb_opt.report import figures, replays
 from eplb_opt.report.figures import Source, short
 from eplb_opt.report.replays import describe, replay_document
-from eplb_opt.report.summary import Summary, summarize
+from eplb_opt.report.summary import Summary, split_rows, summarize
 from eplb_opt.serving.replay import ReplayReport
 
 MOST_HEATMAPS = 2
 LOSS = (
-    "The loss over the mean rank load, split exactly: what no placement avoids (granularity), the "
+    "The loss over the mean rank load, split: what no placement avoids (granularity), the "
     "price of the rule, and the policy's own mistakes in groups, counts and packing."
 )
 SERVED_LOSS = (
-    "The loss over the mean rank load, split exactly: what not even a placement of each step "
+    "The loss over the mean rank load, split: what not even a placement of each step "
     "avoids (granularity), the price of the rule, one placement for all steps (constancy, EVPI), "
     "experts on the wrong ranks (placement, or optimality on the steps seen and staleness, what "
-    "other steps add), and tokens not shared best in each step (dispatch)."
+    "other steps add), and tokens not shared best in each step (dispatch). Beside it, no part of "
+    "it: vss, what the best placement of the sum costs above the best for the steps."
+)
+INTERVALS = (
+    " In percent of the mean rank load, mean over layers; a .. b is proven to contain the truth. "
+    "Full colour: proven of this term; pale: what it has with the best known placements in place "
+    "of the optima, which may belong to the terms beside it."
 )
 
 
@@ -72,12 +78,15 @@ def _render(template: str, parts: Sequence[Section], words: dict[str, Any]) -> s
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: ``plot`` draws its figure, or is None where there are no data for it."""
+    """A part of a page: ``plot`` draws its figure, or is None where there are no data for it; a
+    ``table`` below has its heading first.
+    """
 
     heading: str
     text: str
     plot: Callable[[], Any] | None
     missing: str = "No data."
+    table: Sequence[Sequence[str]] = ()
 
 
 def replay_sections(document: dict[str, Any]) -> list[Section]:
@@ -125,7 +134,18 @@ def percent(ratio: float | None) -> str:
 
 def gap_sections(summary: Summary) -> list[Section]:
     """What a page about gaps shows, in order."""
-    return [*_on_gaps(summary), *_on_losses(summary), *_heatmaps(summary)]
+    served = [_served(summary)] if summary.over_steps else []
+    return [*served, *_on_gaps(summary), *_on_losses(summary), *_heatmaps(summary)]
+
+
+def _served(summary: Summary) -> Section:
+    some = any(p.losses.size for p in summary.policies.values())
+    return Section(
+        "Served loss by policy",
+        f"What each layer costs above the mean rank load ({summary.cost}). Box: middle half of the "
+        "layers; line: median; whiskers: 5 and 95 %; cross: the worst layer.",
+        partial(figures.plot_served_loss, summary) if some else None,
+    )
 
 
 def _on_gaps(summary: Summary) -> list[Section]:
@@ -157,15 +177,17 @@ def _on_losses(summary: Summary) -> list[Section]:
     return [
         Section(
             "Where the loss comes from",
-            SERVED_LOSS if summary.cost else LOSS,
+            (SERVED_LOSS if summary.cost else LOSS) + INTERVALS,
             partial(figures.plot_attribution, summary) if summary.attribution else None,
             "No data: it comes with `eplb-opt gap --explain --json`.",
+            split_rows(summary.attribution),
         ),
         Section(
             "Rank loads, before and after",
-            "Load of each rank over the mean, heaviest first, mean over layers.",
+            "Load of each rank over the mean, heaviest first, mean over layers"
+            f"{', all steps together' if summary.over_steps else ''}.",
             partial(figures.plot_rank_loads, summary) if _with_rank_loads(summary) else None,
-            "No data: it comes with `eplb-opt gap --json`, not with a sweep.",
+            "No data: it comes with `eplb-opt gap --json` under even dispatch, not with a sweep.",
         ),
     ]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from shlex import quote
 from statistics import median
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from eplb_opt import documents
 from eplb_opt.gap import GapReport
+from eplb_opt.gap.loss_split import Interval, interval_in_points, points
 
 LOWEST, HIGHEST, STEPS = -8.0, 2.0, 40
 """Gaps are counted in 40 steps a decade from 1e-8 to 100; all below count as 0."""
@@ -66,10 +68,13 @@ class Distribution:
 
 @dataclass
 class PolicySummary:
-    """A policy over all instances. ``runtimes`` are seconds of one call, one an instance."""
+    """A policy over all instances. ``runtimes`` are seconds of one call, one an instance;
+    ``losses`` are served losses of layers, where steps were measured.
+    """
 
     policy: str
     gaps: Distribution = field(default_factory=Distribution)
+    losses: Distribution = field(default_factory=Distribution)
     runtimes: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     optimal: int = 0
@@ -94,6 +99,7 @@ class Summary:
         before: [L, G] rank loads with the experts in order; None where not known.
         attribution: as in the gap JSON.
         cost: objective and dispatch, if they are not ``sum`` and ``even``.
+        over_steps: a served loss was measured.
         reproduce: lines.
     """
 
@@ -105,6 +111,7 @@ class Summary:
     before: NDArray[np.float64] | None = None
     attribution: list[dict[str, Any]] = field(default_factory=list)
     cost: str = ""
+    over_steps: bool = False
     reproduce: list[str] = field(default_factory=list)
     instances: int = 0
 
@@ -192,30 +199,74 @@ def cost_of(instance: dict[str, Any]) -> str:
 def of_gap(document: dict[str, Any]) -> Summary:
     """The summary of one gap JSON."""
     instance = document["instance"]
-    found = Summary(f"{instance['source']}: {machine_of(instance)}, {instance['rule']} rule")
-    found.instances = 1
-    found.cost = cost_of(instance)
-    asked = ""
-    if found.cost:
-        asked = f" --objective {instance['objective']} --dispatch {instance['dispatch']}"
+    seen = document.get("placed_on") or instance["source"]
+    placed = f", placed on {seen}" if seen != instance["source"] else ""
+    title = f"{instance['source']}: {machine_of(instance)}, {instance['rule']} rule{placed}"
+    found = Summary(title, instances=1, cost=cost_of(instance))
+    found.over_steps = instance.get("objective", "sum") != "sum"
+    mean_loads = {r["layer"]: r["mean_load"] for r in document["reference"]}
     for reference in document["reference"]:
         if reference["status"] != "no-load":
             found.references[reference["status"]] += 1
     for row in document["policies"]:
         found.add(machine_of(instance), row, [layer["gap"] for layer in row["layers"]])
+        if found.over_steps:
+            costs = [(x["makespan"], mean_loads[x["layer"]]) for x in row["layers"]]
+            known = (makespan / mean - 1 for makespan, mean in costs if makespan and mean)
+            found.of(row["policy"]).losses.add(known)
         if row.get("rank_loads"):
             found.of(row["policy"]).rank_loads = np.array(row["rank_loads"], dtype=np.float64)
     if document.get("rank_loads_in_order"):
         found.before = np.array(document["rank_loads_in_order"], dtype=np.float64)
     found.attribution = document.get("attribution", [])
-    names = " ".join(f"--policy {quote(row['policy'])}" for row in document["policies"])
-    found.reproduce = [
-        f"eplb-opt gap {quote(instance['source'])} --physical {instance['num_physical_experts']} "
-        f"--gpus {instance['num_ranks']} --nodes {instance['num_nodes']} "
-        f"--groups {instance['num_groups']} --rule {instance['rule']}{asked} {names}",
-        *_versions(document),
-    ]
+    found.reproduce = [document.get("command") or _command(document, seen), *_versions(document)]
     return found
+
+
+def _command(document: dict[str, Any], seen: str) -> str:
+    """The command line as far as the fields tell it, for a measurement in Python."""
+    instance = document["instance"]
+    words = [
+        f"eplb-opt gap {quote(seen)} --physical {instance['num_physical_experts']} "
+        f"--gpus {instance['num_ranks']} --nodes {instance['num_nodes']} "
+        f"--groups {instance['num_groups']} --rule {instance['rule']}"
+    ]
+    if cost_of(instance):
+        words.append(f"--objective {instance['objective']} --dispatch {instance['dispatch']}")
+    words += ["--normalize-steps"] if instance.get("normalize_steps") else []
+    words += [f"--policy {quote(row['policy'])}" for row in document["policies"]]
+    words += [f"--serve-on {quote(instance['source'])}"] if seen != instance["source"] else []
+    words += ["--explain"] if document.get("attribution") else []
+    return " ".join(words)
+
+
+def split_rows(attribution: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The table of a split in points, its heading first: a row a policy, ``a .. b`` is proven to
+    contain the truth.
+    """
+    if not attribution:
+        return []
+    names = _parts(attribution[0]["mean"])
+    sums = attribution[0]["mean"]["sums"]
+    heading = ["policy", "total", *(f"= {name}" if name in sums else name for name in names)]
+    rows = [
+        [
+            entry["policy"],
+            points(Fraction(entry["mean"]["total_exact"])),
+            *(interval_in_points(interval) for interval in _parts(entry["mean"]).values()),
+        ]
+        for entry in attribution
+    ]
+    return [heading, *rows]
+
+
+def _parts(split: dict[str, Any]) -> dict[str, Interval]:
+    """Terms, their sums, and what stands beside them."""
+    found = split["terms"] | split["sums"] | split.get("beside", {})
+    return {
+        name: Interval(Fraction(part["low_exact"]), Fraction(part["high_exact"]))
+        for name, part in found.items()
+    }
 
 
 def of_sweep(path: Path, warn: Callable[[str], None] = lambda _text: None) -> Summary:

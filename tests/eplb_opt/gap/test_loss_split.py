@@ -2,8 +2,15 @@ from fractions import Fraction
 
 import pytest
 
-from eplb_opt.cli.loss_tables import interval_in_points, points
-from eplb_opt.gap.loss_split import Interval, Split, mean_split, not_negative, point
+from eplb_opt.gap.loss_split import (
+    Interval,
+    Split,
+    interval_in_points,
+    mean_split,
+    not_negative,
+    point,
+    points,
+)
 
 
 def test_an_interval_has_two_ends_in_order() -> None:

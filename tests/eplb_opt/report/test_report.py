@@ -14,8 +14,9 @@ pytest.importorskip("matplotlib")
 
 from eplb_opt import Instance, Topology, documents, report
 from eplb_opt.gap import measure_gap
+from eplb_opt.gap.loss_split import interval_in_points
 from eplb_opt.io.synthetic import generate
-from eplb_opt.report.summary import Distribution, of_sweep
+from eplb_opt.report.summary import Distribution, of_sweep, summarize
 from tests.command_line import eplb_opt
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -93,6 +94,9 @@ def test_quantiles_are_near_and_mean_and_largest_exact() -> None:
 def test_the_figures_draw_on_given_axes(measured) -> None:
     from matplotlib.figure import Figure
 
+    trace = np.arange(3 * 2 * 8).reshape(3, 2, 8) % 7
+    of_steps = measure_gap(Instance(trace, Topology(10, 5)), objective="mean")
+    assert report.plot_served_loss(of_steps).has_data()
     for plot in (
         report.plot_gap,
         report.plot_gap_against_time,
@@ -145,9 +149,35 @@ def test_a_page_names_objective_and_dispatch_and_the_terms_over_steps() -> None:
     assert "10 slots, 5 ranks, cvar:0.5 of 3 steps, optimal dispatch" in page
     assert "--objective cvar:0.5 --dispatch optimal" in page
     assert "one placement for all steps (constancy, EVPI)" in page
+    for word in ("<th>served loss %</th>", "Served loss by policy", "<td class=\"number\">vss</td>",
+                 "under even dispatch, not with a sweep"):  # fmt: skip
+        assert word in page
+    (row,) = summarize(found).policies.values()
+    assert row.losses.mean == pytest.approx(found.policies[0].loss_mean)
+    constancy = interval_in_points(found.attribution[0].mean.terms["constancy"])
+    assert " .. " in constancy
+    assert f'<td class="number">{constancy}</td>' in page
     legend = report.plot_attribution(found).get_legend().get_texts()
     terms = ["granularity", "rule", "constancy", "placement", "dispatch"]
     assert [text.get_text() for text in legend] == terms
+
+
+def test_how_to_reproduce_is_what_was_typed(tmp_path) -> None:
+    np.save(tmp_path / "trace.npy", np.arange(4 * 2 * 8).reshape(4, 2, 8) % 7)
+    typed = ("gap", "trace.npy", "--redundant", 2, "--gpus", 5, "--objective", "mean", "--explain",
+             "--normalize-steps", "--time-limit", 0, "--serve-on", "next:2", "--json",
+             "gap.json")  # fmt: skip
+    assert eplb_opt(*typed, cwd=tmp_path).returncode == 0
+    page = report.page(tmp_path / "gap.json")
+    assert f"<pre>eplb-opt {' '.join(map(str, typed))}\n" in page
+    assert "placed on trace.npy, steps 0 to 1 by 2" in page
+    document = json.loads((tmp_path / "gap.json").read_text())
+    assert document["instance"]["normalize_steps"]
+    (tmp_path / "gap.json").write_text(json.dumps(document | {"command": None}))
+    lines = report.page(tmp_path / "gap.json")
+    for option in ("--objective mean --dispatch even", "--normalize-steps", "--serve-on",
+                   "--explain"):  # fmt: skip
+        assert option in lines
 
 
 def test_a_page_of_a_large_sweep_is_small(tmp_path) -> None:
