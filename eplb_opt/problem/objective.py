@@ -74,7 +74,7 @@ class Objective:
         if (name == "cvar") != bool(colon):
             raise ValueError(f"objective={text!r} is not one of sum, mean, worst, cvar:SHARE")
         try:
-            return cls(name, Fraction(share) if colon else Fraction(1))
+            return cls(name, _share(share) if colon else Fraction(1))
         except (ValueError, ZeroDivisionError):
             raise ValueError(
                 f"objective={text!r} is not one of sum, mean, worst, cvar:SHARE with a share in "
@@ -151,6 +151,15 @@ class Objective:
         if self.name in ("sum", "worst"):
             return Fraction(1)
         return min(Fraction(1), 1 / (self.share * steps))
+
+
+def _share(text: str) -> Fraction:
+    """A decimal or a ratio; exponents are looked at as floats first, for a fraction writes out all
+    digits of ``1e-400000000``.
+    """
+    if "/" not in text and not 0 < float(text) <= 1:
+        raise ValueError(text)
+    return Fraction(text)
 
 
 SUM = Objective()

@@ -27,7 +27,7 @@ NEW_ROWS = 4
 """The fullest ranks of each step get a row in a round."""
 TOLERANCE = 1e-9
 """Of a rank's load, in mean rank loads."""
-SECONDS = 60.0
+SECONDS = 20.0
 """For all rounds; then there are no shares and prices."""
 
 

@@ -61,7 +61,7 @@ def test_a_share_is_written_exactly(share: Fraction) -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "best", "cvar", "cvar:", "cvar:0", "cvar:1.5", "cvar:-1", "cvar:x", "mean:0.5",
-             "cvar:1/0", "cvar:nan"]
+             "cvar:1/0", "cvar:nan", "cvar:1e-400000000", "cvar:1e400000000"]
 )  # fmt: skip
 def test_other_words_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not one of sum, mean, worst, cvar:SHARE"):
