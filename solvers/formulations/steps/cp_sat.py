@@ -289,6 +289,13 @@ class EvenModel(Model):
 class HeldModel(Model):
     """Which rank holds which expert: what counts under ``optimal`` and ``fixed`` dispatch."""
 
+    def scaled(self, step: Sequence[int], parts: int) -> list[int]:
+        """Loads of a step in scaled units, multiples of ``parts`` and rounded down to such where
+        the scale is not exact: all makespans ``w(F) / |U|`` must be integers as the model's are.
+        """
+        part = self.scale.unit * parts
+        return [math.floor(w * self.layer.unit / part) * parts for w in step]
+
     def hold(self) -> None:
         """x[e][g], with every expert somewhere and every rank full of different experts."""
         experts, topology = range(len(self.layer.loads)), self.layer.topology
@@ -324,12 +331,13 @@ class FlowModel(HeldModel):
     def __init__(self, layer: Layer, cost: Cost, known: Bracket, budget: Budget) -> None:
         """See :class:`Model`."""
         ranks = layer.topology.num_ranks
-        super().__init__(layer, cost, known, budget, math.lcm(*range(1, ranks + 1)))
+        parts = math.lcm(*range(1, ranks + 1))
+        super().__init__(layer, cost, known, budget, parts)
         cells = len(layer.loads) * ranks * (1 + len(self.steps))
         require_size("cp-sat", cells, 4 * cells)
         self.hold()
         for step, makespan in zip(self.steps, self.makespans(), strict=True):
-            self._flow([self.scale.down(w * layer.unit) for w in step], makespan)
+            self._flow(self.scaled(step, parts), makespan)
 
     def _flow(self, step: Sequence[int], makespan: Number) -> None:
         loads: list[list[cp_model.IntVar]] = [[] for _ in self.ranks]

@@ -100,7 +100,7 @@ class SetModel(HeldModel):
         super().__init__(layer, cost, known, budget, parts)
         self.hold()
         self.m = self.makespans()
-        self.sent = [[self.scale.down(w * layer.unit) for w in step] for step in self.steps]
+        self.sent = [self.scaled(step, parts) for step in self.steps]
         self.inside: dict[tuple[int, ...], list[cp_model.IntVar]] = {}
         self.known_cuts: set[tuple[int, tuple[int, ...]]] = set()
         ranks, experts = len(self.ranks), len(layer.loads)

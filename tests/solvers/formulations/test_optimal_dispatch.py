@@ -14,6 +14,7 @@ from solvers import solve
 from solvers.backends import JOINT_OVER_STEPS
 from solvers.dispatch import best_shares, value
 from tests.oracles.layers import WHOLE, fill, make_layer, rows
+from tests.oracles.steps import optimum
 
 
 def split_by_enumeration(layer: Layer, slots: tuple[int, ...]) -> Fraction:
@@ -114,3 +115,10 @@ def test_a_bound_of_prices_is_not_rounded_up() -> None:
     layer = Instance(steps, Topology(4, 2)).layer(0)
     found = solve(layer, objective="mean", dispatch="fixed", backend="cuts")
     assert (found.objective, found.lower_bound) == (Fraction(16, 3), Fraction(16, 3))
+
+
+@pytest.mark.parametrize("backend", ["cp-sat", "cuts"])
+def test_makespans_of_rounded_loads_are_not_rounded_up(backend: str) -> None:
+    layer = Instance([[0.0, 5e-324, 1e10, 1.0, 5e-324]], Topology(6, 3)).layer(0)
+    result = solve(layer, dispatch="optimal", backend=backend)
+    assert result.lower_bound <= optimum(layer, "sum", "optimal") <= result.objective
