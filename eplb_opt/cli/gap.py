@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eplb_opt.cli.errors import bad_input
+from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.files import not_written, readable
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import (
@@ -82,9 +82,10 @@ def command(
     """
     from eplb_opt.gap import measure_gap
 
-    served = None
+    served, num_layers = None, instance.num_layers
     if serve_on is not None:
         instance, served = _placed_and_served(instance, serve_on, cost.objective)
+    windows = instance.num_layers // num_layers  # with --serve-on next:N
     with policies_loaded(policies, limits) as runner, progress_bar() as progress:
         report = measure_gap(
             instance,
@@ -97,7 +98,7 @@ def command(
             **search,
         )
         keep_results()
-    _output(report, placements, json_target)
+    _output(report, placements, json_target, windows)
     if report.interrupted:
         return report_interrupt(_progress(report))
     failed = _failures(report, fail_above)
@@ -118,14 +119,22 @@ def _placed_and_served(
         if word == "next" and ((number.isascii() and number.isdecimal()) or other == "next"):
             return next_window(instance, int(number or 1))
         with bad_input(other):
-            served = replace(instance, loads=read_loads(other).loads, source=other)
+            loads, experts = read_loads(other).loads, instance.num_logical_experts
+            if loads.shape[-1] != experts:
+                raise InputError(
+                    f"--serve-on {other}: it has {loads.shape[-1]} experts a layer, but "
+                    f"{instance.source} has {experts}: serve loads of the same model"
+                )
+            served = replace(instance, loads=loads, source=other)
             layers = click.get_current_context().params["layers"]
             served = served if layers is None else served.select(layers)
             objective.check_steps(served)
             return instance, same_problem(instance, served)
 
 
-def _output(report: GapReport, placements: str | None, json_target: str | None) -> None:
+def _output(
+    report: GapReport, placements: str | None, json_target: str | None, windows: int
+) -> None:
     """Write what was asked for, and show the tables unless stdout is JSON."""
     if placements is not None:
         _write_placements(placements, report)
@@ -136,11 +145,23 @@ def _output(report: GapReport, placements: str | None, json_target: str | None) 
     if json_target != "-":
         show(
             describe(report.instance),
+            *_describe_windows(report.instance.num_layers, windows),
             *describe_cost(report.instance, report.cost),
             reference_line(report),
         )
         show(policy_table(report))
         show(*_split_tables(report))
+
+
+def _describe_windows(rows: int, windows: int) -> list[str]:
+    """What a layer is with ``--serve-on next:N``: one of a window."""
+    if windows == 1:
+        return []
+    layers = rows // windows
+    return [
+        f"{windows} windows x {layers} layer{'s' * (layers > 1)}, counted from 0: "
+        f"layer {layers} w + i is row i of window w"
+    ]
 
 
 def _split_tables(report: GapReport) -> list[Any]:

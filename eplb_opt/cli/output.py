@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SPEAK_EVERY = 5.0
 """Seconds between two lines of progress where stderr is no terminal."""
-FILE_WIDTH = 120
-"""Columns of a table that goes to a file or a pipe."""
+FILE_WIDTH = 160
+"""Columns that a table in a file or a pipe may take; a split with all its intervals needs 140."""
 
 
 def write_json(target: str, document: dict[str, Any]) -> None:

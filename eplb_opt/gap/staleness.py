@@ -150,7 +150,7 @@ def next_window(instance: Instance, steps: int = 1) -> tuple[Instance, Instance]
     if steps < 1:
         raise ValueError(f"next:{steps} has no steps: give one or more")
     if trace is None or len(trace) < 2 * steps:
-        found = "layers, experts" if trace is None else f"{len(trace)} step, layers, experts"
+        found = "layers, experts" if trace is None else f"{len(trace)} steps, layers, experts"
         needed = f"{2 * steps}" if steps > 1 else "two"
         raise ValueError(
             f"{instance.source}: the next window needs a trace of at least {needed} steps, "

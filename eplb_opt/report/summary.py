@@ -24,6 +24,11 @@ LOWEST, HIGHEST, STEPS = -8.0, 2.0, 40
 MOST_MESSAGES = 50
 """Different failures that are told apart."""
 
+NO_REPORT = (
+    "{path}: neither JSON of a gap or a replay nor results of a sweep: give what "
+    "`eplb-opt gap --json`, `eplb-opt replay --json` or `eplb-opt sweep -o` wrote"
+)
+
 
 class ReportError(ValueError):
     """A file that can't be reported; one line."""
@@ -153,6 +158,8 @@ def summarize(source: GapReport | Summary | str | Path) -> Summary:
             return of_gap(document or json.loads(path.read_text()))
         except (KeyError, TypeError) as error:
             raise ReportError(f"{path}: the gap JSON lacks {error}: write it again") from None
+    if not schema.startswith("eplb-opt/sweep/"):
+        raise ReportError(NO_REPORT.format(path=path))
     return of_sweep(path)
 
 
@@ -169,10 +176,7 @@ def _first(path: Path) -> tuple[str, dict[str, Any] | None]:
         document = json.loads(path.read_text())
         return str(document["schema"]), document
     except (ValueError, KeyError, TypeError):
-        raise ReportError(
-            f"{path}: neither JSON of a gap or a replay nor results of a sweep: give what "
-            "`eplb-opt gap --json`, `eplb-opt replay --json` or `eplb-opt sweep -o` wrote"
-        ) from None
+        raise ReportError(NO_REPORT.format(path=path)) from None
 
 
 def machine_of(instance: dict[str, Any] | None) -> str:

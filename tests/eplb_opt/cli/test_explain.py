@@ -64,6 +64,15 @@ def test_serve_on_another_recording(folder: Path) -> None:
         assert word in table
 
 
+def test_intervals_are_not_broken_and_windows_are_said(folder: Path) -> None:
+    command = ("gap", "trace.npy", "--physical", 10, "--gpus", 5, "--objective", "mean",
+               "--time-limit", 0, "--serve-on", "next", "--explain")  # fmt: skip
+    lines = eplb_opt(*command, cwd=folder).stdout.splitlines()
+    assert "2 windows x 2 layers, counted from 0: layer 2 w + i is row i of window w" in lines
+    (row,) = (line for line in lines if line.startswith(" deepseek"))
+    assert row.count(" .. ") >= 4
+
+
 def test_serve_on_the_next_step(folder: Path) -> None:
     command = ("gap", "trace.npy", *MACHINE, "--serve-on", "next", "--json", "-")
     document = json.loads(eplb_opt(*command, cwd=folder).stdout)
@@ -78,7 +87,7 @@ def test_serve_on_the_next_step(folder: Path) -> None:
         ("loads.json", "next", "needs a trace of at least two steps"),
         ("loads.json", "missing.json", "missing.json"),
         ("loads.json", "short.csv", "num_layers=1"),
-        ("loads.json", "narrow.csv", "narrow.csv"),
+        ("loads.json", "narrow.csv", "narrow.csv: it has 2 experts a layer, but loads.json has 8"),
     ],
 )
 def test_loads_that_cannot_be_served(folder: Path, loads: str, other: str, message: str) -> None:

@@ -205,7 +205,14 @@ def test_a_torn_line_is_left_out_and_other_files_are_refused(tmp_path) -> None:
     said: list[str] = []
     assert sum(of_sweep(results, said.append).policies["policy 1"].statuses.values()) == 2
     assert "torn" in said[0]
-    for text in ("", "{}", "[1]", "words", '{"schema": "eplb-opt/gap/1"}'):
+    for text in (
+        "",
+        "{}",
+        "[1]",
+        "words",
+        '{"schema": "eplb-opt/solve/1"}',
+        '{"schema": "eplb-opt/gap/1"}',
+    ):
         bad = tmp_path / "bad.json"
         bad.write_text(text)
         result = eplb_opt("report", bad, "-o", tmp_path / "x.html")
