@@ -82,7 +82,7 @@ TRACE = [[[4, 1, 1, 3]], [[1, 4, 2, 1]], [[1, 1, 5, 0]]]
 def test_objective_dispatch_and_steps_are_shown(file: Path) -> None:
     found = verify(file, of_steps(TRACE, 6, 3, instance={"objective": "cvar:1/2"}))
     assert found.return_value == 0
-    assert "objective cvar:1/2 over 3 steps, dispatch optimal" in found.output
+    assert "objective cvar:0.5 over 3 steps, dispatch optimal" in found.output
     assert "objective" not in verify(file, of_one([1, 1], 2, 2)).output.partition("layer")[0]
 
 

@@ -109,6 +109,7 @@ def test_json_matches_the_contract() -> None:
         "num_steps": 1,
         "objective": "sum",
         "dispatch": "even",
+        "normalize_steps": False,
     }
     assert document["interrupted"] is False
     (reference,) = document["reference"]
