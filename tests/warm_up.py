@@ -7,6 +7,7 @@ import numpy as np
 from eplb_opt import Instance, Topology, solve
 from solvers.migration import fewest_transfers
 from solvers.options import SearchOptions
+from solvers.tree_search.steps import rehearse_counts, rehearse_sets
 
 WORK = SearchOptions(work_limit=3_000_000)
 
@@ -17,6 +18,8 @@ def main() -> None:
     for stage in ("joint", "packing"):
         solve(layer, stage=stage, backend="search", search=WORK)
     start = [i % 24 for i in range(32)]
+    rehearse_counts()
+    rehearse_sets()
     fewest_transfers(layer, start, Fraction(int(loads.sum()), 8) * Fraction(11, 10), search=WORK)
 
 

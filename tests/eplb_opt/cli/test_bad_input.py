@@ -186,7 +186,7 @@ BAD = {
     ),
     "steps of other experts": (
         [*STEPS, "--objective", "mean", "--serve-on", "wide.npy"],
-        "num_logical_experts=5",
+        "it has 5 experts a layer, but trace.npy has 4",
     ),
     "windows beyond the trace": (
         [*STEPS, "--objective", "mean", "--serve-on", "next:2"],

@@ -95,7 +95,7 @@ blocks:
     objective: mean
     dispatch: optimal
     policies: [deepseek]
-    solvers: [{time_limit: 5}]
+    solvers: [{time_limit: 1}]
 """
     spec = read_spec(spec_file(tmp_path, text))
     measured, solved, *refused = [row for task in tasks(spec) for row in run_task(task, spec)]
