@@ -78,10 +78,13 @@ def _best(
             f"num_physical_experts={num_slots} is too many for brute force (at most {largest})"
         )
     best, budget = Bracket(None, None, Fraction(0), "enumeration"), budget or Budget()
+    least: Fraction | None = None  # under ``fixed`` dispatch a value may be known as a bracket only
     try:
         for phy2log in placements:
             if _spread(layer, phy2log):
-                best = best.with_placement(value(layer, phy2log, *cost))
+                found = value(layer, phy2log, *cost)
+                best = best.with_placement(found)
+                least = found.bound if least is None else min(least, found.bound)
             if best.placement is not None:
                 budget.spend(1)
     except OutOfBudgetError:
@@ -89,7 +92,7 @@ def _best(
     except KeyboardInterrupt:
         budget.interrupt()
         return replace(best, limit=budget.limit)
-    return best.with_bound(best.incumbent, "enumeration")
+    return best if least is None else best.with_bound(least, "enumeration")
 
 
 def _spread(layer: Layer, phy2log: tuple[int, ...]) -> bool:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from eplb_opt import Instance, Layer, Placement, Rule, Topology, bounds, find_violations
 from eplb_opt.bounds.closed_form import exclude
 from eplb_opt.problem.objective import Cost, Dispatch
-from solvers import BACKENDS, Stages, solve
+from solvers import BACKENDS, Stages, brute_force, solve
 from solvers.backends import JOINT_OVER_STEPS, PACKING_OVER_STEPS
+from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import mip
 from tests.oracles.layers import FLOATS, WIDE, rows
@@ -283,3 +284,19 @@ def test_packing_over_steps(backend: str, data: st.DataObject) -> None:
     assert nodes is None or list(found.node_of_group) == nodes
     if layer.unit == 1 and backend not in MILP_OVER_STEPS:
         assert found.status == "optimal"
+
+
+def test_enumeration_proves_no_more_than_is_known_of_each_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = Instance([[[3, 1, 2]], [[1, 4, 0]]], Topology(4, 2)).layer(0)
+    exact = solve(layer, objective="mean", dispatch="fixed", backend="brute-force")
+
+    def open_value(*arguments: Any) -> Bracket:
+        found = value(*arguments)
+        return replace(found, bound=found.bound / 2)
+
+    monkeypatch.setattr(brute_force, "value", open_value)
+    found = solve(layer, objective="mean", dispatch="fixed", backend="brute-force")
+    assert (found.objective, found.lower_bound) == (exact.objective, exact.lower_bound / 2)
+    assert (found.status, found.limit) == ("feasible", "precision")
