@@ -113,7 +113,7 @@ def test_the_programs_are_in_floats() -> None:
 
 
 @pytest.mark.parametrize("backend", JOINT)
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_joint_global(backend: str, data: st.DataObject) -> None:
     assert_consistent(data.draw(layers_for("joint", backend, Rule.GLOBAL)), backend)
@@ -127,7 +127,7 @@ def test_joint_hierarchical(backend: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("backend", PACKING)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_packing(backend: str, data: st.DataObject) -> None:
     layer = data.draw(layers_for("packing", backend, Rule.GLOBAL))
@@ -172,7 +172,7 @@ def test_a_bound_near_2_to_the_50_is_not_one_too_high(backend: str) -> None:
     assert result.lower_bound <= truth.objective == result.objective
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(tiny_layers(Rule.GLOBAL), st.fractions(0, 2))
 def test_no_reachable_makespan_is_excluded(layer: Layer, above: Fraction) -> None:
     optimum = solve(layer, backend="brute-force").objective

@@ -26,7 +26,7 @@ from tests.oracles.steps import (
 objectives, dispatches = st.sampled_from(OBJECTIVES), st.sampled_from(DISPATCHES)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tiny_traces(), objectives, dispatches, st.booleans())
 def test_no_placement_is_below_its_bound(
     layer: Layer, objective: str, dispatch: str, arrays_alone: bool
@@ -63,7 +63,7 @@ def machines(draw: st.DrawFn) -> Layer:
     return Layer(summed, Fraction(1), topology, spread_replicas=spread, steps=integers)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(machines())
 def test_arrays_agree_with_the_closed_forms_of_a_step(layer: Layer) -> None:
     heaviest = heaviest_experts(layer.topology, layer.steps).fractions(Fraction(1))

@@ -22,7 +22,7 @@ from tests.oracles.steps import DISPATCHES, OBJECTIVES, tiny_traces
 MEAN_EVEN = Cost.of("mean", "even")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(tiny_traces(), st.sampled_from(OBJECTIVES), st.sampled_from(DISPATCHES))
 def test_every_bound_is_verified(layer: Layer, objective: str, dispatch: str) -> None:
     cost, bound = Cost.of(objective, dispatch), bounds.of(layer, objective, dispatch)

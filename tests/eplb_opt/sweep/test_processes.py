@@ -67,6 +67,7 @@ def test_interrupted_it_keeps_what_is_done(tmp_path: Path) -> None:
     assert len(by_unit(output)) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
 def test_a_cluster_survives_the_death_of_a_worker(complete: Path, tmp_path: Path) -> None:
     pytest.importorskip("distributed")

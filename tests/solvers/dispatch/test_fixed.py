@@ -31,7 +31,7 @@ def cost_of_shares(layer: Layer, slots: tuple[int, ...], shares, objective: str)
     return over(makespans, "worst" if objective == "sum" else objective)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(placed_traces(), st.sampled_from(OBJECTIVES))
 def test_ends_are_exact(placed: Placed, objective: str) -> None:
     layer, slots = placed

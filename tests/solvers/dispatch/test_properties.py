@@ -27,7 +27,7 @@ def overlap(one: Bracket, other: Bracket, factor: int | Fraction = 1) -> bool:
     return one.bound * factor <= other.value and other.bound <= one.value * factor
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(placed_traces(), COSTS)
 def test_values_are_those_of_the_definition(placed: Placed, cost: tuple[str, str]) -> None:
     layer, slots = placed
