@@ -1,0 +1,29 @@
+"""Shares and tokens of slots, loads of ranks: the quantities that every dispatcher speaks of.
+
+``loads [..., L, E]`` are the tokens of each expert, ``phy2log [L, P]`` the expert in each slot, a
+*share* is the part of its expert's tokens that a slot serves: not negative, and the shares of an
+expert's slots sum to 1. Sums run over neighbouring elements only, never by scattered addition, so
+that a device gives the same bits every time.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from heuristics.replication import count_replicas
+
+
+def even_shares(phy2log: Tensor, num_experts: int) -> Tensor:
+    """``1 / c_e`` for each slot of expert e, [L, P] float32, as engines share on average."""
+    counts = count_replicas(phy2log, num_experts)
+    return 1.0 / counts.gather(1, phy2log).float()
+
+
+def expert_loads(loads: Tensor, phy2log: Tensor) -> Tensor:
+    """The tokens of the expert in each slot, [..., L, P], from loads [..., L, E]."""
+    return loads.gather(-1, phy2log.expand(*loads.shape[:-1], -1))
+
+
+def rank_loads(tokens: Tensor, num_ranks: int) -> Tensor:
+    """The tokens on each rank [..., L, G], from the tokens of each slot [..., L, P]."""
+    return tokens.unflatten(-1, (num_ranks, -1)).sum(-1)
