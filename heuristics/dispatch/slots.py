@@ -16,7 +16,7 @@ from heuristics.replication import count_replicas
 def even_shares(phy2log: Tensor, num_experts: int) -> Tensor:
     """``1 / c_e`` for each slot of expert e, [L, P] float32, as engines share on average."""
     counts = count_replicas(phy2log, num_experts)
-    return 1.0 / counts.gather(1, phy2log).float()
+    return counts.gather(1, phy2log).float().reciprocal()
 
 
 def expert_loads(loads: Tensor, phy2log: Tensor) -> Tensor:
@@ -26,4 +26,5 @@ def expert_loads(loads: Tensor, phy2log: Tensor) -> Tensor:
 
 def rank_loads(tokens: Tensor, num_ranks: int) -> Tensor:
     """The tokens on each rank [..., L, G], from the tokens of each slot [..., L, P]."""
-    return tokens.unflatten(-1, (num_ranks, -1)).sum(-1)
+    slots_per_rank = tokens.shape[-1] // num_ranks
+    return tokens.reshape(*tokens.shape[:-1], num_ranks, slots_per_rank).sum(-1)
