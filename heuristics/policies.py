@@ -13,6 +13,7 @@ from functools import partial
 
 from torch import Tensor
 
+from heuristics.graphs import GRAPHS, GraphPolicy
 from heuristics.grouping import by_total
 from heuristics.matching import NoStartError
 from heuristics.packing import by_load, lpt, snake
@@ -111,6 +112,15 @@ TABLE: dict[str, NamedPolicy] = {
 KEEPING, RELABEL = "refined", "relabel"
 """The policy that can start from the placement until now, and the word for keeping all it can."""
 
+LPLB_GRAPHS: dict[str, NamedPolicy] = {
+    f"lplb-graph:{graph}": NamedPolicy(
+        GraphPolicy(f"lplb-graph:{graph}", sources),
+        f"LPLB's {graph}: each rank's heaviest experts copied to neighbours; needs a dispatcher",
+    )
+    for graph, sources in GRAPHS.items()
+}
+"""Those for one number of slots only, and so not among the policies that every shape can have."""
+
 
 def compose(name: str) -> Pipeline:
     """The policy that ``counts + packing [+ refinement ..]`` names, groups to nodes by LPT.
@@ -141,7 +151,7 @@ class UnknownPolicyError(ValueError):
 def placer(name: str) -> NamedPolicy:
     """The policy of a name.
 
-    A name in ``TABLE``; ``refined:40``, which starts from the placement until now and receives at
+    A name in ``TABLE`` or ``LPLB_GRAPHS``; ``refined:40``, which starts from the placement until now and receives at
     most 40 experts a layer; ``refined:relabel``, which places anew and keeps what it can where it
     is; or stages joined by ``+``: a counts rule, a packing, and refinements.
 
@@ -155,14 +165,14 @@ def placer(name: str) -> NamedPolicy:
         >>> placer("greedy + snake + pair-resplit").idea
         'stages by name'
     """
-    if name in TABLE:
-        return TABLE[name]
+    if name in TABLE or name in LPLB_GRAPHS:
+        return (TABLE | LPLB_GRAPHS)[name]
     if "+" in name:
         return NamedPolicy(compose(name), "stages by name")
     if name.startswith(f"{KEEPING}:"):
         return _read_keeping(name)
     raise UnknownPolicyError(
-        f"policy={name!r} is not one of {', '.join(TABLE)}, nor {KEEPING}:N or {KEEPING}:{RELABEL},"
+        f"policy={name!r} is not one of {', '.join(TABLE | LPLB_GRAPHS)}, nor {KEEPING}:N or {KEEPING}:{RELABEL},"
         " nor stages joined by +"
     )
 

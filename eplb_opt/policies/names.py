@@ -240,15 +240,16 @@ def known_policy(name: str) -> None:
 
 
 def _built_in(name: str) -> Policy:
-    from heuristics.policies import KEEPING, RELABEL, TABLE, UnknownPolicyError, placer
+    from heuristics.policies import KEEPING, LPLB_GRAPHS, RELABEL, TABLE, UnknownPolicyError, placer
 
     try:
         return Policy(name, placer(name), built_in=True)
     except UnknownPolicyError:
-        near = difflib.get_close_matches(name, TABLE, n=1)
+        known = TABLE | LPLB_GRAPHS
+        near = difflib.get_close_matches(name, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise PolicyError(
-            f"unknown policy {name!r}{meant}: give one of {', '.join(TABLE)}, {KEEPING}:N, "
+            f"unknown policy {name!r}{meant}: give one of {', '.join(known)}, {KEEPING}:N, "
             f"{KEEPING}:{RELABEL}, stages such as 'greedy + snake', or FILE.py[:FUNCTION]"
         ) from None
     except ValueError as error:
