@@ -46,5 +46,5 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
-	$(PIP) install -c constraints.txt -e ".[compiled,milp,frame,cluster,report,notebooks,dev]"
+	$(PIP) install -c constraints.txt -e ".[compiled,gpu,milp,frame,cluster,report,notebooks,dev]"
 	touch $@

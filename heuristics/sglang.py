@@ -1,0 +1,208 @@
+"""SGLang's dispatcher ``--ep-dispatch-algorithm lp`` by ours: shares by sweeps, tokens by count.
+
+SGLang (looked at: 0.5.23) has two steps in each layer. ``LPLBSolver.solve`` adds up the tokens of
+each expert over all ranks and finds the part of them that each replica serves;
+``topk_ids_logical_to_physical`` then lets every token draw a replica with these probabilities. The
+drop-ins here keep both interfaces. The first uses :func:`heuristics.dispatch.shares`. The second
+does not draw: it gives replicas whole numbers of tokens by :func:`heuristics.dispatch.whole` and
+deals the tokens out in order, so that the numbers are met exactly.
+
+To know how many tokens of an expert the ranks before it have, a rank needs the counts of each rank,
+[G, E], in place of their sum [E]: ``solve`` gathers them. :class:`OwnCountsSolver` gathers nothing:
+each rank then rounds the shares on its own tokens, which meets them less exactly.
+
+:func:`register` is the plugin that puts both into SGLang. It does nothing unless the environment
+says ``EPLB_OPT_SGLANG=dispatch`` or ``EPLB_OPT_SGLANG=dispatch:own``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from heuristics.dispatch import physical_ids, shares, whole
+
+SWITCH = "EPLB_OPT_SGLANG"
+
+logger = logging.getLogger(__name__)
+
+
+class RankGroup(Protocol):
+    """What is used of SGLang's ``GroupCoordinator``: the ranks that share the experts."""
+
+    rank_in_group: int
+
+    def all_gather(self, input_: Tensor, dim: int) -> Tensor:
+        """The inputs of all ranks one after the other along ``dim``."""
+
+    def all_reduce(self, input_: Tensor) -> Tensor:
+        """The sum over the ranks; only what is returned counts."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What ``solve`` knows of a step, for the dispatch of the same step.
+
+    Attributes:
+        phy2log: [P] int64, the expert in each slot.
+        num_ranks: G.
+        shares: [P], the part of its expert's tokens that each slot serves.
+        own: [E] int64, the tokens of each expert on this rank.
+        before: [E] int64, those on the ranks before this one.
+        total: [E] int64, those on all ranks.
+    """
+
+    phy2log: Tensor
+    num_ranks: int
+    shares: Tensor
+    own: Tensor
+    before: Tensor
+    total: Tensor
+
+    def physical_ids(self, topk_ids: Tensor, rank_invariant: bool) -> Tensor:
+        """The slot that serves each token, shape and dtype of ``topk_ids``; -1 stays -1.
+
+        ``rank_invariant``: every rank holds the same tokens, so its own are all there are.
+        """
+        total, before = (self.own, 0 * self.own) if rank_invariant else (self.total, self.before)
+        tokens = whole(total[None], self.phy2log[None], self.shares[None], self.num_ranks)[0]
+        # Padding (-1) is an expert of its own after the last, in a slot of its own after the last.
+        num_experts, num_slots = len(total), len(tokens)
+        slots = physical_ids(
+            _padding_last(topk_ids, num_experts),
+            torch.nn.functional.pad(self.phy2log, (0, 1), value=num_experts),
+            torch.nn.functional.pad(tokens, (0, 1), value=topk_ids.numel()),
+            before=torch.nn.functional.pad(before, (0, 1)),
+        )
+        return slots.masked_fill(slots == num_slots, -1).to(topk_ids.dtype)
+
+
+def _padding_last(topk_ids: Tensor, num_experts: int) -> Tensor:
+    """int64 ids with the number of experts in place of -1."""
+    return topk_ids.long().masked_fill(topk_ids < 0, num_experts)
+
+
+class LPLBSolver:
+    """Stands in for SGLang's class of this name, of which there is one a layer.
+
+    Nothing is derived from the maps ahead of time: SGLang changes them in place when experts move,
+    and a recorded CUDA graph then reads the new ones. No step waits for the device.
+
+    Args:
+        phy2log: [P] the expert in each slot.
+        log2phy: [E, X] the slots of each expert, padded with -1.
+        num_gpus: G, which divides P; rank g holds slots ``g * P // G`` and following.
+        ep_group: the ranks that share the experts; None for one rank.
+        logical_to_all_physical_map_num_valid: not used.
+    """
+
+    def __init__(
+        self,
+        phy2log: Tensor,
+        log2phy: Tensor,
+        num_gpus: int,
+        ep_group: RankGroup | None = None,
+        logical_to_all_physical_map_num_valid: Tensor | None = None,  # noqa: ARG002
+    ) -> None:
+        num_slots = len(phy2log)
+        if num_gpus < 1 or num_slots % num_gpus:
+            raise ValueError(f"{num_slots} physical experts are no multiple of num_gpus={num_gpus}")
+        self.phy2log = phy2log
+        self.log2phy = log2phy
+        self.num_gpus = num_gpus
+        self.ep_group = ep_group
+
+    def solve(self, topk_ids: Tensor) -> Tensor:
+        """The probability of each replica, [E, X] float32 in the order of ``log2phy``, 0 at -1.
+
+        All ranks call it at every step, one without tokens with an empty ``topk_ids``.
+
+        Args:
+            topk_ids: [tokens, k] int32, the experts of this rank's tokens; -1 is padding.
+        """
+        num_experts = len(self.log2phy)
+        own = torch.zeros(num_experts + 1, dtype=torch.int64, device=topk_ids.device)
+        ids = _padding_last(topk_ids, num_experts).flatten()
+        own = own.scatter_add(0, ids, torch.ones_like(ids))[:num_experts]
+        before, total, loads = self._counts(own)
+        phy2log = self.phy2log.long()
+        part = shares(loads[None], phy2log[None], self.num_gpus)[0].float()
+        columns = self.log2phy.long()
+        probability = part[columns.clamp(min=0)].masked_fill(columns < 0, 0.0)
+        # The dispatch step gets this very tensor and nothing else that knows the layer.
+        probability.step = Step(  # type: ignore[attr-defined]
+            phy2log, self.num_gpus, part, own, before, total
+        )
+        return probability
+
+    def _counts(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens on the ranks before, on all ranks, and the loads [E] that shares are made for."""
+        if self.ep_group is None:
+            return torch.zeros_like(own), own, own.float()
+        gathered = self.ep_group.all_gather(own.int()[None], dim=0).long()
+        total = gathered.sum(0)
+        return gathered[: self.ep_group.rank_in_group].sum(0), total, total.float()
+
+
+class OwnCountsSolver(LPLBSolver):
+    """Adds counts up instead of gathering them: shares for all tokens, rounded on the own ones."""
+
+    def _counts(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        loads = own.float()
+        if self.ep_group is not None:
+            loads = self.ep_group.all_reduce(loads)
+        return torch.zeros_like(own), own, loads
+
+
+def topk_ids_logical_to_physical(
+    original: Callable[..., Tensor],
+    topk_ids: Tensor,
+    info: Any,
+    log2phy_prob: Tensor | None = None,
+) -> Tensor:
+    """The slots of tokens after :meth:`LPLBSolver.solve`; every other case is SGLang's own.
+
+    Args:
+        original: SGLang's function of this name.
+        topk_ids: [tokens, k] int32, experts.
+        info: SGLang's ``ExpertLocationDispatchInfo`` of the layer, or None.
+        log2phy_prob: what ``solve`` returned for the same ``topk_ids``.
+    """
+    step = getattr(log2phy_prob, "step", None)
+    if info is None or info.ep_dispatch_algorithm != "lp" or step is None:
+        return original(topk_ids, info, log2phy_prob)
+    return step.physical_ids(topk_ids, info.rank_invariant)  # type: ignore[no-any-return]
+
+
+SOLVERS = {"dispatch": LPLBSolver, "dispatch:own": OwnCountsSolver}
+
+
+def register() -> None:
+    """The plugin (entry point of ``sglang.srt.plugins``), called in each process of the engine.
+
+    Raises:
+        ValueError: ``EPLB_OPT_SGLANG`` is set to something unknown. SGLang logs it and runs its own
+            dispatcher.
+    """
+    wanted = os.environ.get(SWITCH)
+    if not wanted:
+        return
+    if wanted not in SOLVERS:
+        raise ValueError(f"{SWITCH}={wanted!r} is unknown: say one of {', '.join(SOLVERS)}")
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    eplb = "sglang.srt.eplb"
+    HookRegistry.register(f"{eplb}.lplb_solver.LPLBSolver", SOLVERS[wanted], HookType.REPLACE)
+    HookRegistry.register(
+        f"{eplb}.expert_location_dispatch.topk_ids_logical_to_physical",
+        topk_ids_logical_to_physical,
+        HookType.AROUND,
+    )
+    # SGLang loads plugins before it sets up its log: until then nothing less than a warning shows.
+    logger.warning("%s=%s: --ep-dispatch-algorithm lp is served by eplb-opt", SWITCH, wanted)
