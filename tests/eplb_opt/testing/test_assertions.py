@@ -79,7 +79,7 @@ def test_counterexamples_are_small() -> None:
         settings=settings(max_examples=2000),
     )
     assert worst.num_layers == 1
-    assert worst.loads.sum() <= 5
+    assert worst.loads.sum() <= 8  # about the least there is; shrinking need not find the least
 
 
 @pytest.mark.parametrize("family", FAMILIES)
