@@ -5,4 +5,10 @@ free. The functions here choose that so that the fullest rank is as light as pos
 operations on all layers and steps at once, on any device.
 
 - ``slots``: what a choice means for slots and ranks;
+- ``tiles``: the replicated experts of a layer and the ranks that hold them;
+- ``interior_point``: the best shares of each step;
 """
+
+from heuristics.dispatch.interior_point import shares
+
+__all__ = ["shares"]
