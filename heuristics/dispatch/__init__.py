@@ -7,8 +7,10 @@ operations on all layers and steps at once, on any device.
 - ``slots``: what a choice means for slots and ranks;
 - ``tiles``: the replicated experts of a layer and the ranks that hold them;
 - ``interior_point``: the best shares of each step;
+- ``fixed``: the best shares for all steps;
 """
 
+from heuristics.dispatch.fixed import fixed_shares
 from heuristics.dispatch.interior_point import shares
 
-__all__ = ["shares"]
+__all__ = ["fixed_shares", "shares"]

@@ -11,6 +11,15 @@ from heuristics.dispatch.slots import expert_loads, rank_loads
 from heuristics.replication import count_replicas
 
 
+def by_replicas(phy2log: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """The experts [L, E], those with most slots first, and the place in that order of the expert in
+    each slot [L, P].
+    """
+    counts = count_replicas(phy2log, num_experts)
+    order = counts.sort(dim=1, descending=True, stable=True).indices
+    return order, order.argsort(1).gather(1, phy2log)
+
+
 @dataclass(frozen=True)
 class Tiles:
     """R = min(E, P - E) experts of each layer, at least all that have several slots.
@@ -32,9 +41,7 @@ class Tiles:
         """From the expert in each slot [L, P]. No host synchronization, no float addition."""
         layers, num_slots = phy2log.shape
         rows = min(num_experts, num_slots - num_experts)
-        counts = count_replicas(phy2log, num_experts)
-        order = counts.sort(dim=1, descending=True, stable=True).indices
-        row = order.argsort(1).gather(1, phy2log)
+        order, row = by_replicas(phy2log, num_experts)
         rank = torch.arange(num_slots, device=phy2log.device) // (num_slots // num_ranks)
         cells = rows * num_ranks
         cell = torch.where(row < rows, row * num_ranks + rank, cells)
