@@ -8,9 +8,14 @@ operations on all layers and steps at once, on any device.
 - ``tiles``: the replicated experts of a layer and the ranks that hold them;
 - ``interior_point``: the best shares of each step;
 - ``fixed``: the best shares for all steps;
+- ``whole``: whole tokens for each slot from shares;
+- ``tokens``: from the tokens of each slot to the slot of each token;
+- ``lplb``, ``drawn``: what engines do; ``rules``: the names of all these.
 """
 
 from heuristics.dispatch.fixed import fixed_shares
 from heuristics.dispatch.interior_point import shares
+from heuristics.dispatch.tokens import expert_counts, physical_ids, tokens_before
+from heuristics.dispatch.whole import whole
 
-__all__ = ["fixed_shares", "shares"]
+__all__ = ["expert_counts", "fixed_shares", "physical_ids", "shares", "tokens_before", "whole"]
