@@ -74,3 +74,23 @@ def test_tokens_are_served_once_and_the_makespan_is_between_the_optimum_and_the_
         found = makespans(tokens, num_ranks)
         assert bool((found <= makespans(start, num_ranks)).all())
         assert bool((found >= least_makespans(loads, phy2log, num_ranks)).all())
+
+
+def ring(num_ranks, per_rank):
+    """Experts ``per_rank * g ..`` on rank g, whose first one is on rank g + 1, too."""
+    own = torch.arange(num_ranks * per_rank).view(num_ranks, per_rank)
+    return torch.cat([own, own[:, :1].roll(1, 0)], 1).flatten()
+
+
+@pytest.mark.parametrize("tokens", [128, 900, 33_000])
+@pytest.mark.parametrize(("num_ranks", "per_rank"), [(8, 4), (32, 1), (16, 3)])
+def test_the_best_makespan_is_met_on_rings(num_ranks, per_rank, tokens):
+    """From shares that are even but for the first experts, whose tokens fill the ranks in a row."""
+    phy2log = ring(num_ranks, per_rank)
+    generator = torch.Generator().manual_seed(tokens)
+    E = num_ranks * per_rank
+    drawn = torch.randint(E, (STEPS, tokens), generator=generator)
+    loads = torch.zeros(STEPS, E, dtype=torch.int64).scatter_add_(1, drawn, torch.ones_like(drawn))
+    shares = even_shares(phy2log[None], E)[0]
+    tokens_of_slots = one_layer(whole, loads, phy2log, shares, num_ranks)
+    print((makespans(tokens_of_slots, num_ranks)- least_makespans(loads, phy2log, num_ranks)))
