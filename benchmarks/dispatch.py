@@ -12,8 +12,9 @@ served loss, sum of makespans / sum of mean rank loads - 1, in %:
 - even: shares 1 / c; drawn evenly: each token draws a replica; hashed: by the token's place in the
   batch (vLLM), where tokens are known;
 - optimal: best shares, exact; floor: ceil(optimal), the best in whole tokens;
-- sweeps, whole: shares and whole tokens of ``heuristics.dispatch``; own: every rank dispatches the
-  tokens that it has itself, which are one in G, and knows no others;
+- shares, whole: shares and whole tokens of ``heuristics.dispatch``;
+- own tokens: every rank, which has one in G of the tokens, makes whole tokens of the common shares
+  from its own counts; alone: from shares of its own, too, knowing of no other rank;
 - LPLB: shares after five steps of an interior-point method; LPLB drawn: each token draws by them.
 """
 
@@ -24,7 +25,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isnan
 from pathlib import Path
 from statistics import median
@@ -86,9 +87,9 @@ def even(served: Served) -> Makespans:
     return served.of_shares(served.even)
 
 
-def drawn(served: Served, shares: Tensor) -> Makespans:
+def drawn(served: Served, by: Tensor) -> Makespans:
     generator = torch.Generator().manual_seed(0)
-    tokens = dispatch.drawn(served.loads, served.phy2log, shares, generator)
+    tokens = dispatch.drawn(served.loads, served.phy2log, by, generator)
     return served.makespans(tokens)
 
 
@@ -132,22 +133,28 @@ def best_shares(served: Served) -> Tensor:
     return dispatch.shares(served.loads.float(), served.phy2log, served.num_ranks)
 
 
-def sweeps(served: Served) -> Makespans:
+def shares(served: Served) -> Makespans:
     return served.of_shares(best_shares(served))
 
 
-def whole_tokens(loads: Tensor, served: Served) -> Tensor:
-    shares = dispatch.shares(loads.float(), served.phy2log, served.num_ranks)
+def whole_tokens(served: Served, loads: Tensor, shares: Tensor) -> Tensor:
     return dispatch.whole(loads, served.phy2log, shares, served.num_ranks)
 
 
 def whole(served: Served) -> Makespans:
-    return served.makespans(whole_tokens(served.loads, served))
+    return served.makespans(whole_tokens(served, served.loads, best_shares(served)))
 
 
-def own(served: Served) -> Makespans:
-    tokens = sum(whole_tokens(loads, served) for loads in sources(served))
-    return served.makespans(tokens)
+def own_tokens(served: Served) -> Makespans:
+    common = best_shares(served)
+    tokens = [whole_tokens(served, loads, common) for loads in sources(served)]
+    return served.makespans(torch.stack(tokens).sum(0))
+
+
+def alone(served: Served) -> Makespans:
+    parts = [replace(served, loads=loads) for loads in sources(served)]
+    tokens = [whole_tokens(part, part.loads, best_shares(part)) for part in parts]
+    return served.makespans(torch.stack(tokens).sum(0))
 
 
 def sources(served: Served) -> Iterator[Tensor]:
@@ -183,10 +190,11 @@ COLUMNS: dict[str, Callable[[Served], Makespans]] = {
     "drawn evenly": drawn_evenly,
     "hashed": hashed,
     "optimal": optimal,
-    "sweeps": sweeps,
+    "shares": shares,
     "floor": floor,
     "whole": whole,
-    "own": own,
+    "own tokens": own_tokens,
+    "alone": alone,
     "LPLB": lplb,
     "LPLB drawn": lplb_drawn,
 }
@@ -212,13 +220,13 @@ def row(name: str, cases: Sequence[Served]) -> str:
     found = {column: [run(served) for served in cases] for column, run in COLUMNS.items()}
     losses = [loss(makespans, cases) for makespans in found.values()]
     cells = ["" if isnan(percent) else f"{percent:.2f}" for percent in losses]
-    pairs = [("sweeps", "optimal"), ("whole", "floor"), ("LPLB", "optimal")]
+    pairs = [("shares", "optimal"), ("whole", "floor"), ("LPLB", "optimal")]
     cells += [f"{excess(found[ours], found[best], cases):.2f}" for ours, best in pairs]
     return f"| {name} | {' | '.join(cells)} |"
 
 
 def header(first: str) -> str:
-    names = [first, *COLUMNS, "sweeps, 99 %", "whole, 99 %", "LPLB, 99 %"]
+    names = [first, *COLUMNS, "shares, 99 %", "whole, 99 %", "LPLB, 99 %"]
     return f"\n| {' | '.join(names)} |\n|---|{'--:|' * (len(names) - 1)}"
 
 
@@ -356,20 +364,20 @@ def all_tokens(served: Served, tokens: Tensor) -> None:
 def speed_row(name: str, served: Served) -> str:
     """Milliseconds for each step of one layer, all steps in one call where there is one."""
     steps, few = len(served.loads), 20
-    shares = best_shares(served)
-    tokens = dispatch.whole(served.loads, served.phy2log, shares, served.num_ranks)
+    common = best_shares(served)
+    tokens = whole_tokens(served, served.loads, common)
     runs: list[Callable[[], object]] = [
         lambda: optimal(served),
         lambda: best_shares(served),
-        lambda: dispatch.whole(served.loads, served.phy2log, shares, served.num_ranks),
+        lambda: whole_tokens(served, served.loads, common),
         lambda: all_tokens(served, tokens),
         lambda: lplb_shares(served),
     ]
     program = seconds(lambda: programs(served, few)) / few
     np.testing.assert_allclose(programs(served, few), optimal(served)[:few, 0], rtol=1e-6)
     each = [program, *(seconds(run) / steps for run in runs)]
-    alone = Served(served.loads[:1], served.phy2log, served.num_ranks)
-    each.append(seconds(lambda: best_shares(alone)))
+    one = replace(served, loads=served.loads[:1])
+    each.append(seconds(lambda: best_shares(one)))
     return f"| {name} | {' | '.join(f'{s * 1e3:.3f} ({program / s:.3g})' for s in each)} |"
 
 
@@ -387,7 +395,7 @@ SHAPES = [(64, 32, 4, 40, 8, 1000), (1024, 32, 4, 40, 8, 200), (4096, 256, 8, 28
 
 def speed(_options: argparse.Namespace) -> None:
     print("| (E, P, G), tokens, placement | linear program | exact | shares | whole | physical ids "
-          "| LPLB | shares, alone |\n|---|--:|--:|--:|--:|--:|--:|--:|")  # fmt: skip
+          "| LPLB | shares, one step |\n|---|--:|--:|--:|--:|--:|--:|--:|")  # fmt: skip
     for tokens, E, k, P, G, steps in SHAPES:
         chosen = synthetic(tokens, E, k, steps)
         flat = torch.from_numpy(chosen.reshape(steps, -1).astype(np.int64))
