@@ -13,8 +13,9 @@ served loss, sum of makespans / sum of mean rank loads - 1, in %:
   batch (vLLM), where tokens are known;
 - optimal: best shares, exact; floor: ceil(optimal), the best in whole tokens;
 - shares, whole: shares and whole tokens of ``heuristics.dispatch``;
-- own tokens: every rank, which has one in G of the tokens, makes whole tokens of the common shares
-  from its own counts; alone: from shares of its own, too, knowing of no other rank;
+- drawn: each token draws a replica by these shares; own tokens: every rank, which has one in G of
+  the tokens, rounds these shares on its own counts; alone: shares and whole tokens of its own
+  counts, knowing of no other rank;
 - LPLB: shares after five steps of an interior-point method; LPLB drawn: each token draws by them.
 """
 
@@ -50,6 +51,8 @@ EXPERTS, RANKS = 32, 8
 SEEN = {"deepseek": 256, "refined": 256}
 """Steps that a placement sees; others see 512."""
 GRAPH = {40: "lplb-graph:ring", 48: "lplb-graph:cube"}
+GOLDEN, PLASTIC = 0.6180339887, 0.7548776662
+"""Whose multiples are spread evenly over [0, 1), of any number of ranks and experts."""
 Makespans = NDArray[np.float64]
 
 
@@ -106,7 +109,7 @@ def hashed(served: Served) -> Makespans:
     found = torch.zeros(steps, *served.phy2log.shape, dtype=torch.int64)
     for t in range(steps):
         for layer in range(layers):
-            slots = dispatch.hashed(chosen[t, :, layer], served.phy2log[layer])
+            slots = dispatch.hashed(chosen[t, :, layer].contiguous(), served.phy2log[layer])
             found[t, layer] = torch.bincount(slots.flatten(), minlength=found.shape[-1])
     return served.makespans(found)
 
@@ -145,10 +148,28 @@ def whole(served: Served) -> Makespans:
     return served.makespans(whole_tokens(served, served.loads, best_shares(served)))
 
 
+def drawn_by_shares(served: Served) -> Makespans:
+    return drawn(served, best_shares(served))
+
+
 def own_tokens(served: Served) -> Makespans:
-    common = best_shares(served)
-    tokens = [whole_tokens(served, loads, common) for loads in sources(served)]
-    return served.makespans(torch.stack(tokens).sum(0))
+    """Every rank rounds the common shares on its own counts w: the tokens of an expert are cut at
+    floor(w (x_0 + .. + x_p) + u), with a shift u of the rank and the expert, so that the ranks do
+    not all round the same slots up.
+    """
+    expert, order = torch.sort(served.phy2log, stable=True)
+    at = best_shares(served).double().gather(-1, order.expand(len(served.loads), -1, -1))
+    end = at.cumsum(-1) - expert
+    last = torch.nn.functional.pad(expert, (0, 1), value=-1).diff() != 0
+    end = end.where(~last, 1)
+    start = end.roll(1, -1).where(~last.roll(1, -1), 0)
+    found = torch.zeros_like(end, dtype=torch.int64)
+    for rank, loads in enumerate(sources(served)):
+        tokens = expert_loads(loads, expert).double()
+        shift = (rank * GOLDEN + expert * PLASTIC) % 1
+        found += ((tokens * end + shift).floor() - (tokens * start + shift).floor()).long()
+    in_order = torch.zeros_like(found).scatter(-1, order.expand_as(found), found)
+    return served.makespans(in_order)
 
 
 def alone(served: Served) -> Makespans:
@@ -193,6 +214,7 @@ COLUMNS: dict[str, Callable[[Served], Makespans]] = {
     "shares": shares,
     "floor": floor,
     "whole": whole,
+    "drawn": drawn_by_shares,
     "own tokens": own_tokens,
     "alone": alone,
     "LPLB": lplb,
