@@ -151,9 +151,9 @@ class UnknownPolicyError(ValueError):
 def placer(name: str) -> NamedPolicy:
     """The policy of a name.
 
-    A name in ``TABLE`` or ``LPLB_GRAPHS``; ``refined:40``, which starts from the placement until now and receives at
-    most 40 experts a layer; ``refined:relabel``, which places anew and keeps what it can where it
-    is; or stages joined by ``+``: a counts rule, a packing, and refinements.
+    A name in ``TABLE`` or ``LPLB_GRAPHS``; ``refined:40``, which starts from the placement until
+    now and receives at most 40 experts a layer; ``refined:relabel``, which places anew and keeps
+    what it can where it is; or stages joined by ``+``: a counts rule, a packing, and refinements.
 
     Raises:
         UnknownPolicyError: none of these.
@@ -165,15 +165,16 @@ def placer(name: str) -> NamedPolicy:
         >>> placer("greedy + snake + pair-resplit").idea
         'stages by name'
     """
-    if name in TABLE or name in LPLB_GRAPHS:
-        return (TABLE | LPLB_GRAPHS)[name]
+    named = TABLE | LPLB_GRAPHS
+    if name in named:
+        return named[name]
     if "+" in name:
         return NamedPolicy(compose(name), "stages by name")
     if name.startswith(f"{KEEPING}:"):
         return _read_keeping(name)
     raise UnknownPolicyError(
-        f"policy={name!r} is not one of {', '.join(TABLE | LPLB_GRAPHS)}, nor {KEEPING}:N or {KEEPING}:{RELABEL},"
-        " nor stages joined by +"
+        f"policy={name!r} is not one of {', '.join(named)}, nor {KEEPING}:N or "
+        f"{KEEPING}:{RELABEL}, nor stages joined by +"
     )
 
 
