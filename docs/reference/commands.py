@@ -11,11 +11,10 @@ from eplb_opt.cli import COMMANDS, cli
 
 HEAD = """# Commands
 
-Made by `make docs` from the commands themselves; a test compares the two.
-`eplb-opt COMMAND --help` says the same.
+Made by `make docs` from the commands themselves; `eplb-opt COMMAND --help` says the same.
 
-Human tables go to standard output, progress and errors to standard error. `FILE|-` is a file, or
-`-` for standard output. Exit codes:
+Tables go to standard output, progress and errors to standard error; `FILE|-` is a file, or `-` for
+standard output. Exit codes:
 
 - 0: done;
 - 1: a check failed (`--fail-above`, `check`, `verify`, also where a claim is too large to check),
@@ -24,9 +23,7 @@ Human tables go to standard output, progress and errors to standard error. `FILE
 - 130, 143: ended by Ctrl-C, by SIGTERM. What was done is printed, and every file that was asked for
   is written.
 
-## Shared options
-
-Options that several commands have.
+## Options that several commands have
 """
 MANY = 3
 """An option of at least so many commands is described once."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eplb_opt.gap import GapReport
-    from eplb_opt.policies.runner import Limits, PolicyRunner
+    from eplb_opt.policies.process import Limits
+    from eplb_opt.policies.runner import PolicyRunner
     from eplb_opt.problem.instance import Instance
     from eplb_opt.problem.objective import Cost
 

@@ -1,19 +1,26 @@
-"""``eplb-opt check``: the oracle suite on one policy."""
+"""``eplb-opt check``: the oracle suite on one policy, or on one dispatcher."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eplb_opt.cli.files import policy_files, writable
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.parameters import Finite
-from eplb_opt.cli.policy_options import policies_loaded, policy_limits
+from eplb_opt.cli.policy_options import (
+    dispatcher_loaded,
+    dispatcher_option,
+    policies_loaded,
+    policy_limits,
+)
 
 if TYPE_CHECKING:
-    from eplb_opt.policies.runner import Limits
+    from eplb_opt.policies.process import Limits
     from eplb_opt.testing.contracts import Finding
 
 
@@ -38,32 +45,30 @@ if TYPE_CHECKING:
     callback=writable,
     help="Write JUnit XML.",
 )
+@dispatcher_option
 @policy_limits
 def command(
     policy: str,
+    dispatcher: bool,
     never_worse_than: str | None,
     gap_below: float | None,
     baseline: Path | None,
     junit: Path | None,
     limits: Limits,
 ) -> int:
-    """Run every check on POLICY: valid placements, an engine's contracts, and quality if asked.
+    """Run every check on a policy: valid placements, an engine's contracts, and quality if asked.
+
+    With --dispatcher on what shares the tokens of each step: valid shares or whole tokens, never
+    above even shares; --never-worse-than names another dispatcher, gaps are to the exact optimum.
 
     Exit code 1 if a check fails.
     """
     from eplb_opt.testing.contracts import Finding
-    from eplb_opt.testing.suite import run_suite
 
     findings: list[Finding] = []
     stopped = False
-    with policies_loaded([policy, never_worse_than or policy], limits) as runner:
-        suite = run_suite(
-            policy,
-            runner=runner,
-            never_worse_than=never_worse_than,
-            gap_below=gap_below,
-            baseline=baseline,
-        )
+    asked = {"never_worse_than": never_worse_than, "gap_below": gap_below, "baseline": baseline}
+    with (_dispatcher_suite if dispatcher else _policy_suite)(policy, limits, asked) as suite:
         try:
             for finding in suite:
                 findings.append(finding)
@@ -79,6 +84,27 @@ def command(
     if stopped:
         return report_interrupt(f"{len(findings)} checks are done, others are not")
     return 1 if failed else 0
+
+
+@contextmanager
+def _policy_suite(
+    policy: str, limits: Limits, asked: dict[str, Any]
+) -> Iterator[Iterator[Finding]]:
+    from eplb_opt.testing.suite import run_suite
+
+    with policies_loaded([policy, asked["never_worse_than"] or policy], limits) as runner:
+        yield run_suite(policy, runner=runner, **asked)
+
+
+@contextmanager
+def _dispatcher_suite(
+    dispatcher: str, limits: Limits, asked: dict[str, Any]
+) -> Iterator[Iterator[Finding]]:
+    from eplb_opt.testing.dispatchers import run_dispatcher_suite
+
+    other = asked["never_worse_than"] or dispatcher
+    with dispatcher_loaded(dispatcher, limits) as runner, dispatcher_loaded(other, limits):
+        yield run_dispatcher_suite(dispatcher, runner=runner, limits=limits, **asked)
 
 
 def _tell(finding: Finding) -> None:

@@ -34,7 +34,7 @@ from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy
 
 if TYPE_CHECKING:
     from eplb_opt.gap import GapReport, PolicyGap
-    from eplb_opt.policies.runner import Limits
+    from eplb_opt.policies.process import Limits
     from eplb_opt.problem.instance import Instance
     from eplb_opt.problem.objective import Cost, Objective
 

@@ -14,7 +14,9 @@ from eplb_opt.cli.files import policy_files
 from eplb_opt.cli.parameters import Command, Finite
 
 if TYPE_CHECKING:
-    from eplb_opt.policies.runner import Limits, PolicyRunner
+    from eplb_opt.policies.dispatchers import DispatcherRunner
+    from eplb_opt.policies.process import Limits
+    from eplb_opt.policies.runner import PolicyRunner
 
 
 def policies_option(
@@ -50,12 +52,44 @@ def policies_loaded(
             try:
                 runner.load(policy)
             except PolicyError as error:
-                message = str(error)
-                file = policy.partition(":")[0]
-                raise InputError(
-                    message if file in message else f"policy {policy}: {message}"
-                ) from error
+                raise _not_loaded("policy", policy, error) from error
         yield runner
+
+
+@contextmanager
+def dispatcher_loaded(dispatcher: str, limits: Limits | None = None) -> Iterator[DispatcherRunner]:
+    """What calls the dispatcher, with it found and a user's file imported.
+
+    Raises:
+        InputError: it does not exist, cannot be imported, or is no dispatcher.
+    """
+    from eplb_opt.policies.dispatchers import DispatcherRunner
+    from eplb_opt.policies.names import PolicyError
+
+    with DispatcherRunner(dispatcher, limits) as runner:
+        try:
+            runner.load()
+        except PolicyError as error:
+            raise _not_loaded("dispatcher", dispatcher, error) from error
+        yield runner
+
+
+def _not_loaded(kind: str, name: str, error: Exception) -> InputError:
+    """An error that names the program, if the message does not."""
+    message = str(error)
+    named = name.partition(":")[0] in message
+    return InputError(message if named else f"{kind} {name}: {message}")
+
+
+def dispatcher_option(function: Command) -> Command:
+    """Adds ``--dispatcher``."""
+    option = click.option(
+        "--dispatcher",
+        is_flag=True,
+        help="The argument names what shares the tokens of a step, not a policy: even, sweeps[:N], "
+        "lplb[:N], or FILE.py[:FUNCTION] with FUNCTION(loads, phy2log, num_ranks).",
+    )
+    return option(function)
 
 
 UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
@@ -94,7 +128,7 @@ def policy_limits(function: Command) -> Command:
     )
     @functools.wraps(function)
     def wrapper(*args: Any, policy_timeout: float, policy_memory: int, **kwargs: Any) -> Any:
-        from eplb_opt.policies.runner import Limits
+        from eplb_opt.policies.process import Limits
 
         return function(*args, limits=Limits(policy_timeout, policy_memory), **kwargs)
 

@@ -14,7 +14,7 @@ from eplb_opt.cli.parameters import Finite, instance_options, json_option
 from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
 
 if TYPE_CHECKING:
-    from eplb_opt.policies.runner import Limits
+    from eplb_opt.policies.process import Limits
     from eplb_opt.problem.instance import Instance
     from eplb_opt.serving.replay import ReplayReport
 

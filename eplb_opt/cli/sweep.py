@@ -80,7 +80,7 @@ def command(spec: Path, output: Path | None, workers: int, dask: str | None, dry
 def _load_policies(spec: Spec) -> None:
     """Refuse users' files that cannot be imported or have no such function; names are checked."""
     from eplb_opt.policies.names import is_user_file
-    from eplb_opt.policies.runner import Limits
+    from eplb_opt.policies.process import Limits
 
     limits = Limits(spec.policy_timeout, int(spec.policy_memory_gb * 2**30))
     names = dict.fromkeys(name for block in spec.blocks for name in block.policies)

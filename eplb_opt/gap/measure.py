@@ -23,7 +23,8 @@ from eplb_opt.policies.names import (
     load_policy,
     named_policies,
 )
-from eplb_opt.policies.runner import MEMORY, TIMEOUT, Limits, PolicyRunner
+from eplb_opt.policies.process import MEMORY, TIMEOUT, Limits
+from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import (

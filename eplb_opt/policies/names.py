@@ -201,15 +201,25 @@ def load_policy(policy: AnyPolicy) -> Policy:
         return Policy(policy_name(policy), policy)
     if not is_user_file(policy):
         return _built_in(policy)
-    path, _, function = policy.partition(":")
-    target: Any = _import_policy(Path(path))
-    for part in (function or DEFAULT_FUNCTION).split("."):
+    return Policy(policy, load_function(policy, DEFAULT_FUNCTION))
+
+
+def load_function(name: str, default: str) -> Callable[..., Any]:
+    """The function of ``path/to/file.py[:function]``, which is imported here.
+
+    Raises:
+        PolicyError: there is no such file or function, or importing it failed.
+    """
+    path, _, given = name.partition(":")
+    target: Any = _import_file(Path(path))
+    for part in (given or default).split("."):
         if not hasattr(target, part):
-            raise PolicyError(f"{path} has no {function or DEFAULT_FUNCTION!r}")
+            raise PolicyError(f"{path} has no {given or default!r}")
         target = getattr(target, part)
     if not callable(target):
-        raise PolicyError(f"{function or DEFAULT_FUNCTION!r} of {path} is not a function")
-    return Policy(policy, target)
+        raise PolicyError(f"{given or default!r} of {path} is not a function")
+    function: Callable[..., Any] = target
+    return function
 
 
 def policy_name(policy: AnyPolicy) -> str:
@@ -256,7 +266,7 @@ def _built_in(name: str) -> Policy:
         raise PolicyError(str(error)) from None
 
 
-def _import_policy(path: Path) -> ModuleType:
+def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise PolicyError(f"no such file: {path}")
     # Every file is a module of its own, whatever its name; dataclasses need it in sys.modules.

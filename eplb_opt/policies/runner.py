@@ -5,23 +5,12 @@ It protects from accidents (endless loops, crashes, leaks, prints), not from att
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from eplb_opt.policies import wire
 from eplb_opt.policies.names import (
     AnyPolicy,
     InvalidPlacementError,
-    PolicyError,
-    PolicyTimeoutError,
     Run,
     Slots,
     arguments,
@@ -30,22 +19,8 @@ from eplb_opt.policies.names import (
     is_user_file,
     load_policy,
 )
+from eplb_opt.policies.process import Limits, WorkerProcess
 from eplb_opt.problem.instance import Instance
-
-TIMEOUT = 60.0
-"""Seconds for the import, and for each call."""
-MEMORY = 4 * 2**30
-"""Bytes that a policy may allocate."""
-START_SECONDS = 120.0
-"""For a process to start and import torch."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Seconds for the import and for each call, and bytes of memory."""
-
-    timeout: float = TIMEOUT
-    memory: int = MEMORY
 
 
 class PolicyRunner:
@@ -133,82 +108,27 @@ def _repeat(worker: _Worker, instance: Instance, old: Slots | None, once: bool) 
     return Run.of(placement, seconds, runtimes, worker.import_time)
 
 
-class _Worker:
-    """The other process and the two pipes to it."""
+class _Worker(WorkerProcess):
+    """The process of a policy."""
 
     def __init__(self, name: str, limits: Limits) -> None:
-        self.limits = limits
+        super().__init__("policy", name, limits)
         self.import_time: float | None = None
         self.takes_steps = False
-        theirs_in, self._requests = os.pipe()
-        self._answers, theirs_out = os.pipe()
-        command = [sys.executable, "-P", "-m", "eplb_opt.policies.worker"]
-        self._process = subprocess.Popen(
-            [*command, str(theirs_in), str(theirs_out), name, str(limits.memory)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(theirs_in, theirs_out),
-            start_new_session=True,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
 
-    def wait_for_import(self) -> None:
-        """The time for this process to import torch does not count."""
-        self._receive("its process did not start", START_SECONDS, 0)
-        header, _ = self._receive("importing it did not end", self.limits.timeout, 0)
+    def wait_for_import(self) -> dict[str, Any]:
+        """What the process says of the policy."""
+        header = super().wait_for_import()
         self.import_time = float(header["import_s"])
         self.takes_steps = header["takes_steps"] is True
+        return header
 
     def call(self, instance: Instance, old: Slots | None, *, want: bool) -> tuple[float, list[Any]]:
         """Seconds of one call, and the maps if they are wanted."""
         loads, sizes = arguments(instance, self.takes_steps)
-        try:
-            arrays = [loads] if old is None else [loads, old]
-            wire.send(self._requests, {"sizes": sizes, "want": want}, arrays)
-        except BrokenPipeError:
-            raise PolicyError(self._epitaph()) from None
         most = 8 * instance.loads.size * (sizes[0] + 1)  # log2phy can't be wider than all slots
-        header, maps = self._receive("no answer", self.limits.timeout, most)
+        arrays = [loads] if old is None else [loads, old]
+        header, maps = self.ask({"sizes": sizes, "want": want}, arrays, most_bytes=most)
         if header.get("wrote_into_input"):
             raise InvalidPlacementError("the policy wrote into its input, the loads")
-        seconds = float(header["runtime_s"])
-        if not (math.isfinite(seconds) and seconds >= 0):
-            raise PolicyError(
-                f"its process reports a call of {seconds} s: does it change the clock?"
-            )
-        return seconds, maps
-
-    def _receive(self, late: str, timeout: float, most_bytes: int) -> wire.Message:
-        deadline = time.monotonic() + timeout
-        try:
-            header, maps = wire.receive(self._answers, deadline=deadline, most_bytes=most_bytes)
-        except TimeoutError:
-            raise PolicyTimeoutError(f"{late} within {timeout:g} s") from None
-        except wire.WireError as error:
-            raise PolicyError(self._epitaph() or f"the answer is {error}") from None
-        if "error" in header:
-            message = str(header["error"])
-            if header.get("memory"):
-                message = f"out of memory: the limit is {self.limits.memory / 2**30:g} GB"
-            raise (InvalidPlacementError if header.get("invalid") else PolicyError)(message)
-        return header, maps
-
-    def _epitaph(self) -> str:
-        try:
-            code = self._process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            return ""
-        if code >= 0:
-            return f"the policy ended its process with exit code {code}"
-        names = {number.value: number.name for number in signal.Signals}  # real-time ones have none
-        return f"the policy's process was ended by {names.get(-code, f'signal {-code}')}"
-
-    def kill(self) -> None:
-        """End the process and what it has started."""
-        for fd in (self._requests, self._answers):
-            os.close(fd)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        return header["runtime_s"], maps

@@ -1,4 +1,4 @@
-"""The process in which a user's policy runs; started by :mod:`eplb_opt.policies.runner`."""
+"""The process in which a user's program runs; started by :mod:`eplb_opt.policies.process`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import ctypes
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eplb_opt.policies import wire
+from eplb_opt.policies.dispatchers import Dispatcher, load_dispatcher
 from eplb_opt.policies.names import (
     InvalidPlacementError,
     Policy,
@@ -25,13 +28,18 @@ SET_PARENT_DEATH_SIGNAL = 1
 """``PR_SET_PDEATHSIG`` of prctl(2)."""
 
 
-def serve(requests: int, answers: int, name: str, memory: int) -> None:
-    """Import the policy, then answer each request with what it returns, and the seconds it took.
+Call = Callable[..., wire.Message]
+"""From a request and its arrays to the answer."""
+
+
+def serve(requests: int, answers: int, kind: str, name: str, memory: int) -> None:
+    """Import the program, then answer each request with what it returns, and the seconds it took.
 
     Args:
         requests: file descriptor to read loads and arguments from.
         answers: file descriptor to write results to.
-        name: the policy.
+        kind: ``policy`` or ``dispatcher``.
+        name: of it.
         memory: bytes that it may allocate beyond what this process needs before it is imported.
     """
     import torch
@@ -42,38 +50,58 @@ def serve(requests: int, answers: int, name: str, memory: int) -> None:
     wire.send(answers, {"ready": True})
     start = time.perf_counter()
     try:
-        policy = load_policy(name)
+        call, told = (_policy if kind == "policy" else _dispatcher)(name)
     except PolicyError as error:
         wire.send(answers, {"error": str(error)})
         return
-    seconds = time.perf_counter() - start
-    wire.send(answers, {"import_s": seconds, "takes_steps": policy.takes_steps})
+    wire.send(answers, {"import_s": time.perf_counter() - start} | told)
     while True:
         try:
             request, arrays = wire.receive(requests)
         except wire.WireError:  # nobody asks any more
             return
-        wire.send(answers, *_call(policy, request, *arrays))
+        wire.send(answers, *_answer(call, request, arrays))
 
 
-def _call(policy: Policy, request: dict[str, Any], loads: Any, old: Any = None) -> wire.Message:
-    import torch
-
-    weight = torch.from_numpy(loads.copy())
-    before = None if old is None else torch.from_numpy(old.copy())
+def _answer(call: Call, request: dict[str, Any], arrays: list[Any]) -> wire.Message:
     try:
-        start = time.perf_counter()
-        answer = policy.call(weight, request["sizes"], before)
-        runtime = time.perf_counter() - start
-        maps = answer if isinstance(answer, tuple) else (answer,)
-        arrays = [_numbers(value) for value in maps[:3]] if request["want"] else []
+        return call(request, *arrays)
     except InvalidPlacementError as error:
         return {"error": str(error), "invalid": True}, []
     except BaseException as error:
         memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
         return {"error": one_line(error), "memory": memory}, []
+
+
+def _policy(name: str) -> tuple[Call, dict[str, Any]]:
+    policy = load_policy(name)
+    return partial(_place, policy), {"takes_steps": policy.takes_steps}
+
+
+def _place(policy: Policy, request: dict[str, Any], loads: Any, old: Any = None) -> wire.Message:
+    import torch
+
+    weight = torch.from_numpy(loads.copy())
+    before = None if old is None else torch.from_numpy(old.copy())
+    start = time.perf_counter()
+    answer = policy.call(weight, request["sizes"], before)
+    runtime = time.perf_counter() - start
+    maps = answer if isinstance(answer, tuple) else (answer,)
+    arrays = [_numbers(value) for value in maps[:3]] if request["want"] else []
     wrote = not np.array_equal(weight.numpy(), loads)
     return {"runtime_s": runtime, "wrote_into_input": wrote}, arrays
+
+
+def _dispatcher(name: str) -> tuple[Call, dict[str, Any]]:
+    return partial(_dispatch, load_dispatcher(name)), {}
+
+
+def _dispatch(
+    dispatcher: Dispatcher, request: dict[str, Any], loads: Any, phy2log: Any
+) -> wire.Message:
+    answer = dispatcher.call(loads, phy2log, request["num_ranks"], strided=request["strided"])
+    header = {"runtime_s": answer.runtime, "wrote_into_input": answer.wrote_into_input}
+    return header, [answer.values]
 
 
 def _numbers(value: Any) -> Any:
@@ -106,4 +134,4 @@ def limit_memory(size: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]))

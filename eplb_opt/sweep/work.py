@@ -12,7 +12,8 @@ from eplb_opt.documents import describe_instance, versions
 from eplb_opt.gap import GapReport, PolicyGap, measure_gap, usual_tolerance
 from eplb_opt.io import read_loads
 from eplb_opt.io.synthetic import generate
-from eplb_opt.policies.runner import Limits, PolicyRunner
+from eplb_opt.policies.process import Limits
+from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import Cost
 from eplb_opt.problem.rationals import relative_gap

@@ -17,8 +17,10 @@ from eplb_opt.testing.assertions import (
     assert_never_worse,
     assert_valid,
 )
+from eplb_opt.testing.dispatchers import assert_dispatcher
 
 __all__ = [
+    "assert_dispatcher",
     "assert_drop_in",
     "assert_equivalent",
     "assert_gap_below",

@@ -15,7 +15,8 @@ from eplb_opt.gap import PolicyGap, measure_gap
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.synthetic import generate
 from eplb_opt.policies.names import load_policy
-from eplb_opt.policies.runner import Limits, PolicyRunner
+from eplb_opt.policies.process import Limits
+from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.topology import Topology
 from eplb_opt.testing.assertions import assert_never_worse, measure_makespans
@@ -141,7 +142,7 @@ def _quality(
             gaps[instance.source] = _gap(name, instance, runner)
     except KeyboardInterrupt:
         if baseline is not None and not baseline.exists():
-            _write_gaps(baseline, _means(gaps), interrupted=True)
+            write_gaps(baseline, _means(gaps), interrupted=True)
         raise
     if gap_below is not None:
         yield Finding(f"gap at most {gap_below:.4%}", _too_large(gaps, gap_below))
@@ -183,7 +184,8 @@ def _reproduces(name: str, instances: list[Instance]) -> None:
                 raise AssertionError(f"{instance.source}: another makespan in another process")
 
 
-def _write_gaps(baseline: Path, gaps: dict[str, float], *, interrupted: bool = False) -> None:
+def write_gaps(baseline: Path, gaps: dict[str, float], *, interrupted: bool = False) -> None:
+    """Write the file of gaps."""
     document = gaps | ({"interrupted": True} if interrupted else {})
     replace_file(baseline, (json.dumps(document, indent=1) + "\n").encode())
 
@@ -193,7 +195,7 @@ def risen(gaps: dict[str, float], baseline: Path, tolerance: float) -> str:
     and nothing in it has become worse.
     """
     if not baseline.exists():
-        _write_gaps(baseline, gaps)
+        write_gaps(baseline, gaps)
         return ""
     try:
         before = json.loads(baseline.read_text())
@@ -202,7 +204,7 @@ def risen(gaps: dict[str, float], baseline: Path, tolerance: float) -> str:
         return f"{baseline} is no file of gaps: {error}"
     if not worse:
         if before.get("interrupted"):
-            _write_gaps(baseline, gaps)
+            write_gaps(baseline, gaps)
         return ""
     source = max(worse, key=lambda s: worse[s] - before[s])
     return (

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from eplb_opt.policies.names import AnyPolicy, named_policies
-from eplb_opt.policies.runner import Limits, PolicyRunner
+from eplb_opt.policies.process import Limits
+from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.shown import Shown, ShowsItself, percent
 from eplb_opt.serving.replay.judge import Judge, ReplayInterval

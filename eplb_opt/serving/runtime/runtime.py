@@ -9,7 +9,8 @@ from types import TracebackType
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from eplb_opt.policies.runner import Limits, PolicyRunner
+from eplb_opt.policies.process import Limits
+from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.serving.runtime.comparison import compare
 from eplb_opt.serving.runtime.process_group import Group, TransferError
 from eplb_opt.serving.runtime.rank_engine import RankEngine

@@ -11,7 +11,8 @@ import pytest
 from eplb_opt import Instance, Topology, documents
 from eplb_opt.gap import measure_gap
 from eplb_opt.policies.names import InvalidPlacementError, PolicyError, PolicyTimeoutError
-from eplb_opt.policies.runner import Limits, PolicyRunner
+from eplb_opt.policies.process import Limits
+from eplb_opt.policies.runner import PolicyRunner
 from tests.command_line import PROGRAM, heed_interrupts
 from tests.eplb_opt.policies import hostile
 
