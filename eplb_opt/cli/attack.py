@@ -1,4 +1,4 @@
-"""``eplb-opt attack``: loads on which a policy is worst."""
+"""``eplb-opt attack``: loads on which a policy, or a dispatcher, is worst."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eplb_opt.cli.attacked_dispatcher import attack_dispatcher
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.files import not_written, policy_files, writable
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import progress_bar, write_json
 from eplb_opt.cli.parameters import SEED, Finite, TopologyOptions, topology_options
-from eplb_opt.cli.policy_options import policies_loaded
+from eplb_opt.cli.policy_options import dispatcher_option, policies_loaded
 
 if TYPE_CHECKING:
     from eplb_opt.problem.instance import Instance
@@ -44,9 +45,19 @@ if TYPE_CHECKING:
     callback=writable,
     help="Write the evidence for the optimum.",
 )
+@dispatcher_option
+@click.option(
+    "--policy",
+    "placing",
+    metavar="NAME|FILE.py[:FUNCTION]",
+    callback=policy_files,
+    help="With --dispatcher: placements are what this makes of other loads; default: any.",
+)
 @topology_options
 def command(
     policy: str,
+    dispatcher: bool,
+    placing: str | None,
     experts: int,
     least: int,
     seconds: float,
@@ -55,7 +66,10 @@ def command(
     certificate: str | None,
     topology: TopologyOptions,
 ) -> int:
-    """Search for small loads where POLICY is furthest from the proven optimum.
+    """Search for small loads where a policy is furthest from the proven optimum.
+
+    With --dispatcher for loads and placements where what shares the tokens is, compared with the
+    best shares, or whole tokens, of the same placement.
 
     Random starts, local search and shrinking for --seconds; the same seed tries the same loads as
     far as the time goes. Meant for some 16 slots, where optima are proven at once.
@@ -65,6 +79,14 @@ def command(
     if topology.spread_replicas:
         raise InputError("--spread-replicas: attack does not keep replicas apart, leave it out")
     shape = topology.instance(np.ones((1, experts), dtype=np.int64), "attack")
+    if dispatcher:
+        if certificate is not None:
+            raise InputError("--certificate proves placements: leave it out with --dispatcher")
+        return attack_dispatcher(
+            policy, shape, placing, output, least=least, seconds=seconds, seed=seed
+        )
+    if placing is not None:
+        raise InputError("--policy makes the placements of a dispatcher: give --dispatcher, too")
     found = _hunt(policy, shape, least=least, seconds=seconds, seed=seed)
     _show(found, policy)
     _write(found, policy, shape, output, certificate)

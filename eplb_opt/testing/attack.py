@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eplb_opt.policies.names import PolicyError
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.result import Limit, Result
 from eplb_opt.problem.topology import Topology
+from eplb_opt.testing.search import (
+    LARGEST,
+    Loads,
+    change_loads,
+    random_loads,
+    search,
+    simpler_loads,
+    size_of,
+)
 from solvers import solve
 from solvers.dispatch import value
 
@@ -27,12 +33,6 @@ ELITE = 24
 """The worst found so far, from which new ones are made."""
 PROVED = 6
 """Of each batch so many are solved, those that look worst."""
-LARGEST = 1000
-"""No expert gets more tokens."""
-SLACK = Fraction(1, 100)
-"""So much of the worst ratio found may be given up for simpler loads."""
-
-Loads = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,9 @@ def hunt(
     Ctrl-C returns what is known so far. ``runner`` runs the policy, in place of one of its own.
     """
     chance = np.random.default_rng(seed)
-    found = _Hunt(policy, num_experts, machine, rule, least, solve_seconds, chance)
-    start, interrupted = time.monotonic(), False
-    try:
-        with PolicyRunner() if runner is None else nullcontext(runner) as running:
-            while (spent := time.monotonic() - start) < 0.85 * seconds:
-                progress(spent / seconds, found.worst)
-                found.step(running)
-            least_ratio = found.worst.ratio * (1 - SLACK) if found.worst else Fraction(1)
-            while time.monotonic() - start < seconds and found.shrink(running, least_ratio):
-                progress((time.monotonic() - start) / seconds, found.worst)
-    except KeyboardInterrupt:
-        interrupted = True
+    with PolicyRunner() if runner is None else nullcontext(runner) as running:
+        found = _Hunt(policy, num_experts, machine, rule, least, solve_seconds, chance, running)
+        interrupted = search(found, seconds, progress)
     return Attack(found.worst, found.batches, found.failed, found.message, interrupted)
 
 
@@ -126,21 +117,22 @@ class _Hunt:
         least: int,
         solve_seconds: float,
         chance: np.random.Generator,
+        runner: PolicyRunner,
     ) -> None:
         self.policy, self.machine, self.rule = policy, machine, rule
         self.num_experts, self.least = num_experts, least
-        self.solve_seconds, self.chance = solve_seconds, chance
+        self.solve_seconds, self.chance, self.runner = solve_seconds, chance, runner
         self.elite: list[tuple[Fraction, tuple[int, ...]]] = []
         self.worst: Worst | None = None
         self.batches = self.failed = 0
         self.message = ""
         self._optima: dict[tuple[int, ...], Result] = {}
 
-    def step(self, runner: PolicyRunner) -> None:
+    def step(self) -> None:
         """Try a batch: half of it new, half changes of the worst found so far."""
         batch = np.array([self._next(i) for i in range(BATCH)]).clip(self.least, LARGEST)
         batch = np.unique(batch[batch.sum(1) > 0], axis=0)
-        for candidate in self._rank_batch(runner, batch)[:PROVED]:
+        for candidate in self._rank_batch(batch)[:PROVED]:
             found = self._prove(candidate)
             if found is None:
                 continue
@@ -149,15 +141,15 @@ class _Hunt:
             if self.worst is None or found.ratio > self.worst.ratio:
                 self.worst = found
 
-    def shrink(self, runner: PolicyRunner, least_ratio: Fraction) -> bool:
+    def shrink(self, least_ratio: Fraction) -> bool:
         """Take simpler loads whose ratio is large enough; whether there were any."""
         worst = self.worst
         if worst is None:
             return False
-        simpler = np.array(list(_simpler(worst.loads))).clip(self.least, LARGEST)
+        simpler = np.array(list(simpler_loads(worst.loads))).clip(self.least, LARGEST)
         simpler = np.unique(simpler[simpler.sum(1) > 0], axis=0)
-        for candidate in sorted(self._rank_batch(runner, simpler), key=lambda c: _size(c[1])):
-            if _size(candidate[1]) >= _size(worst.loads):
+        for candidate in sorted(self._rank_batch(simpler), key=lambda c: size_of(c[1])):
+            if size_of(candidate[1]) >= size_of(worst.loads):
                 continue
             found = self._prove(candidate)
             if found and found.ratio >= least_ratio:
@@ -167,44 +159,16 @@ class _Hunt:
 
     def _next(self, i: int) -> Loads:
         if i % 2 and self.elite:
-            return self._change(np.array(self.elite[self.chance.integers(len(self.elite))][1]))
-        n, kind = self.num_experts, self.chance.integers(4)
-        if kind == 0:
-            return self.chance.integers(0, 30, n)
-        if kind == 1:
-            return 2 ** self.chance.integers(0, 9, n)
-        if kind == 2:
-            heavy = np.ones(n, dtype=np.int64)
-            some = self.chance.integers(1, n) if n > 1 else 1
-            heavy[:some] = self.chance.integers(2, 100, some)
-            return heavy
-        return self.chance.lognormal(3, 1.5, n).astype(np.int64)
+            chosen = self.elite[self.chance.integers(len(self.elite))]
+            return change_loads(np.array(chosen[1]), self.chance)
+        return random_loads(self.num_experts, self.chance)
 
-    def _change(self, loads: Loads) -> Loads:
-        loads = loads.copy()
-        for _ in range(1 + self.chance.integers(3)):
-            e, f = self.chance.integers(len(loads), size=2)
-            kind = self.chance.integers(5)
-            if kind == 0:
-                loads[e] += self.chance.integers(-3, 4)
-            elif kind == 1:
-                loads[e] = loads[f]
-            elif kind == 2:
-                loads[e] = round(float(loads[e]) * self.chance.uniform(0.6, 1.6))
-            elif kind == 3:
-                loads[e] = 1
-            else:
-                loads[e], loads[f] = loads[e] + loads[f] // 2, loads[f] - loads[f] // 2
-        return loads
-
-    def _rank_batch(
-        self, runner: PolicyRunner, batch: Loads
-    ) -> list[tuple[float, tuple[int, ...], tuple[int, ...]]]:
+    def _rank_batch(self, batch: Loads) -> list[tuple[float, tuple[int, ...], tuple[int, ...]]]:
         """Ratio to a simple bound, loads and placement; largest ratio first."""
         instance = Instance(batch, self.machine, self.rule)  # type: ignore[arg-type]
         self.batches += 1
         try:
-            placement = runner.run(self.policy, instance).placement
+            placement = self.runner.run(self.policy, instance).placement
         except PolicyError as error:
             self.failed += 1
             self.message = self.message or str(error)
@@ -232,25 +196,6 @@ class _Hunt:
         return Worst(loads, value(layer, phy2log).incumbent, result, phy2log)
 
 
-def _size(loads: tuple[int, ...]) -> tuple[int, int, int]:
-    """What shrinking makes small: the sum, how many differ, the order."""
-    disorder = sum(a < b for a, b in pairwise(loads))
-    return sum(loads), len(set(loads)), disorder
-
-
-def _simpler(loads: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    ordered = tuple(sorted(loads, reverse=True))
-    if ordered != loads:
-        yield ordered
-    for divisor in (10, 5, 3, 2):
-        yield tuple(-(-load // divisor) for load in loads)
-        yield tuple(load // divisor for load in loads)
-    for e, load in enumerate(loads):
-        for smaller in {0, 1, load // 2, load - 5, load - 2, load - 1} - {load}:
-            if 0 <= smaller < load:
-                yield (*loads[:e], smaller, *loads[e + 1 :])
-
-
 def as_test(worst: Worst, policy: str, machine: Topology) -> str:
     """A pytest function that fails once the policy is that bad no more, or the optimum is wrong."""
     optimum = worst.result.objective
@@ -261,6 +206,15 @@ from fractions import Fraction
 
 from eplb_opt import Instance, Topology
 from eplb_opt.gap import measure_gap
+from eplb_opt.testing.search import (
+    LARGEST,
+    Loads,
+    change_loads,
+    random_loads,
+    search,
+    simpler_loads,
+    size_of,
+)
 from solvers import solve
 from solvers.dispatch import value
 

@@ -52,7 +52,7 @@ def test_known_worst_cases_have_not_become_worse(policy, machine, loads, ratio) 
 def second_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that counts: the same steps on every machine."""
     clock = SimpleNamespace(monotonic=itertools.count().__next__)
-    monkeypatch.setattr("eplb_opt.testing.attack.time", clock)
+    monkeypatch.setattr("eplb_opt.testing.search.time", clock)
 
 
 @pytest.mark.usefixtures("second_a_step")
