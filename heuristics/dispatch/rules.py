@@ -7,8 +7,8 @@ from functools import partial
 
 from torch import Tensor
 
+from heuristics.dispatch.interior_point import shares
 from heuristics.dispatch.lplb import lplb
-from heuristics.dispatch.shares import shares
 from heuristics.dispatch.slots import even_shares
 
 ShareRule = Callable[[Tensor, Tensor, int], Tensor]
@@ -34,7 +34,7 @@ COUNTED = {"sweeps": "sweeps", "lplb": "steps"}
 def share_rule(name: str) -> ShareRule:
     """The dispatch rule of a name: ``even``; ``sweeps`` or ``sweeps:N``; ``lplb`` or ``lplb:N``.
 
-    N is the number of water-filling sweeps, or of steps of LPLB's interior-point method.
+    N is the number of steps of our interior-point method, or of LPLB's.
 
     Raises:
         UnknownDispatcherError: there is no such rule, or it takes no such number.

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from heuristics.dispatch.interior_point import shares
 from heuristics.dispatch.lplb import lplb
 from heuristics.dispatch.rules import SHARE_RULES, UnknownDispatcherError, share_rule
-from heuristics.dispatch.shares import shares
 
 PHY2LOG = torch.tensor([[0, 1, 1, 2, 3, 0]])
 LOADS = torch.tensor([[[30.0, 20, 5, 1]], [[3.0, 8, 2, 1]]])

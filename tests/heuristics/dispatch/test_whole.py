@@ -93,4 +93,4 @@ def test_the_best_makespan_is_met_on_rings(num_ranks, per_rank, tokens):
     loads = torch.zeros(STEPS, E, dtype=torch.int64).scatter_add_(1, drawn, torch.ones_like(drawn))
     shares = even_shares(phy2log[None], E)[0]
     tokens_of_slots = one_layer(whole, loads, phy2log, shares, num_ranks)
-    print((makespans(tokens_of_slots, num_ranks)- least_makespans(loads, phy2log, num_ranks)))
+    print(makespans(tokens_of_slots, num_ranks) - least_makespans(loads, phy2log, num_ranks))
