@@ -1,6 +1,7 @@
 r"""One set of shares for all steps: as light a fullest rank as such shares can give on average.
 
-With load :math:`w_{ts}` of the expert in slot s at step t and further load :math:`b_{tg}` of rank g,
+With load :math:`w_{ts}` of the expert in slot s at step t and further load :math:`b_{tg}` of rank
+g,
 
 .. math:: \min \tfrac1T \sum_t M_t, \quad \sum_{s \text{ of } r} x_s = 1, \quad
           b_{tg} + \sum_{s \text{ on } g} w_{ts} x_s + z_{tg} = M_t, \quad x, z \ge 0.
@@ -20,7 +21,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from heuristics.dispatch.interior_point import LEAST_LOAD, LEAST_MU, SHRINK, STAY_INSIDE, check
+from heuristics.dispatch.interior_point import (
+    LEAST_LOAD,
+    LEAST_MU,
+    SHRINK,
+    START_ROOM,
+    check,
+    step_length,
+)
 from heuristics.dispatch.slots import even_shares, expert_loads, rank_loads
 from heuristics.dispatch.tiles import by_replicas
 
@@ -95,7 +103,7 @@ class _Point:
 
         self.x = (self.experts.mT @ self.experts.sum(-1, keepdim=True)).reciprocal()
         load = self._rank_loads(self.x)
-        self.z = load.amax(-1, keepdim=True) + 0.05 - load
+        self.z = load.amax(-1, keepdim=True) + START_ROOM - load
         self.y = torch.full_like(load, 1 / load[0].numel())
         self.s = 0.5 / num_ranks * self.w.mean(1)[..., None].clamp(min=LEAST_LOAD)
 
@@ -125,7 +133,7 @@ class _Point:
         change = self.w @ (dx * ranks)
         dz = (pull + k * change).sum(-1, keepdim=True) / total - change
         dy, ds = pull - k * dz, mu / x - s - s / x * dx
-        primal, dual = _length(-dx / x, -dz / z), _length(-ds / s, -dy / y)
+        primal, dual = step_length(dx / x, dz / z), step_length(ds / s, dy / y)
         self.x, self.z = x + primal * dx, z + primal * dz
         self.s, self.y = s + dual * ds, y + dual * dy
 
@@ -140,9 +148,3 @@ class _Point:
         free, by_expert = solved[..., :1], solved[..., 1:]
         inner, _ = torch.linalg.cholesky_ex(self.experts @ by_expert)
         return free - by_expert @ torch.cholesky_solve(self.experts @ free, inner)
-
-
-def _length(one: Tensor, other: Tensor) -> Tensor:
-    """[L, 1, 1] of the step: at most 1, and no number shrinks by more than STAY_INSIDE."""
-    most = torch.maximum(one.amax((-1, -2)), other.amax((-1, -2)))[:, None, None]
-    return STAY_INSIDE / most.clamp(min=STAY_INSIDE)

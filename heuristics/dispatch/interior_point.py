@@ -36,6 +36,8 @@ LEAST_LOAD = 1e-9
 """Of an expert, in mean rank loads: an expert without load has no inside."""
 LEAST_MU = 1e-10
 """In mean rank loads; below, rounding errors are larger."""
+START_ROOM = 0.05
+"""On the fullest rank, in mean rank loads."""
 CHUNK = 2**18
 """Elements [steps, layers, R, G] that are worked on at once: 2 MB a tensor."""
 
@@ -117,10 +119,10 @@ class _Point:
 
     def __init__(self, load: Tensor, base: Tensor, tiles: Tiles) -> None:
         num_ranks = base.shape[-1]
-        self.open = tiles.even > 0
+        self.open = (tiles.even > 0).double()
         self.x = load.clamp(min=LEAST_LOAD) * tiles.even
         ranks = base + self.x.sum(-2)
-        self.z = (ranks.amax(-1, keepdim=True) + 0.05 - ranks)[..., None]
+        self.z = (ranks.amax(-1, keepdim=True) + START_ROOM - ranks)[..., None]
         self.y = torch.full_like(self.z, 1 / num_ranks)
         self.s = torch.full_like(self.x, 0.5 / num_ranks)
         self.pairs = self.open.sum((-1, -2))[..., None, None] + num_ranks
@@ -133,16 +135,16 @@ class _Point:
         d, slack = x / s, z / y
         total = d.sum(-1, keepdim=True)
         part = d / total
-        q = torch.where(self.open, mu / s, 0) - x
+        q = mu / s * self.open - x
         over = q.sum(-1, keepdim=True)
         right = mu / y - z + (q - part * over).sum(-2)[..., None]
         dy = _prices(d, part, slack, right)
         across = dy.transpose(-1, -2)  # [T, L, 1, G]
         dv = (part * across).sum(-1, keepdim=True) - over / total
-        ds = torch.where(self.open, across - dv, 0)
+        ds = (across - dv) * self.open
         dx, dz = q - d * ds, mu / y - z - slack * dy
-        shrunk = torch.where(self.open, -dx / x, 0)
-        primal, dual = _length(shrunk, -dz / z), _length(-ds / s, -dy / y)
+        primal = step_length(dx / (x + 1 - self.open), dz / z)
+        dual = step_length(ds / s, dy / y)
         self.x, self.z = x + primal * dx, z + primal * dz
         self.s, self.y = s + dual * ds, y + dual * dy
 
@@ -164,7 +166,10 @@ def _prices(d: Tensor, part: Tensor, slack: Tensor, right: Tensor) -> Tensor:
     return u - u.sum(-2, keepdim=True) / k.sum(-2, keepdim=True) * k
 
 
-def _length(shrunk: Tensor, also: Tensor) -> Tensor:
-    """[T, L, 1, 1] of the step: at most 1, and no number shrinks by more than STAY_INSIDE."""
-    most = torch.maximum(shrunk.amax((-1, -2)), also.amax((-1, -2)))[..., None, None]
-    return STAY_INSIDE / most.clamp(min=STAY_INSIDE)
+def step_length(one: Tensor, other: Tensor) -> Tensor:
+    """[..., 1, 1] of a step that would change numbers [..., i, j] by these parts of themselves.
+
+    At most 1, and so that none shrinks by more than STAY_INSIDE.
+    """
+    least = torch.minimum(one.amin((-1, -2)), other.amin((-1, -2)))[..., None, None]
+    return -STAY_INSIDE / least.clamp(max=-STAY_INSIDE)
