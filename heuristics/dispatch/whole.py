@@ -12,15 +12,14 @@ All numbers are integers, so a device gives the same tokens every time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from heuristics.dispatch.interior_point import CHUNK, check
 from heuristics.dispatch.slots import expert_loads, rank_loads
-from heuristics.replication import count_replicas
+from heuristics.dispatch.tiles import Tiles
 
-ROUNDS = 20
+ROUNDS = 16
 """Of pushes. Measured in docs/results/dispatch.md."""
 SHARE_BITS = 22
 """Shares are rounded to multiples of 2^-22; times loads up to 2^40 they fit 63 bits."""
@@ -30,67 +29,10 @@ FAR = 1 << 40
 """A distance that no path has."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the experts with several slots are: R = min(E, P - E) rows of a table [R, G] a layer.
-
-    Fewer such experts leave rows to experts with one slot. The table makes a slot of an expert on a
-    rank and the expert's other ranks neighbours; slots of one expert on one rank are one cell.
-
-    Attributes:
-        expert: [L, R] the expert of each row.
-        held: [L, R, G] int64, the number of its slots on each rank.
-        cell: [L, P] ``row * G + rank`` of each slot; R * G for the slot of an expert without row.
-        first: [L, P] bool, the first slot of its cell, which serves all tokens of the cell.
-    """
-
-    expert: Tensor
-    held: Tensor
-    cell: Tensor
-    first: Tensor
-
-    @classmethod
-    def of(cls, phy2log: Tensor, num_experts: int, num_ranks: int) -> Layout:
-        """From the experts in slots [L, P], P > E."""
-        layers, P = phy2log.shape
-        R = min(num_experts, P - num_experts)
-        counts = count_replicas(phy2log, num_experts)
-        experts = counts.argsort(dim=1, descending=True, stable=True)
-        row = experts.argsort(1).gather(1, phy2log)
-        slot = torch.arange(P, device=phy2log.device).repeat(layers, 1)
-        rank = slot // (P // num_ranks)
-        cell = torch.where(row < R, row * num_ranks + rank, R * num_ranks)
-        cells = phy2log.new_zeros(layers, R * num_ranks + 1)
-        held = cells.scatter_add(1, cell, torch.ones_like(cell))[:, :-1]
-        first = cells.scatter_reduce(1, cell, slot, "amin", include_self=False).gather(1, cell)
-        return cls(experts[:, :R], held.view(layers, R, num_ranks), cell, first == slot)
-
-    @property
-    def num_cells(self) -> int:
-        """R * G."""
-        return self.held[0].numel()
-
-    def to_table(self, values: Tensor) -> Tensor:
-        """[..., L, R, G] int64, sums of the values [..., L, P] of the slots of each cell."""
-        cells = values.new_zeros(*values.shape[:-1], self.num_cells + 1)
-        cells = cells.scatter_add(-1, self.cell.expand_as(values), values)
-        return cells[..., :-1].view(*values.shape[:-1], *self.held.shape[1:])
-
-    def to_slots(self, table: Tensor, alone: Tensor) -> Tensor:
-        """[..., L, P] the tokens of a table [..., L, R, G], and ``alone`` in slots without cell."""
-        cells = torch.cat([table.flatten(-2), table.new_zeros(*table.shape[:-2], 1)], -1)
-        served = cells.gather(-1, self.cell.expand_as(alone))
-        return alone + torch.where(self.first, served, 0)
-
-    def alone(self, loads: Tensor, phy2log: Tensor) -> Tensor:
-        """[..., L, P] the tokens of slots without cell, 0 elsewhere."""
-        return torch.where(self.cell == self.num_cells, expert_loads(loads, phy2log), 0)
-
-
 def whole(loads: Tensor, phy2log: Tensor, shares: Tensor, num_ranks: int) -> Tensor:
     """Whole tokens for each slot, from shares whose makespan they are to keep.
 
-    The quotas (:func:`quotas`), then 20 rounds of :func:`push_tokens` towards ceil of the makespan
+    The quotas (:func:`quotas`), then 16 rounds of :func:`push_tokens` towards ceil of the makespan
     of the shares, and each time that is reached towards one token less. The best found is returned:
     its makespan is never above that of the quotas. A heuristic: with shares near the optimum the
     makespan is ceil(optimum) in all but few cases.
@@ -103,7 +45,7 @@ def whole(loads: Tensor, phy2log: Tensor, shares: Tensor, num_ranks: int) -> Ten
 
     Returns:
         int64 [..., L, P] that sums to the loads over the slots of each expert. Of slots of one
-        expert on one rank the first serves all. Memory: O(min(E, P - E) G) a layer and step.
+        expert on one rank the first serves all.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -112,20 +54,38 @@ def whole(loads: Tensor, phy2log: Tensor, shares: Tensor, num_ranks: int) -> Ten
     >>> whole(loads, phy2log, torch.tensor([[0.3, 1.0, 0.7, 1.0]]), num_ranks=2)
     tensor([[2, 4, 5, 1]])
     """
-    _check(loads, phy2log, shares, num_ranks)
+    check(loads, phy2log, num_ranks)
+    _check_shares(shares, loads, phy2log)
     counted, num_experts = loads.round().long(), loads.shape[-1]
     if phy2log.shape[1] == num_experts:
         return expert_loads(counted, phy2log)
-    layout = Layout.of(phy2log, num_experts, num_ranks)
-    alone = layout.alone(counted, phy2log)
-    start = quotas(counted, shares, layout)
-    target = _target(loads, phy2log, shares, num_ranks)
-    best = push_tokens(start, layout.held > 0, rank_loads(alone, num_ranks), target, ROUNDS)
-    return layout.to_slots(best, alone)
+    tiles = Tiles.of(phy2log, num_experts, num_ranks)
+    steps = counted.reshape(-1, *loads.shape[-2:])
+    parts = shares.expand(*loads.shape[:-1], -1).reshape(len(steps), *phy2log.shape)
+    chunk = max(1, CHUNK // tiles.copies.numel())
+    pairs = zip(torch.split(steps, chunk), torch.split(parts, chunk), strict=True)
+    found = torch.cat([_round(step, part, tiles) for step, part in pairs])
+    return found.view(*loads.shape[:-1], phy2log.shape[1])
 
 
-def quotas(loads: Tensor, shares: Tensor, layout: Layout) -> Tensor:
-    """Whole tokens near the shares, in the table [..., L, R, G] of the layout.
+def _round(loads: Tensor, shares: Tensor, tiles: Tiles) -> Tensor:
+    """:func:`whole` of loads [T, L, E] int64 and shares [T, L, P]."""
+    alone = tokens_alone(loads, tiles)
+    num_ranks = tiles.copies.shape[-1]
+    start, base = quotas(loads, shares, tiles), rank_loads(alone, num_ranks)
+    target = makespan_of_shares(loads, tiles.phy2log, shares, num_ranks)
+    best = push_tokens(start, tiles.copies > 0, base, target, ROUNDS)
+    return alone + _to_first_slots(best, tiles)
+
+
+def tokens_alone(loads: Tensor, tiles: Tiles) -> Tensor:
+    """[..., L, P] the tokens of experts that have no row in the tile, in their only slots."""
+    outside = tiles.cell == tiles.copies[0].numel()
+    return torch.where(outside, expert_loads(loads, tiles.phy2log), 0)
+
+
+def quotas(loads: Tensor, shares: Tensor, tiles: Tiles) -> Tensor:
+    """Whole tokens near the shares, [..., L, R, G].
 
     The tokens w of an expert are cut where the cumulated shares of its ranks end: rank g serves
     ``floor(w (s_0 + .. + s_g)) - floor(w (s_0 + .. + s_g-1))``, so they sum to w, and none is
@@ -133,17 +93,17 @@ def quotas(loads: Tensor, shares: Tensor, layout: Layout) -> Tensor:
     whose shares are all 0 is shared evenly. Loads [..., L, E] int64.
     """
     fixed_point = (shares.double().nan_to_num().clamp(0, 1) * 2**SHARE_BITS).round().long()
-    parts = layout.to_table(fixed_point)
+    parts = _to_cells(fixed_point, tiles)
     none = parts.sum(-1, keepdim=True) == 0
-    ends = torch.where(none, layout.held, parts).cumsum(-1)
-    tokens = loads.gather(-1, layout.expert.expand(*loads.shape[:-1], -1))
+    ends = torch.where(none, tiles.copies, parts).cumsum(-1)
+    tokens = loads.gather(-1, tiles.experts.expand(*loads.shape[:-1], -1))
     cuts = tokens[..., None] * ends // ends[..., -1:]
     return cuts.diff(prepend=torch.zeros_like(cuts[..., :1]))
 
 
-def _target(loads: Tensor, phy2log: Tensor, shares: Tensor, num_ranks: int) -> Tensor:
+def makespan_of_shares(loads: Tensor, phy2log: Tensor, shares: Tensor, num_ranks: int) -> Tensor:
     """Ceil of the makespan of the shares, [..., L] int64."""
-    served = rank_loads(expert_loads(loads.double(), phy2log) * shares, num_ranks)
+    served = rank_loads(expert_loads(loads, phy2log) * shares.double(), num_ranks)
     return (served.amax(-1) * (1 - SHARE_ERROR)).ceil().long()
 
 
@@ -189,20 +149,28 @@ def push_tokens(tokens: Tensor, held: Tensor, base: Tensor, target: Tensor, roun
     return best
 
 
-def _check(loads: Tensor, phy2log: Tensor, shares: Tensor, num_ranks: int) -> None:
-    """Shapes that fit; values are on the device and not looked at."""
-    if phy2log.ndim != 2 or loads.ndim < 2 or len(phy2log) != loads.shape[-2]:
+def _to_cells(values: Tensor, tiles: Tiles) -> Tensor:
+    """[..., L, R, G] int64, sums of the values [..., L, P] of the slots of each cell."""
+    cells = values.new_zeros(*values.shape[:-1], tiles.copies[0].numel() + 1)
+    cells.scatter_add_(-1, tiles.cell.expand_as(values), values)
+    return cells[..., :-1].reshape(*values.shape[:-1], *tiles.copies.shape[1:])
+
+
+def _to_first_slots(tile: Tensor, tiles: Tiles) -> Tensor:
+    """[..., L, P] the tokens of each cell [..., L, R, G] in the first of its slots."""
+    cells = torch.cat([tile.flatten(-2), tile.new_zeros(*tile.shape[:-2], 1)], -1)
+    layers, P = tiles.cell.shape
+    slot = torch.arange(P, device=tile.device).repeat(layers, 1)
+    first = slot.new_full((layers, cells.shape[-1]), P)
+    first = first.scatter_reduce(1, tiles.cell, slot, "amin").gather(1, tiles.cell)
+    served = cells.gather(-1, tiles.cell.expand(*cells.shape[:-1], -1))
+    return torch.where(first == slot, served, 0)
+
+
+def _check_shares(shares: Tensor, loads: Tensor, phy2log: Tensor) -> None:
+    expected = [*loads.shape[:-1], phy2log.shape[1]]
+    if list(shares.shape) not in (expected, expected[-2:]):
         raise ValueError(
-            f"loads {tuple(loads.shape)} and phy2log {tuple(phy2log.shape)}"
-            " must be [..., L, E] and [L, P] with the same number of layers"
-        )
-    layers, P = phy2log.shape
-    if shares.shape not in {(layers, P), (*loads.shape[:-1], P)}:
-        raise ValueError(
-            f"shares {tuple(shares.shape)} must be {(*loads.shape[:-1], P)} or {(layers, P)}"
-        )
-    if num_ranks < 1 or P % num_ranks or loads.shape[-1] > P:
-        raise ValueError(
-            f"{P} slots of {loads.shape[-1]} experts on num_ranks={num_ranks}:"
-            " every expert needs a slot, every rank the same number"
+            f"shares {list(shares.shape)}: give those of each slot, {expected}, or one"
+            f" for all steps, {expected[-2:]}"
         )
