@@ -90,42 +90,47 @@ class GraphPolicy:
         copies.
 
         Raises:
-            ValueError: the graph has no such number of ranks, ranks cannot have equally many
-                experts, or the slots are not as many as the graph's edges ask for.
+            ValueError: an argument does not fit, see :meth:`check`; the message names it.
         """
         shape = Shape.resolve(weight, num_replicas, num_groups, num_nodes, num_gpus)
-        ranks = shape.num_ranks // shape.num_nodes
         layers, experts = weight.shape
-        try:
-            sources = self.sources(ranks)
-        except ValueError as error:
-            where = " on every node" if shape.num_nodes > 1 else ""
-            raise ValueError(f"{self.name}: {error}{where}") from None
-        degree = sources.shape[1]
-        self._check_sizes(experts, num_replicas, num_gpus, degree)
+        self.check(experts, num_replicas, num_groups, num_nodes, num_gpus)
+        ranks = shape.num_ranks // shape.num_nodes
+        sources = self.sources(ranks).to(weight.device)
 
         own = unreplicated(weight, experts, num_groups, num_nodes, num_gpus)
         own = own.view(layers, shape.num_nodes, ranks, experts // num_gpus)
-        edge = torch.arange(degree, device=weight.device)
-        copies = own[:, :, sources.to(weight.device), edge]
+        copies = own[:, :, sources, torch.arange(sources.shape[1], device=weight.device)]
         return torch.cat([own, copies], 3).view(layers, num_replicas)
 
-    def _check_sizes(self, experts: int, slots: int, ranks: int, degree: int) -> None:
-        if experts % ranks:
+    def check(
+        self, num_experts: int, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int
+    ) -> None:
+        """Raises ValueError where the graph has no such number of ranks, ranks cannot have equally
+        many experts, or the slots are not as many as the edges ask for.
+        """
+        nodes = num_nodes if num_groups % num_nodes == 0 else 1
+        try:
+            degree = self.sources(num_gpus // nodes).shape[1]
+        except ValueError as error:
+            where = " on every node" if nodes > 1 else ""
+            raise ValueError(f"{self.name}: {error}{where}") from None
+        if num_experts % num_gpus:
             raise ValueError(
-                f"{self.name} gives every rank equally many experts of its own: {ranks} ranks do "
-                f"not divide {experts} experts"
+                f"{self.name} gives every rank equally many experts of its own: {num_gpus} ranks "
+                f"do not divide {num_experts} experts"
             )
-        if experts // ranks < degree:
+        if num_experts // num_gpus < degree:
             raise ValueError(
                 f"{self.name} copies {degree} experts of every rank, and a rank has "
-                f"{experts // ranks} of {experts} on {ranks} ranks"
+                f"{num_experts // num_gpus} of {num_experts} on {num_gpus} ranks"
             )
-        if slots != experts + degree * ranks:
+        redundant = num_gpus * degree
+        if num_replicas != num_experts + redundant:
             raise ValueError(
-                f"{self.name} copies {degree} of the experts of every rank: {experts} experts on "
-                f"{ranks} ranks need {degree * ranks} redundant slots ({experts + degree * ranks} "
-                f"in total), not {slots - experts}"
+                f"{self.name} copies {degree} of the experts of every rank: {num_experts} experts "
+                f"on {num_gpus} ranks need {redundant} redundant slots "
+                f"({num_experts + redundant} in total), not {num_replicas - num_experts}"
             )
 
 

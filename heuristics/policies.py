@@ -53,11 +53,14 @@ class NamedPolicy:
         idea: one line.
         change: how it starts from the placement until now, given as ``old``; None for a policy that
             always places anew.
+        check: raises ValueError for numbers of experts, slots, groups, nodes and ranks of which it
+            has no placement; None for a policy that has one of all.
     """
 
     place: Place
     idea: str
     change: Callable[..., Tensor] | None = None
+    check: Callable[[int, int, int, int, int], None] | None = None
 
     def __call__(
         self,
@@ -112,14 +115,15 @@ TABLE: dict[str, NamedPolicy] = {
 KEEPING, RELABEL = "refined", "relabel"
 """The policy that can start from the placement until now, and the word for keeping all it can."""
 
-LPLB_GRAPHS: dict[str, NamedPolicy] = {
-    f"lplb-graph:{graph}": NamedPolicy(
-        GraphPolicy(f"lplb-graph:{graph}", sources),
-        f"LPLB's {graph}: each rank's heaviest experts copied to neighbours; needs a dispatcher",
-    )
-    for graph, sources in GRAPHS.items()
-}
-"""Those for one number of slots only, and so not among the policies that every shape can have."""
+
+def _along(graph: str) -> NamedPolicy:
+    place = GraphPolicy(f"lplb-graph:{graph}", GRAPHS[graph])
+    idea = f"LPLB's {graph}: heaviest experts copied to fixed neighbours; needs a dispatcher"
+    return NamedPolicy(place, idea, check=place.check)
+
+
+LPLB_GRAPHS: dict[str, NamedPolicy] = {f"lplb-graph:{graph}": _along(graph) for graph in GRAPHS}
+"""Placements along a fixed graph: each of one number of slots only, and so not in ``TABLE``."""
 
 
 def compose(name: str) -> Pipeline:

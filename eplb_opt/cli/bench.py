@@ -41,7 +41,7 @@ def command(
     if repeat < 1:
         raise InputError(f"--repeat {repeat} must be at least 1")
     names = policies or tuple(POLICIES)
-    with policies_loaded(names, limits) as runner:
+    with policies_loaded(names, limits, instance) as runner:
         report = measure_gap(
             instance,
             names,

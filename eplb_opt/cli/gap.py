@@ -86,7 +86,7 @@ def command(
     if serve_on is not None:
         instance, served = _placed_and_served(instance, serve_on, cost.objective)
     windows = instance.num_layers // num_layers  # with --serve-on next:N
-    with policies_loaded(policies, limits) as runner, progress_bar() as progress:
+    with policies_loaded(policies, limits, instance) as runner, progress_bar() as progress:
         report = measure_gap(
             instance,
             policies,

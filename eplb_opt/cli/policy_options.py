@@ -14,6 +14,7 @@ from eplb_opt.cli.files import policy_files
 from eplb_opt.cli.parameters import Command, Finite
 
 if TYPE_CHECKING:
+    from eplb_opt import Instance
     from eplb_opt.policies.dispatchers import DispatcherRunner
     from eplb_opt.policies.process import Limits
     from eplb_opt.policies.runner import PolicyRunner
@@ -37,20 +38,23 @@ def policies_option(
 
 @contextmanager
 def policies_loaded(
-    policies: Iterable[str], limits: Limits | None = None
+    policies: Iterable[str], limits: Limits | None = None, instance: Instance | None = None
 ) -> Iterator[PolicyRunner]:
     """What runs the policies, with all of them found and users' files imported.
 
     Raises:
-        InputError: one does not exist, cannot be imported, or is no policy.
+        InputError: one does not exist, cannot be imported, is no policy, or has no placement of the
+            sizes of ``instance``.
     """
-    from eplb_opt.policies.names import PolicyError
+    from eplb_opt.policies.names import PolicyError, is_user_file, load_policy
     from eplb_opt.policies.runner import PolicyRunner
 
     with PolicyRunner(limits) as runner:
         for policy in policies:
             try:
                 runner.load(policy)
+                if instance is not None and not is_user_file(policy):
+                    load_policy(policy).check_sizes(instance)
             except PolicyError as error:
                 raise _not_loaded("policy", policy, error) from error
         yield runner

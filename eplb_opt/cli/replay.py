@@ -125,7 +125,7 @@ def command(
 
     if layer_steps is not None and not use_async:
         raise InputError(f"--layer-steps {layer_steps} needs --async: else layers move at once")
-    with policies_loaded(policies, limits) as runner, bad_input():
+    with policies_loaded(policies, limits, instance) as runner, bad_input():
         models = [instance, *(_read_another(instance, path) for path in also)]
         settings = Settings(window or interval, interval, use_async, attribute == "late")
         with progress_bar() as progress:

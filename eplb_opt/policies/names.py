@@ -114,6 +114,19 @@ class Policy:
         takes_old = self.built_in or _required_arguments(self.function) > 1 + len(sizes)
         return self.function(weight, *sizes, *([old] if takes_old else []))
 
+    def check_sizes(self, instance: Instance) -> None:
+        """Find out before there is work whether the policy has placements of such sizes at all.
+
+        Raises:
+            PolicyError: a built-in one has none; the message says what would fit.
+        """
+        check = getattr(self.function, "check", None)
+        if self.built_in and check is not None:
+            try:
+                check(instance.num_logical_experts, *sizes_of(instance))
+            except ValueError as error:
+                raise PolicyError(str(error)) from None
+
     def run(self, instance: Instance, old: Slots | None = None, *, once: bool = False) -> Run:
         """Place all layers of ``instance`` in this process, check the answer, and time it.
 
@@ -160,14 +173,6 @@ def arguments(instance: Instance, takes_steps: bool = False) -> tuple[Any, list[
     Raises:
         PolicyError: float32 does not hold the loads.
     """
-    topology = instance.topology
-    hierarchical = instance.rule == Rule.HIERARCHICAL
-    sizes = [
-        topology.num_physical_experts,
-        topology.num_groups if hierarchical else 1,
-        topology.num_nodes if hierarchical else 1,
-        topology.num_ranks,
-    ]
     with np.errstate(over="ignore"):
         largest = float(instance.loads.sum(axis=1, dtype=np.float64).max())
     if largest > float(np.finfo(np.float32).max):
@@ -178,7 +183,19 @@ def arguments(instance: Instance, takes_steps: bool = False) -> tuple[Any, list[
     loads = instance.loads
     if takes_steps:
         loads = loads[None] if instance.trace is None else instance.trace
-    return np.array(loads, dtype=np.float32), sizes
+    return np.array(loads, dtype=np.float32), sizes_of(instance)
+
+
+def sizes_of(instance: Instance) -> list[int]:
+    """Numbers of slots, groups, nodes and ranks as policies get them."""
+    topology = instance.topology
+    hierarchical = instance.rule == Rule.HIERARCHICAL
+    return [
+        topology.num_physical_experts,
+        topology.num_groups if hierarchical else 1,
+        topology.num_nodes if hierarchical else 1,
+        topology.num_ranks,
+    ]
 
 
 def is_user_file(name: str) -> bool:
@@ -189,7 +206,7 @@ def is_user_file(name: str) -> bool:
 def load_policy(policy: AnyPolicy) -> Policy:
     """A built-in policy, ``path/to/file.py[:function]``, or a function, to be called here.
 
-    Built-in are the names that :func:`heuristics.policies.placer` reads: those of its table,
+    Built-in are the names that :func:`heuristics.policies.placer` reads: those of its tables,
     ``refined:40``, ``refined:relabel``, and stages joined by ``+``. The function of a file is
     ``rebalance_experts`` by default, and may be an attribute of a class
     (``file.py:Class.function``).

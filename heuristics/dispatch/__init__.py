@@ -10,12 +10,28 @@ operations on all layers and steps at once, on any device.
 - ``fixed``: the best shares for all steps;
 - ``whole``: whole tokens for each slot from shares;
 - ``tokens``: from the tokens of each slot to the slot of each token;
-- ``lplb``, ``drawn``: what engines do; ``rules``: the names of all these.
+- ``lplb``, ``drawn``: what engines do, to compare with;
+- ``rules``: the table of dispatch rules by name.
 """
 
+from heuristics.dispatch.drawn import drawn, hashed
 from heuristics.dispatch.fixed import fixed_shares
 from heuristics.dispatch.interior_point import shares
+from heuristics.dispatch.lplb import lplb
+from heuristics.dispatch.rules import UnknownDispatcherError, share_rule
 from heuristics.dispatch.tokens import expert_counts, physical_ids, tokens_before
 from heuristics.dispatch.whole import whole
 
-__all__ = ["expert_counts", "fixed_shares", "physical_ids", "shares", "tokens_before", "whole"]
+__all__ = [
+    "UnknownDispatcherError",
+    "drawn",
+    "expert_counts",
+    "fixed_shares",
+    "hashed",
+    "lplb",
+    "physical_ids",
+    "share_rule",
+    "shares",
+    "tokens_before",
+    "whole",
+]

@@ -36,6 +36,10 @@ BAD = {
         [*GAP, *MACHINE, "--nodes", "3", "--groups", "3"],
         "num_logical_experts=4 is not a multiple of num_groups=3",
     ),
+    "no such graph": (
+        [*GAP, *MACHINE, "--policy", "deepseek", "--policy", "lplb-graph:torus"],
+        "lplb-graph:torus: a torus needs m n ranks with m and n at least 2, not 3",
+    ),
     "memory of nothing": ([*GAP, *MACHINE, "--policy-memory", "4"], "'4' is not a size such as"),
     "no time for policies": ([*GAP, *MACHINE, "--policy-timeout", "0"], "--policy-timeout"),
     "unknown rule": ([*GAP, *MACHINE, "--rule", "best"], "'best' is not one of"),
