@@ -24,6 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from heuristics.dispatch.interior_point import check
 from heuristics.dispatch.slots import expert_loads, rank_loads
 from heuristics.replication import count_replicas
 
@@ -51,11 +52,15 @@ def lplb(loads: Tensor, phy2log: Tensor, num_ranks: int, *, steps: int = STEPS) 
         [..., L, P] float32, 1 over the slots of each expert. Heuristic: the makespan may exceed
         that of even shares. O(steps n^2 (n + P)) a layer, n = min(E, P - E) + G.
 
+    Raises:
+        ValueError: shapes do not fit, or ``steps`` is less than 1.
+
     Example:
         >>> phy2log = torch.tensor([[0, 1, 1, 2]])  # expert 1 is on both ranks
         >>> lplb(torch.tensor([[50, 40, 10]]), phy2log, 2, steps=9).round(decimals=3)
         tensor([[1., 0., 1., 1.]])
     """
+    check(loads, phy2log, num_ranks)
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")
     loads = loads.float()

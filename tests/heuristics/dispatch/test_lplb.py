@@ -96,5 +96,7 @@ def test_shares_of_an_expert_sum_to_1(data: st.DataObject) -> None:
 def test_no_steps_and_no_loads() -> None:
     phy2log = torch.tensor([[0, 1, 1, 0]])
     assert lplb(torch.ones(0, 1, 2), phy2log, 2).shape == (0, 1, 4)
+    with pytest.raises(ValueError, match="num_ranks=3 does not divide 4 slots"):
+        lplb(torch.ones(1, 2), phy2log, 3)
     with pytest.raises(ValueError, match="steps=0 must be at least 1"):
         lplb(torch.ones(1, 2), phy2log, 2, steps=0)
