@@ -90,12 +90,10 @@ class Dispatcher:
 
 
 def _tensor(array: NDArray[Any], strided: bool) -> Any:
-    """A copy; as every second element of a larger tensor if it shall be ``strided``."""
+    """A copy, its last axis the slowest in memory if it shall be ``strided``."""
     import torch
 
-    if strided:
-        return torch.from_numpy(np.repeat(array, 2, axis=-1))[..., ::2]
-    return torch.from_numpy(array.copy())
+    return torch.from_numpy(np.array(array, order="F" if strided else "C"))
 
 
 def load_dispatcher(dispatcher: AnyDispatcher) -> Dispatcher:

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.policies.dispatchers import DispatcherRunner
+from eplb_opt.policies.dispatchers import AnyDispatcher, DispatcherRunner
 from eplb_opt.policies.names import PolicyError
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
@@ -69,7 +69,7 @@ class DispatcherAttack:
 
 
 def hunt_dispatch(
-    dispatcher: str,
+    dispatcher: AnyDispatcher,
     num_experts: int,
     machine: Topology,
     *,

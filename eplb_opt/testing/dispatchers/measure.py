@@ -124,10 +124,14 @@ def _first(bad: NDArray[Any], word: str, values: NDArray[Any], case: Case, what:
 
 
 def slot_tokens(values: NDArray[Any], case: Case) -> NDArray[Any]:
-    """Tokens of each slot [..., L, P], float64 from shares, int64 from whole tokens."""
+    """Tokens of each slot [..., L, P], int64 from whole tokens; float64 from shares, those of an
+    expert divided by their sum, so that all its tokens are served.
+    """
     if is_whole(values):
         return values.astype(np.int64)
-    return np.asarray(values.astype(np.float64) * of_experts(case.loads, case))
+    shares = values.astype(np.float64)
+    sums = of_experts(by_expert(shares, case), case)
+    return np.asarray(shares / sums * of_experts(case.loads, case))
 
 
 def makespans(values: NDArray[Any], case: Case) -> Floats:
