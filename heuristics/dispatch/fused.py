@@ -1,0 +1,124 @@
+"""Shares and whole tokens in one kernel, a program a step and layer, for the GPU of an engine.
+
+:func:`shares_and_tokens` gives what ``shares`` and then ``whole`` give, but for rounding, without
+their hundreds of small operations. It needs Triton, which CUDA builds of torch bring along; the
+extra ``gpu`` of this package installs it on Linux. Nothing else of this package needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heuristics.dispatch.interior_point import SWEEPS, check
+from heuristics.dispatch.tiles import Tiles
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the kernel reads of a placement, made once: all int32, contiguous.
+
+    Attributes:
+        num_experts: E.
+        phy2log: [L, P] the expert in each slot.
+        experts: [L, R] those with several slots and others, R = min(E, P - E).
+        copies: [L, R, G] their slots on each rank.
+        cell: [L, P] the place of a slot among the R G of ``copies``, R G for other experts.
+        first: [L, P] 1 for the first slot of its expert on its rank, which serves all its tokens.
+    """
+
+    num_experts: int
+    phy2log: Tensor
+    experts: Tensor
+    copies: Tensor
+    cell: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, phy2log: Tensor, num_experts: int, num_ranks: int) -> Plan:
+        """From the expert in each slot, [L, P]; no host synchronization."""
+        tiles = Tiles.of(phy2log, num_experts, num_ranks)
+        slot = torch.arange(phy2log.shape[1], device=phy2log.device).expand_as(phy2log)
+        cells = phy2log.new_zeros(len(phy2log), tiles.copies[0].numel() + 1)
+        first = cells.scatter_reduce(1, tiles.cell, slot, "amin", include_self=False)
+        first = first.gather(1, tiles.cell) == slot
+        tensors = (phy2log, tiles.experts, tiles.copies, tiles.cell, first)
+        return cls(num_experts, *(t.int().contiguous() for t in tensors))
+
+
+def shares_and_tokens(
+    loads: Tensor, plan: Plan, *, counts: Tensor | None = None, sweeps: int = SWEEPS
+) -> tuple[Tensor, Tensor]:
+    """Shares [..., L, P] float32 and whole tokens [..., L, P] int64 of each slot.
+
+    Args:
+        loads: [..., L, E] tokens of each expert, whole numbers of any dtype, on a GPU.
+        plan: of the placement, on the same GPU.
+        counts: [..., L, E] the tokens that are split by the shares, where they are not ``loads``:
+            those of one source.
+        sweeps: as in :func:`heuristics.dispatch.shares`.
+
+    Raises:
+        ModuleNotFoundError: Triton is not installed.
+        ValueError: shapes that do not fit, or tensors that are not on a GPU.
+    """
+    num_ranks = plan.copies.shape[-1]
+    check(loads, plan.phy2log, num_ranks)
+    counts = loads if counts is None else counts
+    if counts.shape != loads.shape or loads.shape[-1] != plan.num_experts:
+        raise ValueError(
+            f"loads {list(loads.shape)} and counts {list(counts.shape)} must be alike, "
+            f"of the {plan.num_experts} experts of the plan"
+        )
+    kernel = _kernel(loads)
+    num_layers, num_slots = plan.phy2log.shape
+    num_rows = plan.experts.shape[1]
+    shape = (*loads.shape[:-1], num_slots)
+    shares = loads.new_empty(shape, dtype=torch.float32)
+    tokens = loads.new_empty(shape, dtype=torch.int64)
+    programs = loads.numel() // plan.num_experts
+    tiles = programs, num_rows, num_ranks
+    rows, ranks = _filled(num_rows, 16), _filled(num_ranks, 16)
+    if not programs:
+        return shares, tokens
+    kernel[(programs,)](
+        loads.contiguous(), counts.contiguous(),
+        plan.phy2log, plan.experts, plan.copies, plan.cell, plan.first,
+        shares.new_empty(tiles), tokens.new_empty(tiles), shares, tokens,
+        num_layers, sweeps,
+        E=plan.num_experts, R=num_rows, G=num_ranks, S=num_slots // num_ranks,
+        BLOCK_R=rows, BLOCK_G=ranks, BLOCK_S=_filled(num_slots // num_ranks, 1),
+        num_warps=min(16, max(rows, ranks) * ranks // 128),
+    )  # fmt: skip
+    return shares, tokens
+
+
+def _filled(number: int, least: int) -> int:
+    """The next power of two, at least ``least``."""
+    return max(least, 1 << (number - 1).bit_length())
+
+
+def _kernel(loads: Tensor) -> Any:
+    """The kernel, compiled, or interpreted where TRITON_INTERPRET=1 was set in time."""
+    try:
+        from triton.runtime.interpreter import InterpretedFunction
+
+        from heuristics.dispatch.kernel import shares_and_tokens_kernel as kernel
+    except ModuleNotFoundError as missing:
+        if missing.name != "triton":
+            raise
+        raise ModuleNotFoundError(
+            "the kernel of the dispatcher needs Triton: pip install 'eplb-opt[gpu]' (Linux); "
+            "heuristics.dispatch.shares and whole do without",
+            name="triton",
+        ) from missing
+    if not loads.is_cuda and not isinstance(kernel, InterpretedFunction):
+        raise ValueError(
+            f"loads are on {loads.device}: the kernel runs on a GPU (in Triton's interpreter if "
+            "TRITON_INTERPRET=1 is set before Triton is imported); heuristics.dispatch.shares and "
+            "whole run anywhere"
+        )
+    return kernel

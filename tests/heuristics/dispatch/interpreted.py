@@ -1,0 +1,54 @@
+"""``python interpreted.py FILE``: what the kernel gives for CASES, in Triton's interpreter.
+
+A process of its own: TRITON_INTERPRET counts only if it is set before Triton is imported.
+"""
+
+import os
+import sys
+
+import torch
+
+CASES = {  # T, L, E, P, G
+    "steps and layers": (2, 2, 8, 12, 4),
+    "three ranks": (2, 1, 12, 15, 3),
+    "eight ranks": (1, 1, 24, 32, 8),
+    "every expert twice": (1, 1, 6, 12, 6),
+    "no replicas": (1, 1, 6, 6, 3),
+    "one rank": (1, 1, 4, 6, 1),
+    "no steps": (0, 2, 8, 12, 4),
+}
+SWEEPS = 3  # fewer than the default, for time
+
+
+def case(name: str) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Loads [T, L, E] int64, phy2log [L, P], G; some experts and a step of a layer without load.
+
+    Slots are drawn, so that replicas of an expert share ranks here and there.
+    """
+    steps, layers, experts, slots, ranks = CASES[name]
+    rng = torch.Generator().manual_seed(len(name))
+    loads = (200 * torch.rand(steps, layers, experts, generator=rng) ** 4).long()
+    loads[:1, 1:] = 0
+    more = torch.randint(experts, (layers, slots - experts), generator=rng)
+    phy2log = torch.cat([torch.arange(experts).expand(layers, -1), more], 1)
+    order = torch.rand(layers, slots, generator=rng).argsort(1)
+    return loads, phy2log.gather(1, order), ranks
+
+
+def main(file: str) -> None:
+    from heuristics.dispatch.fused import Plan, shares_and_tokens
+
+    found = {}
+    for name in CASES:
+        loads, phy2log, ranks = case(name)
+        plan = Plan.of(phy2log, loads.shape[-1], ranks)
+        found[name] = shares_and_tokens(loads, plan, sweeps=SWEEPS)
+    loads, phy2log, ranks = case("three ranks")
+    plan = Plan.of(phy2log, loads.shape[-1], ranks)
+    found["own"] = shares_and_tokens(loads.float(), plan, counts=loads // 3, sweeps=SWEEPS)
+    torch.save(found, file)
+
+
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"
+    main(sys.argv[1])
