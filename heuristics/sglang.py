@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from heuristics.dispatch import physical_ids, shares, whole
+from heuristics.dispatch import expert_counts, physical_ids, shares, whole
 
 SWITCH = "EPLB_OPT_SGLANG"
 
@@ -70,22 +70,9 @@ class Step:
 
         ``rank_invariant``: every rank holds the same tokens, so its own are all there are.
         """
-        total, before = (self.own, 0 * self.own) if rank_invariant else (self.total, self.before)
+        total, before = (self.own, None) if rank_invariant else (self.total, self.before)
         tokens = whole(total[None], self.phy2log[None], self.shares[None], self.num_ranks)[0]
-        # Padding (-1) is an expert of its own after the last, in a slot of its own after the last.
-        num_experts, num_slots = len(total), len(tokens)
-        slots = physical_ids(
-            _padding_last(topk_ids, num_experts),
-            torch.nn.functional.pad(self.phy2log, (0, 1), value=num_experts),
-            torch.nn.functional.pad(tokens, (0, 1), value=topk_ids.numel()),
-            before=torch.nn.functional.pad(before, (0, 1)),
-        )
-        return slots.masked_fill(slots == num_slots, -1).to(topk_ids.dtype)
-
-
-def _padding_last(topk_ids: Tensor, num_experts: int) -> Tensor:
-    """int64 ids with the number of experts in place of -1."""
-    return topk_ids.long().masked_fill(topk_ids < 0, num_experts)
+        return physical_ids(topk_ids, self.phy2log, tokens, before=before)
 
 
 class LPLBSolver:
@@ -126,10 +113,7 @@ class LPLBSolver:
         Args:
             topk_ids: [tokens, k] int32, the experts of this rank's tokens; -1 is padding.
         """
-        num_experts = len(self.log2phy)
-        own = torch.zeros(num_experts + 1, dtype=torch.int64, device=topk_ids.device)
-        ids = _padding_last(topk_ids, num_experts).flatten()
-        own = own.scatter_add(0, ids, torch.ones_like(ids))[:num_experts]
+        own = expert_counts(topk_ids, len(self.log2phy))
         before, total, loads = self._counts(own)
         phy2log = self.phy2log.long()
         part = shares(loads[None], phy2log[None], self.num_gpus)[0].float()
