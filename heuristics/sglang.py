@@ -21,13 +21,16 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from heuristics.dispatch import expert_counts, physical_ids, shares, whole
+from heuristics.dispatch.fused import Plan, shares_and_tokens
 
+HAVE_TRITON = find_spec("triton") is not None
 SWITCH = "EPLB_OPT_SGLANG"
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,32 @@ class RankGroup(Protocol):
         """The sum over the ranks; only what is returned counts."""
 
 
+def by_operations(
+    loads: Tensor, counts: Tensor, phy2log: Tensor, num_ranks: int
+) -> tuple[Tensor, Tensor]:
+    """The shares [P] of one layer for loads [E], and counts [E] split by them in whole tokens [P].
+
+    Hundreds of small operations on any device.
+    """
+    part = shares(loads[None], phy2log[None], num_ranks)
+    return part[0], whole(counts[None], phy2log[None], part, num_ranks)[0]
+
+
+def by_kernel(
+    loads: Tensor, counts: Tensor, phy2log: Tensor, num_ranks: int
+) -> tuple[Tensor, Tensor]:
+    """The same in one kernel on a GPU, and some operations on the map, which may have changed."""
+    plan = Plan.of(phy2log[None], len(loads), num_ranks)
+    part, tokens = shares_and_tokens(loads[None], plan, counts=counts[None])
+    return part[0], tokens[0]
+
+
+def decide(loads: Tensor, counts: Tensor, phy2log: Tensor, num_ranks: int) -> tuple[Tensor, Tensor]:
+    """As the device allows."""
+    best = by_kernel if loads.is_cuda and HAVE_TRITON else by_operations
+    return best(loads, counts, phy2log, num_ranks)
+
+
 @dataclass(frozen=True)
 class Step:
     """What ``solve`` knows of a step, for the dispatch of the same step.
@@ -52,27 +81,26 @@ class Step:
     Attributes:
         phy2log: [P] int64, the expert in each slot.
         num_ranks: G.
-        shares: [P], the part of its expert's tokens that each slot serves.
         own: [E] int64, the tokens of each expert on this rank.
         before: [E] int64, those on the ranks before this one.
-        total: [E] int64, those on all ranks.
+        tokens: [P] int64, those that each slot is to serve over all ranks.
     """
 
     phy2log: Tensor
     num_ranks: int
-    shares: Tensor
     own: Tensor
     before: Tensor
-    total: Tensor
+    tokens: Tensor
 
     def physical_ids(self, topk_ids: Tensor, rank_invariant: bool) -> Tensor:
         """The slot that serves each token, shape and dtype of ``topk_ids``; -1 stays -1.
 
         ``rank_invariant``: every rank holds the same tokens, so its own are all there are.
         """
-        total, before = (self.own, None) if rank_invariant else (self.total, self.before)
-        tokens = whole(total[None], self.phy2log[None], self.shares[None], self.num_ranks)[0]
-        return physical_ids(topk_ids, self.phy2log, tokens, before=before)
+        if not rank_invariant:
+            return physical_ids(topk_ids, self.phy2log, self.tokens, before=self.before)
+        _, tokens = decide(self.own.float(), self.own, self.phy2log, self.num_ranks)
+        return physical_ids(topk_ids, self.phy2log, tokens)
 
 
 class LPLBSolver:
@@ -114,34 +142,33 @@ class LPLBSolver:
             topk_ids: [tokens, k] int32, the experts of this rank's tokens; -1 is padding.
         """
         own = expert_counts(topk_ids, len(self.log2phy))
-        before, total, loads = self._counts(own)
+        loads, counts, before = self._counts(own)
         phy2log = self.phy2log.long()
-        part = shares(loads[None], phy2log[None], self.num_gpus)[0].float()
+        part, tokens = decide(loads, counts, phy2log, self.num_gpus)
         columns = self.log2phy.long()
         probability = part[columns.clamp(min=0)].masked_fill(columns < 0, 0.0)
         # The dispatch step gets this very tensor and nothing else that knows the layer.
-        probability.step = Step(  # type: ignore[attr-defined]
-            phy2log, self.num_gpus, part, own, before, total
-        )
+        step = Step(phy2log, self.num_gpus, own, before, tokens)
+        probability.step = step  # type: ignore[attr-defined]
         return probability
 
     def _counts(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens on the ranks before, on all ranks, and the loads [E] that shares are made for."""
+        """Loads [E] that shares are made for; counts [E] that they split, those of ranks before."""
         if self.ep_group is None:
-            return torch.zeros_like(own), own, own.float()
+            return own.float(), own, torch.zeros_like(own)
         gathered = self.ep_group.all_gather(own.int()[None], dim=0).long()
         total = gathered.sum(0)
-        return gathered[: self.ep_group.rank_in_group].sum(0), total, total.float()
+        return total.float(), total, gathered[: self.ep_group.rank_in_group].sum(0)
 
 
 class OwnCountsSolver(LPLBSolver):
-    """Adds counts up instead of gathering them: shares for all tokens, rounded on the own ones."""
+    """Adds counts up instead of gathering them: shares for all tokens split the rank's own."""
 
     def _counts(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         loads = own.float()
         if self.ep_group is not None:
             loads = self.ep_group.all_reduce(loads)
-        return torch.zeros_like(own), own, loads
+        return loads, own, torch.zeros_like(own)
 
 
 def topk_ids_logical_to_physical(

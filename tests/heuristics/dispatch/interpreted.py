@@ -37,6 +37,7 @@ def case(name: str) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 def main(file: str) -> None:
     from heuristics.dispatch.fused import Plan, shares_and_tokens
+    from heuristics.sglang import by_kernel
 
     found = {}
     for name in CASES:
@@ -46,6 +47,8 @@ def main(file: str) -> None:
     loads, phy2log, ranks = case("three ranks")
     plan = Plan.of(phy2log, loads.shape[-1], ranks)
     found["own"] = shares_and_tokens(loads.float(), plan, counts=loads // 3, sweeps=SWEEPS)
+    place = phy2log[0], ranks
+    found["one layer"] = by_kernel(loads[0, 0].float(), loads[1, 0], *place)
     torch.save(found, file)
 
 

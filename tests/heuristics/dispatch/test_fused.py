@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from heuristics import sglang
 from heuristics.dispatch import shares, whole
 from heuristics.dispatch.fused import Plan, shares_and_tokens
 from heuristics.dispatch.slots import expert_loads, rank_loads
@@ -49,6 +50,10 @@ def test_the_kernel_gives_what_tensor_operations_give(tmp_path: Path):
         check(found[name], loads, loads, place)
     loads, *place = interpreted.case("three ranks")
     check(found["own"], loads, loads // 3, place)
+    shared, tokens = found["one layer"]  # as SGLang's drop-in calls it
+    by_operations = sglang.by_operations(loads[0, 0].float(), loads[1, 0], place[0][0], place[1])
+    torch.testing.assert_close(shared, by_operations[0])
+    assert torch.equal(tokens, by_operations[1])
 
 
 PLAN = Plan.of(torch.tensor([[0, 1, 0, 2]]), 3, 2)
