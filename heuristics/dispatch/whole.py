@@ -121,7 +121,7 @@ def push_tokens(tokens: Tensor, held: Tensor, base: Tensor, target: Tensor, roun
         held: [L, R, G] bool, the ranks that hold the expert.
         base: [..., L, G] tokens on each rank that cannot move.
         target: [..., L] makespan to reach.
-        rounds: number of rounds, each of about 20 operations.
+        rounds: number of rounds, each of about 30 operations.
 
     Returns:
         [..., L, R, G] the tokens with the least makespan seen, the first such.
