@@ -75,25 +75,31 @@ def shares_and_tokens(
         )
     kernel = _kernel(loads)
     num_layers, num_slots = plan.phy2log.shape
-    num_rows = plan.experts.shape[1]
+    programs = loads.numel() // plan.num_experts
     shape = (*loads.shape[:-1], num_slots)
     shares = loads.new_empty(shape, dtype=torch.float32)
     tokens = loads.new_empty(shape, dtype=torch.int64)
-    programs = loads.numel() // plan.num_experts
-    tiles = programs, num_rows, num_ranks
-    rows, ranks = _filled(num_rows, 16), _filled(num_ranks, 16)
-    if not programs:
-        return shares, tokens
-    kernel[(programs,)](
-        loads.contiguous(), counts.contiguous(),
-        plan.phy2log, plan.experts, plan.copies, plan.cell, plan.first,
-        shares.new_empty(tiles), tokens.new_empty(tiles), shares, tokens,
-        num_layers, sweeps,
-        E=plan.num_experts, R=num_rows, G=num_ranks, S=num_slots // num_ranks,
-        BLOCK_R=rows, BLOCK_G=ranks, BLOCK_S=_filled(num_slots // num_ranks, 1),
-        num_warps=min(16, max(rows, ranks) * ranks // 128),
-    )  # fmt: skip
+    if programs:
+        tiles = programs, plan.experts.shape[1], num_ranks
+        kernel[(programs,)](
+            loads.contiguous(), counts.contiguous(),
+            plan.phy2log, plan.experts, plan.copies, plan.cell, plan.first,
+            shares.new_empty(tiles), tokens.new_empty(tiles), shares, tokens,
+            num_layers, sweeps,
+            **sizes(plan.num_experts, num_slots, num_ranks), enable_fp_fusion=True,
+        )  # fmt: skip
     return shares, tokens
+
+
+def sizes(num_experts: int, num_slots: int, num_ranks: int) -> dict[str, int]:
+    """What the kernel is compiled for; a warp for each 128 places of the larger of its tables."""
+    rows, each = min(num_experts, num_slots - num_experts), num_slots // num_ranks
+    block_rows, block_ranks = _filled(rows, 16), _filled(num_ranks, 16)
+    return {
+        "E": num_experts, "R": rows, "G": num_ranks, "S": each,
+        "BLOCK_R": block_rows, "BLOCK_G": block_ranks, "BLOCK_S": _filled(each, 1),
+        "num_warps": min(16, max(block_rows, block_ranks) * block_ranks // 128),
+    }  # fmt: skip
 
 
 def _filled(number: int, least: int) -> int:
