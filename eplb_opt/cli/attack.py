@@ -66,10 +66,8 @@ def command(
     certificate: str | None,
     topology: TopologyOptions,
 ) -> int:
-    """Search for small loads where a policy is furthest from the proven optimum.
-
-    With --dispatcher for loads and placements where what shares the tokens is, compared with the
-    best shares, or whole tokens, of the same placement.
+    """Search for small loads where a policy is furthest from the proven optimum; with --dispatcher
+    for loads and placements where a dispatcher is, compared with the best of the same placement.
 
     Random starts, local search and shrinking for --seconds; the same seed tries the same loads as
     far as the time goes. Meant for some 16 slots, where optima are proven at once.

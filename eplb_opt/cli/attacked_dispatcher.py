@@ -104,4 +104,4 @@ def _shown(value: Fraction) -> str:
     is short.
     """
     exact = "" if len(str(value)) > SHORT or value == int(value) else f" = {value}"
-    return f"{math.floor(value * 10**4) / 10**4:.10g}{exact}"
+    return f"{math.floor(value * 10**6) / 10**6:.12g}{exact}"

@@ -57,9 +57,8 @@ def command(
     limits: Limits,
 ) -> int:
     """Run every check on a policy: valid placements, an engine's contracts, and quality if asked.
-
-    With --dispatcher on what shares the tokens of each step: valid shares or whole tokens, never
-    above even shares; --never-worse-than names another dispatcher, gaps are to the exact optimum.
+    With --dispatcher on a dispatcher: valid shares or whole tokens, never above even shares; gaps
+    are to the exact optimum of each step, and --never-worse-than names another dispatcher.
 
     Exit code 1 if a check fails.
     """
@@ -102,8 +101,10 @@ def _dispatcher_suite(
 ) -> Iterator[Iterator[Finding]]:
     from eplb_opt.testing.dispatchers import run_dispatcher_suite
 
-    other = asked["never_worse_than"] or dispatcher
-    with dispatcher_loaded(dispatcher, limits) as runner, dispatcher_loaded(other, limits):
+    with dispatcher_loaded(dispatcher, limits) as runner:
+        if other := asked["never_worse_than"]:
+            with dispatcher_loaded(other, limits):
+                pass  # found, before there is work for it
         yield run_dispatcher_suite(dispatcher, runner=runner, limits=limits, **asked)
 
 

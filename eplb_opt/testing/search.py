@@ -56,7 +56,8 @@ def search(
         while (spent := time.monotonic() - start) < 0.85 * seconds:
             progress(spent / seconds, hunt.worst)
             hunt.step()
-        least_ratio = hunt.worst.ratio * (1 - SLACK) if hunt.worst else Fraction(1)
+        worst = hunt.worst.ratio if hunt.worst else Fraction(1)
+        least_ratio = max(worst * (1 - SLACK), (worst + 1) / 2)  # half of a small excess stays
         while time.monotonic() - start < seconds and hunt.shrink(least_ratio):
             progress((time.monotonic() - start) / seconds, hunt.worst)
     except KeyboardInterrupt:

@@ -43,6 +43,8 @@ BATCH = 192
 """Steps that a dispatcher shares in one call."""
 ELITE = 24
 """The worst found so far, from which new ones are made."""
+ROUNDING = Fraction(1, 10**6)
+"""A ratio so little above 1 is that of shares rounded to float32."""
 PROVED = 24
 """Of each batch so many are compared with the exact optimum, those that look worst."""
 
@@ -157,7 +159,7 @@ class _Hunt:
         except (PolicyError, BadAnswerError) as error:
             self._fail(str(error))
             return False
-        known = self.worst.ratio if self.worst else Fraction(1)
+        known = self.worst.ratio if self.worst else 1 + ROUNDING
         if served.ratio > known if least_ratio is None else served.ratio >= least_ratio:
             self.worst, self.placed_on = served, step.placed_on
             return True

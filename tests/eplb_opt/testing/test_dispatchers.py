@@ -126,7 +126,7 @@ def test_a_ring_of_copies() -> None:
 
 @pytest.fixture(scope="module")
 def by_load():
-    with DispatcherRunner(f"{FILE}:by_load", Limits(timeout=1)) as runner:
+    with DispatcherRunner(f"{FILE}:by_load", Limits(timeout=2)) as runner:
         yield runner
 
 
@@ -136,7 +136,7 @@ def by_load():
         (1, None, ""),
         (2, InvalidPlacementError, "the dispatcher returned a str, not numbers"),
         (3, PolicyError, "OSError: first line"),
-        (4, PolicyTimeoutError, "no answer within 1 s"),
+        (4, PolicyTimeoutError, "no answer within 2 s"),
     ],
 )
 def test_misbehaviour_is_an_error_of_one_line(by_load, kind, error, message, capfd) -> None:
