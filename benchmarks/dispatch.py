@@ -41,6 +41,9 @@ from torch import Tensor
 
 from eplb_opt.io.routing import Routing, batches, counts, read_routing
 from heuristics import dispatch, rebalance_experts
+from heuristics.dispatch.drawn import drawn as draw
+from heuristics.dispatch.drawn import hashed as hash_tokens
+from heuristics.dispatch.lplb import lplb as lplb_rule
 from heuristics.dispatch.slots import even_shares, expert_loads, rank_loads
 from solvers.dispatch.classes import classes_of, holders
 from solvers.dispatch.optimal import optimal_makespans
@@ -51,8 +54,6 @@ EXPERTS, RANKS = 32, 8
 SEEN = {"deepseek": 256, "refined": 256}
 """Steps that a placement sees; others see 512."""
 GRAPH = {40: "lplb-graph:ring", 48: "lplb-graph:cube"}
-GOLDEN, PLASTIC = 0.6180339887, 0.7548776662
-"""Whose multiples are spread evenly over [0, 1), of any number of ranks and experts."""
 Makespans = NDArray[np.float64]
 
 
@@ -92,7 +93,7 @@ def even(served: Served) -> Makespans:
 
 def drawn(served: Served, by: Tensor) -> Makespans:
     generator = torch.Generator().manual_seed(0)
-    tokens = dispatch.drawn(served.loads, served.phy2log, by, generator)
+    tokens = draw(served.loads, served.phy2log, by, generator)
     return served.makespans(tokens)
 
 
@@ -109,7 +110,7 @@ def hashed(served: Served) -> Makespans:
     found = torch.zeros(steps, *served.phy2log.shape, dtype=torch.int64)
     for t in range(steps):
         for layer in range(layers):
-            slots = dispatch.hashed(chosen[t, :, layer].contiguous(), served.phy2log[layer])
+            slots = hash_tokens(chosen[t, :, layer].contiguous(), served.phy2log[layer])
             found[t, layer] = torch.bincount(slots.flatten(), minlength=found.shape[-1])
     return served.makespans(found)
 
@@ -153,23 +154,12 @@ def drawn_by_shares(served: Served) -> Makespans:
 
 
 def own_tokens(served: Served) -> Makespans:
-    """Every rank rounds the common shares on its own counts w: the tokens of an expert are cut at
-    floor(w (x_0 + .. + x_p) + u), with a shift u of the rank and the expert, so that the ranks do
-    not all round the same slots up.
-    """
-    expert, order = torch.sort(served.phy2log, stable=True)
-    at = best_shares(served).double().gather(-1, order.expand(len(served.loads), -1, -1))
-    end = at.cumsum(-1) - expert
-    last = torch.nn.functional.pad(expert, (0, 1), value=-1).diff() != 0
-    end = end.where(~last, 1)
-    start = end.roll(1, -1).where(~last.roll(1, -1), 0)
-    found = torch.zeros_like(end, dtype=torch.int64)
-    for rank, loads in enumerate(sources(served)):
-        tokens = expert_loads(loads, expert).double()
-        shift = (rank * GOLDEN + expert * PLASTIC) % 1
-        found += ((tokens * end + shift).floor() - (tokens * start + shift).floor()).long()
-    in_order = torch.zeros_like(found).scatter(-1, order.expand_as(found), found)
-    return served.makespans(in_order)
+    common = best_shares(served)
+    tokens = [
+        dispatch.own_tokens(loads, served.phy2log, common, rank)
+        for rank, loads in enumerate(sources(served))
+    ]
+    return served.makespans(torch.stack(tokens).sum(0))
 
 
 def alone(served: Served) -> Makespans:
@@ -195,7 +185,7 @@ def sources(served: Served) -> Iterator[Tensor]:
 
 
 def lplb_shares(served: Served) -> Tensor:
-    return dispatch.lplb(served.loads.float(), served.phy2log, served.num_ranks)
+    return lplb_rule(served.loads.float(), served.phy2log, served.num_ranks)
 
 
 def lplb(served: Served) -> Makespans:

@@ -13,6 +13,8 @@ operations on all layers and steps at once, on any device.
 - ``fused``: shares and whole tokens in one kernel of a GPU, ``kernel`` (Triton, optional);
 - ``lplb``, ``drawn``: what engines do, to compare with;
 - ``rules``: the table of dispatch rules by name.
+- ``own``: whole tokens of a source that knows only the common shares;
+- ``lplb``, ``drawn``: what engines do; ``rules``: the names of all these.
 """
 
 from heuristics.dispatch.drawn import drawn, hashed
@@ -20,6 +22,7 @@ from heuristics.dispatch.fixed import fixed_shares
 from heuristics.dispatch.interior_point import shares
 from heuristics.dispatch.lplb import lplb
 from heuristics.dispatch.rules import UnknownDispatcherError, share_rule
+from heuristics.dispatch.own import own_tokens
 from heuristics.dispatch.tokens import expert_counts, physical_ids, tokens_before
 from heuristics.dispatch.whole import whole
 
@@ -30,6 +33,7 @@ __all__ = [
     "fixed_shares",
     "hashed",
     "lplb",
+    "own_tokens",
     "physical_ids",
     "share_rule",
     "shares",
