@@ -21,8 +21,8 @@ from heuristics.dispatch.drawn import drawn, hashed
 from heuristics.dispatch.fixed import fixed_shares
 from heuristics.dispatch.interior_point import shares
 from heuristics.dispatch.lplb import lplb
-from heuristics.dispatch.rules import UnknownDispatcherError, share_rule
 from heuristics.dispatch.own import own_tokens
+from heuristics.dispatch.rules import UnknownDispatcherError, share_rule
 from heuristics.dispatch.tokens import expert_counts, physical_ids, tokens_before
 from heuristics.dispatch.whole import whole
 
