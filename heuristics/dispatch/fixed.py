@@ -151,8 +151,12 @@ class _Point:
 
     def _keep_sums(self, h: Tensor, q: Tensor) -> Tensor:
         """Dx [L, n, 1] with h dx = q + a value for each expert, such that its changes sum to 0."""
-        factor, _ = torch.linalg.cholesky_ex(h)
-        solved = torch.cholesky_solve(torch.cat([q, self.experts.mT], -1), factor)
-        free, by_expert = solved[..., :1], solved[..., 1:]
-        inner, _ = torch.linalg.cholesky_ex(self.experts @ by_expert)
-        return free - by_expert @ torch.cholesky_solve(self.experts @ free, inner)
+        low, _ = torch.linalg.cholesky_ex(h)
+        both = torch.cat([q, self.experts.mT], -1)
+        both = torch.linalg.solve_triangular(low, both, upper=False)
+        free, experts = both[..., :1], both[..., 1:]
+        inner, _ = torch.linalg.cholesky_ex(experts.mT @ experts)
+        shift = torch.linalg.solve_triangular(inner, experts.mT @ free, upper=False)
+        shift = torch.linalg.solve_triangular(inner.mT, shift, upper=True)
+        dx: Tensor = torch.linalg.solve_triangular(low.mT, free - experts @ shift, upper=True)
+        return dx

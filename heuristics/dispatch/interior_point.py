@@ -162,11 +162,13 @@ def _prices(d: Tensor, part: Tensor, slack: Tensor, right: Tensor) -> Tensor:
     diagonal = h.diagonal(dim1=-2, dim2=-1)
     diagonal.zero_()
     diagonal.copy_(slack[..., 0] - h.sum(-1))
-    factor, _ = torch.linalg.cholesky_ex(h)
+    low, _ = torch.linalg.cholesky_ex(h)
     both = torch.cat([right, torch.ones_like(right)], -1)
-    solved = torch.cholesky_solve(both, factor)
-    u, k = solved[..., :1], solved[..., 1:]
-    return u - u.sum(-2, keepdim=True) / k.sum(-2, keepdim=True) * k
+    both = torch.linalg.solve_triangular(low, both, upper=False)
+    free, ones = both[..., :1], both[..., 1:]
+    shift = (free * ones).sum(-2, keepdim=True) / (ones * ones).sum(-2, keepdim=True)
+    dy: Tensor = torch.linalg.solve_triangular(low.mT, free - shift * ones, upper=True)
+    return dy
 
 
 def step_length(one: Tensor, other: Tensor) -> Tensor:

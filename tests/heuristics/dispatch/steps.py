@@ -69,7 +69,20 @@ def dispatches(draw):
 class Operations(TorchDispatchMode):
     """Counts tensor operations, and forbids those that make a host wait for a value."""
 
-    WAITING = frozenset(["_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal"])
+    WAITING = frozenset(
+        [
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "is_nonzero",
+            "equal",
+            "_cholesky_solve_helper",
+            "cholesky_solve",
+            "linalg_lu_solve",
+            "_linalg_solve_ex",
+        ]
+    )
+    """The last four look whether they succeeded."""
 
     @classmethod
     def _should_skip_dynamo(cls):
