@@ -11,10 +11,9 @@ does. Each cell: % of dispatches above ceil(optimum) / above it by more than 0.2
 ``sources``: each source holds its part of the tokens. Each cell: makespans of all sources together
 over the sum of ceil(optimum), less 1, in %. ``known``: counts of all sources are known. ``own``:
 each makes shares and whole tokens of its own counts; ``turned``: the same, source i counts ranks
-from i on, so that ties fall elsewhere. ``shared``: shares of the sum of all counts, each source
-rounds its own quotas; ``shifted``: the same, its cuts moved by (i + 1/2) / sources of a token;
-``fixed``, ``even``: as shifted, but shares fitted on past steps, or even: nothing is exchanged;
-``drawn``: each token draws a slot by the shares of the sum.
+from i on, so that ties fall elsewhere. With shares of the sum of all counts: ``whole``, whole
+tokens of its own counts; ``own_tokens``, rounded from a phase of the source; ``drawn``, each token
+draws a slot. ``fixed``, ``even``: own_tokens of shares fitted on past steps, and of even shares.
 
 Steps of 256, 1,024 and 4,096 assignments (decode) or 256, 2,048 and 32,768 (drawn) count alike.
 The decode traces of $EPLB_RECORDED_LOADS (8 ranks, ``decode``), and loads exp(z) of each expert
@@ -38,7 +37,7 @@ from torch import Tensor
 
 from eplb_opt.io.routing import batches, counts, read_routing
 from heuristics import rebalance_experts
-from heuristics.dispatch import fixed_shares, shares, whole
+from heuristics.dispatch import fixed_shares, own_tokens, shares, whole
 from heuristics.dispatch.drawn import drawn
 from heuristics.dispatch.slots import even_shares, rank_loads
 from heuristics.dispatch.tiles import Tiles
@@ -248,41 +247,31 @@ def drawn_sources(steps: int) -> Iterator[tuple[Case, Tensor]]:
         yield Case(name, loads[:PAST], now.sum(1), phy2log, G), now
 
 
-def rounded(own: Tensor, part: Tensor, phy2log: Tensor, shifts: Tensor) -> Tensor:
-    """[T, n, P] quotas of sources with counts [T, n, E] by shares [T, P]: the tokens w of an expert
-    are cut at ``floor(w (s_1 + .. + s_k) + shift)``, shifts [n] below 1.
-    """
-    tokens = torch.zeros(*own.shape[:2], len(phy2log), dtype=torch.int64)
-    for expert in range(own.shape[-1]):
-        slots = (phy2log == expert).nonzero().flatten()
-        end = part[:, None, slots].double().cumsum(-1)
-        end[..., -1] = 1
-        cut = (own[..., expert, None] * end + shifts[:, None]).floor().long()
-        tokens[..., slots] = cut.diff(prepend=torch.zeros_like(cut[..., :1]))
-    return tokens
-
-
 def dispatch_sources(case: Case, own: Tensor) -> dict[str, Tensor]:
     """Makespans [T] of all sources with counts [T, n, E] together."""
     phy2log, G, n = case.phy2log, case.num_ranks, own.shape[1]
     loads, part = case.loads[:, None], shares(case.loads[:, None], phy2log[None], G)
-    fixed = fixed_shares(case.past[:, None].float(), phy2log[None], G).expand_as(part)
-    half, shifts = torch.full((n,), 0.5), (torch.arange(n) + 0.5) / n
-    ranks_turned = [i * len(phy2log) // G for i in range(n)]
-    turned = torch.stack([phy2log.roll(-slots) for slots in ranks_turned])
-    found = whole_of(own, turned, G)
-    back = [found[:, i].roll(slots, -1) for i, slots in enumerate(ranks_turned)]
+    fixed = fixed_shares(case.past[:, None].float(), phy2log[None], G)
+    turns = [i * len(phy2log) // G for i in range(n)]
+    turned = whole_of(own, torch.stack([phy2log.roll(-slots) for slots in turns]), G)
     tokens = {
         "known": whole(loads, phy2log[None], part, G),
         "own": whole_of(own, phy2log.expand(n, -1), G),
-        "turned": torch.stack(back, 1),
-        "shared": rounded(own, part[:, 0], phy2log, half),
-        "shifted": rounded(own, part[:, 0], phy2log, shifts),
-        "fixed": rounded(own, fixed[:, 0], phy2log, shifts),
+        "turned": torch.stack([turned[:, i].roll(turns[i], -1) for i in range(n)], 1),
+        "whole": whole(own, phy2log.expand(n, -1), part.expand(-1, n, -1), G),
+        "own_tokens": rounded(own, phy2log, part),
         "drawn": drawn(loads, phy2log[None], part, torch.Generator().manual_seed(0)),
-        "even": rounded(own, even_shares(phy2log[None], own.shape[-1]), phy2log, shifts),
+        "fixed": rounded(own, phy2log, fixed),
+        "even": rounded(own, phy2log, even_shares(phy2log[None], own.shape[-1])),
     }
     return {name: rank_loads(t.sum(1), G).amax(-1) for name, t in tokens.items()}
+
+
+def rounded(own: Tensor, phy2log: Tensor, part: Tensor) -> Tensor:
+    """[T, n, P] of sources with counts [T, n, E] by shares [T, 1, P] or [1, P]."""
+    sources = range(own.shape[1])
+    found = [own_tokens(own[:, i : i + 1], phy2log[None], part, i) for i in sources]
+    return torch.cat(found, 1)
 
 
 def whole_of(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
