@@ -71,9 +71,7 @@ def _hunt(dispatcher: str, shape: Instance, policy: str | None, **options: Any) 
 def _show(found: DispatcherAttack, dispatcher: str, policy: str | None, num_ranks: int) -> None:
     if found.failed:
         click.echo(
-            f"eplb-opt: {dispatcher} failed on {found.failed} of {found.batches} batches: "
-            f"{found.message}",
-            err=True,
+            f"eplb-opt: {found.failed} of {found.batches} batches failed: {found.message}", err=True
         )
     worst = found.worst
     if worst is None:

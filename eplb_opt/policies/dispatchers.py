@@ -26,6 +26,7 @@ from eplb_opt.policies.names import (
     is_user_file,
     load_function,
     one_line,
+    policy_name,
 )
 from eplb_opt.policies.process import Limits, WorkerProcess
 
@@ -106,8 +107,7 @@ def load_dispatcher(dispatcher: AnyDispatcher) -> Dispatcher:
         PolicyError: there is no such dispatcher, file or function, or importing it failed.
     """
     if not isinstance(dispatcher, str):
-        name = getattr(dispatcher, "__qualname__", repr(dispatcher))
-        return Dispatcher(name, dispatcher)
+        return Dispatcher(policy_name(dispatcher), dispatcher)
     if is_user_file(dispatcher):
         return Dispatcher(dispatcher, load_function(dispatcher, DEFAULT_FUNCTION))
     from heuristics.dispatch.rules import share_rule
@@ -138,6 +138,11 @@ class DispatcherRunner:
         self._file = name if apart or is_user_file(name) else ""
         self._process: WorkerProcess | None = None
         self._here: Dispatcher | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the dispatcher, for messages."""
+        return policy_name(self.dispatcher)
 
     def __enter__(self) -> DispatcherRunner:
         return self

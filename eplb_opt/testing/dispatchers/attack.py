@@ -58,7 +58,7 @@ class DispatcherAttack:
         placed_on: the loads that the policy placed by; () without one.
         batches: how often the dispatcher was asked.
         failed: how often it, or the policy, then failed.
-        message: why, the first time.
+        message: which, and why, the first time.
         interrupted: Ctrl-C ended the search early.
     """
 
@@ -127,7 +127,8 @@ class _Hunt:
         try:
             placed = self._placements()
         except PolicyError as error:
-            self._fail(f"{self.policy}: {error}")
+            self.batches += 1
+            self._fail(self.policy or "", error)
             return
         steps = [self._next(i, *pair) for i, pair in enumerate(placed)]
         for step, served in self._proved(steps):
@@ -154,10 +155,11 @@ class _Hunt:
     def _take(self, step: Step, least_ratio: Fraction | None = None) -> bool:
         """Ask for this step alone, as a test will; keep it if it is as bad there."""
         ranks = self.machine.num_ranks
+        self.batches += 1
         try:
             served = measure_dispatch(self.runner, step.loads, step.phy2log, ranks)
         except (PolicyError, BadAnswerError) as error:
-            self._fail(str(error))
+            self._fail(self.runner.name, error)
             return False
         known = self.worst.ratio if self.worst else 1 + ROUNDING
         if served.ratio > known if least_ratio is None else served.ratio >= least_ratio:
@@ -165,9 +167,9 @@ class _Hunt:
             return True
         return False
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, name: str, error: Exception) -> None:
         self.failed += 1
-        self.message = self.message or message
+        self.message = self.message or f"{name}: {error}"
 
     def _placements(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Of a batch, with the loads that they are made for: by the policy, or random ones."""
@@ -207,7 +209,7 @@ class _Hunt:
             values = self.runner.call(case.loads.astype(np.float32), phy2log, ranks).values
             check_answer(values, case)
         except (PolicyError, BadAnswerError) as error:
-            self._fail(str(error))
+            self._fail(self.runner.name, error)
             return []
         ratios = makespans(values, case)[0] / _bounds(case)
         chosen = np.argsort(-ratios, kind="stable")[:PROVED].tolist()

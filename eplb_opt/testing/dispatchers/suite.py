@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.policies.dispatchers import AnyDispatcher, DispatcherRunner
+from eplb_opt.policies.names import policy_name
 from eplb_opt.policies.process import Limits
 from eplb_opt.testing.contracts import Finding, message_of
 from eplb_opt.testing.dispatchers.cases import cases
@@ -25,7 +26,7 @@ from eplb_opt.testing.dispatchers.measure import (
     makespans,
     optima,
 )
-from eplb_opt.testing.suite import risen
+from eplb_opt.testing.suite import risen, write_gaps
 
 WORSE = 1e-6
 """So much larger, relatively, a makespan may be than another dispatcher's."""
@@ -67,31 +68,41 @@ def run_dispatcher_suite(
         runner: calls the dispatcher, in place of one with ``limits``.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C.
+        KeyboardInterrupt: Ctrl-C; a file of excesses that is missing then has those measured.
     """
+    answers: Answers = {}
     opened = DispatcherRunner(dispatcher, limits) if runner is None else nullcontext(runner)
-    with opened as running:
-        ask = Asked(running)
-        answers: Answers = {}
-        for case in cases():
-            yield _valid(ask, case, answers)
+    try:
+        with opened as running:
+            yield from _contracts(Asked(running), answers)
         if len(answers) < len(cases()):
-            yield Finding("contracts", "not checked: the dispatcher must first pass those above")
             return
-        yield Finding("never above even", _each(answers, check_not_above_even))
-        yield Finding("never below the optimum", _each(answers, _not_below))
-        for name, check in contracts().items():
-            yield Finding(name, message_of(partial(check, ask)))
-        yield Finding("input untouched", ask.wrote and f"it wrote into its input: {ask.wrote}")
-    if isinstance(dispatcher, str):
-        yield Finding(
-            "same in another process", message_of(lambda: _again(dispatcher, limits, answers))
-        )
-    if never_worse_than is not None:
-        with DispatcherRunner(never_worse_than, limits) as other:
-            worse = _each(answers, partial(_not_worse, ask=Asked(other)))
-        yield Finding(f"never worse than {never_worse_than}", worse)
-    yield from _gaps(answers, gap_below, baseline, tolerance)
+        if isinstance(dispatcher, str):
+            again = partial(_again, dispatcher, limits, answers)
+            yield Finding("same in another process", message_of(again))
+        if never_worse_than is not None:
+            with DispatcherRunner(never_worse_than, limits) as other:
+                worse = _each(answers, partial(_not_worse, ask=Asked(other)))
+            yield Finding(f"never worse than {policy_name(never_worse_than)}", worse)
+        yield from _gaps(answers, gap_below, baseline, tolerance)
+    except KeyboardInterrupt:
+        if baseline is not None and not baseline.exists():
+            write_gaps(baseline, _mean_excesses(answers), interrupted=True)
+        raise
+
+
+def _contracts(ask: Asked, answers: Answers) -> Iterator[Finding]:
+    """First the cases, whose ``answers`` are kept; only what survives that is asked the rest."""
+    for case in cases():
+        yield _valid(ask, case, answers)
+    if len(answers) < len(cases()):
+        yield Finding("contracts", "not checked: the dispatcher must first pass those above")
+        return
+    yield Finding("never above even", _each(answers, check_not_above_even))
+    yield Finding("never below the optimum", _each(answers, _not_below))
+    for name, check in contracts().items():
+        yield Finding(name, message_of(partial(check, ask)))
+    yield Finding("input untouched", ask.wrote and f"it wrote into its input: {ask.wrote}")
 
 
 def _valid(ask: Asked, case: Case, answers: Answers) -> Finding:
@@ -146,8 +157,7 @@ def _gaps(
         check = partial(_near, limit=gap_below)
         yield Finding(f"gap at most {gap_below:.4%}", _each(answers, check))
     if baseline is not None:
-        means = {case.source: _mean_excess(values, case) for case, values in answers.items()}
-        yield Finding("gaps have not risen", risen(means, baseline, tolerance))
+        yield Finding("gaps have not risen", risen(_mean_excesses(answers), baseline, tolerance))
 
 
 def _not_worse(values: NDArray[Any], case: Case, *, ask: Asked) -> None:
@@ -172,7 +182,11 @@ def _near(values: NDArray[Any], case: Case, *, limit: float) -> None:
         )
 
 
-def _mean_excess(values: NDArray[Any], case: Case) -> float:
-    """Sum of the makespans over that of the optima, less 1."""
-    best = optima(case, whole=is_whole(values))
-    return float(makespans(values, case).sum() / best.sum()) - 1
+def _mean_excesses(answers: Answers) -> dict[str, float]:
+    """By case: the sum of the makespans over that of the optima, less 1."""
+    return {
+        case.source: float(
+            makespans(values, case).sum() / optima(case, whole=is_whole(values)).sum() - 1
+        )
+        for case, values in answers.items()
+    }

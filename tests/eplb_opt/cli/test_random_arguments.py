@@ -25,7 +25,7 @@ OPTIONS = [
     "--steps", "--policy", "--json", "--placements", "--fail-above", "--seed", "--format",
     "--stage", "--backend", "--spread-replicas", "--explain", "--serve-on", "--policy-timeout",
     "--policy-memory", "-o", "--tokens", "--experts", "--steps", "--phi", "--dry-run", "--help",
-    "--strict", "--what", "--budget", "--within",
+    "--strict", "--what", "--budget", "--within", "--dispatcher",
 ]  # fmt: skip
 
 

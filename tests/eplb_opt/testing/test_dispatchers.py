@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import runpy
 from collections import Counter
 from fractions import Fraction
@@ -91,9 +92,25 @@ def test_one_dispatcher_against_another_and_a_file_of_gaps(tmp_path: Path) -> No
     assert failures(broken.shares, never_worse_than="even", baseline=gaps) == {}
     kept = gaps.read_text()
     found = failures(broken.first_slot_serves_all, never_worse_than=broken.shares, baseline=gaps)
-    assert "tokens over the steps, but" in found[f"never worse than {broken.shares}"]
+    assert "tokens over the steps, but" in found["never worse than shares"]
     assert "has become" in found["gaps have not risen"]
     assert gaps.read_text() == kept
+
+
+def test_an_interrupt_keeps_the_gaps_measured(tmp_path: Path) -> None:
+    gaps, calls = tmp_path / "gaps.json", itertools.count()
+
+    def interrupted(*arguments):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return broken.shares(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        failures(interrupted, baseline=gaps)
+    kept = json.loads(gaps.read_text())
+    assert (len(kept), kept["interrupted"]) == (4, True)
+    assert failures(broken.shares, baseline=gaps) == {}
+    assert len(json.loads(gaps.read_text())) == len(cases())
 
 
 def test_even_limits_and_optima_by_their_definitions() -> None:
@@ -250,7 +267,7 @@ def test_an_attack_tells_failures_of_the_dispatcher() -> None:
     found = hunt_dispatch(broken.wrong_shape, 4, Topology(6, 2), seconds=8)  # type: ignore[arg-type]
     assert found.worst is None
     assert found.failed == found.batches > 0
-    assert "has shape" in found.message
+    assert found.message.startswith("wrong_shape: a batch of the search: the answer has shape")
 
 
 def test_ctrl_c_keeps_the_worst() -> None:
