@@ -14,6 +14,7 @@ from heuristics.dispatch.whole import ROUNDS, SHARE_BITS, SHARE_ERROR
 LEAST_LOAD = tl.constexpr(interior_point.LEAST_LOAD)
 LEAST_MU = tl.constexpr(interior_point.LEAST_MU)
 SHRINK = tl.constexpr(interior_point.SHRINK)
+START_ROOM = tl.constexpr(interior_point.START_ROOM)
 STAY_INSIDE = tl.constexpr(interior_point.STAY_INSIDE)
 PUSHES = tl.constexpr(ROUNDS)
 SHARE_UNIT = tl.constexpr(float(2**SHARE_BITS))
@@ -78,7 +79,7 @@ def _best_shares(load, base, copies, rows, ranks, sweeps, num_ranks: tl.constexp
     even = copies / tl.where(rows, tl.sum(copies, 1), 1).to(tl.float64)[:, None]
     x = tl.maximum(load, LEAST_LOAD)[:, None] * even
     of_rank = base + tl.sum(x, 0)
-    z = tl.where(ranks, tl.max(of_rank, 0) + 0.05 - of_rank, 1.0)
+    z = tl.where(ranks, tl.max(of_rank, 0) + START_ROOM - of_rank, 1.0)
     y = tl.where(ranks, 1.0 / num_ranks, 1.0).to(tl.float64)
     s = tl.full(x.shape, 0.5 / num_ranks, tl.float64)
     num_pairs = tl.sum(tl.sum(is_open.to(tl.int32), 1), 0) + num_ranks
