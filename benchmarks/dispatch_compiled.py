@@ -21,7 +21,7 @@ from heuristics.dispatch.fused import sizes
 from heuristics.dispatch.kernel import shares_and_tokens_kernel
 
 SHAPES = [(32, 40, 8), (128, 144, 16), (256, 288, 32), (256, 320, 64), (256, 288, 72)]
-POINTERS = {"loads": "*i64", "counts": "*i64"}
+POINTERS = {"loads": "*i64"}
 POINTERS |= dict.fromkeys(("phy2log", "experts", "copies", "cell", "first"), "*i32")
 POINTERS |= {"share_tiles": "*fp32", "token_tiles": "*i64", "shares": "*fp32", "tokens": "*i64"}
 

@@ -8,8 +8,8 @@ does not draw: it gives replicas whole numbers of tokens by :func:`heuristics.di
 deals the tokens out in order, so that the numbers are met exactly.
 
 To know how many tokens of an expert the ranks before it have, a rank needs the counts of each rank,
-[G, E], in place of their sum [E]: ``solve`` gathers them. :class:`OwnCountsSolver` gathers nothing:
-each rank then rounds the shares on its own tokens, which meets them less exactly.
+[G, E], in place of their sum [E]: ``solve`` gathers them. :class:`OwnCountsSolver` only adds them
+up; each rank then rounds the common shares for its own tokens (``heuristics.dispatch.own_tokens``).
 
 :func:`register` is the plugin that puts both into SGLang. It does nothing unless the environment
 says ``EPLB_OPT_SGLANG=dispatch`` or ``EPLB_OPT_SGLANG=dispatch:own``.
@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from heuristics.dispatch import expert_counts, physical_ids, shares, whole
+from heuristics.dispatch import expert_counts, own_tokens, physical_ids, shares, whole
 from heuristics.dispatch.fused import Plan, shares_and_tokens
 
 HAVE_TRITON = find_spec("triton") is not None
@@ -48,30 +48,22 @@ class RankGroup(Protocol):
         """The sum over the ranks; only what is returned counts."""
 
 
-def by_operations(
-    loads: Tensor, counts: Tensor, phy2log: Tensor, num_ranks: int
-) -> tuple[Tensor, Tensor]:
-    """The shares [P] of one layer for loads [E], and counts [E] split by them in whole tokens [P].
-
-    Hundreds of small operations on any device.
-    """
+def by_operations(loads: Tensor, phy2log: Tensor, num_ranks: int) -> tuple[Tensor, Tensor]:
+    """Shares [P] and whole tokens [P] of one layer with loads [E]: hundreds of small operations."""
     part = shares(loads[None], phy2log[None], num_ranks)
-    return part[0], whole(counts[None], phy2log[None], part, num_ranks)[0]
+    return part[0], whole(loads[None], phy2log[None], part, num_ranks)[0]
 
 
-def by_kernel(
-    loads: Tensor, counts: Tensor, phy2log: Tensor, num_ranks: int
-) -> tuple[Tensor, Tensor]:
+def by_kernel(loads: Tensor, phy2log: Tensor, num_ranks: int) -> tuple[Tensor, Tensor]:
     """The same in one kernel on a GPU, and some operations on the map, which may have changed."""
-    plan = Plan.of(phy2log[None], len(loads), num_ranks)
-    part, tokens = shares_and_tokens(loads[None], plan, counts=counts[None])
+    part, tokens = shares_and_tokens(loads[None], Plan.of(phy2log[None], len(loads), num_ranks))
     return part[0], tokens[0]
 
 
-def decide(loads: Tensor, counts: Tensor, phy2log: Tensor, num_ranks: int) -> tuple[Tensor, Tensor]:
+def decide(loads: Tensor, phy2log: Tensor, num_ranks: int) -> tuple[Tensor, Tensor]:
     """As the device allows."""
     best = by_kernel if loads.is_cuda and HAVE_TRITON else by_operations
-    return best(loads, counts, phy2log, num_ranks)
+    return best(loads, phy2log, num_ranks)
 
 
 @dataclass(frozen=True)
@@ -82,8 +74,8 @@ class Step:
         phy2log: [P] int64, the expert in each slot.
         num_ranks: G.
         own: [E] int64, the tokens of each expert on this rank.
-        before: [E] int64, those on the ranks before this one.
-        tokens: [P] int64, those that each slot is to serve over all ranks.
+        before: [E] int64, those that ``tokens`` counts on the ranks before this one.
+        tokens: [P] int64, those that each slot is to serve: over all ranks, or of this one.
     """
 
     phy2log: Tensor
@@ -99,7 +91,7 @@ class Step:
         """
         if not rank_invariant:
             return physical_ids(topk_ids, self.phy2log, self.tokens, before=self.before)
-        _, tokens = decide(self.own.float(), self.own, self.phy2log, self.num_ranks)
+        _, tokens = decide(self.own, self.phy2log, self.num_ranks)
         return physical_ids(topk_ids, self.phy2log, tokens)
 
 
@@ -142,9 +134,8 @@ class LPLBSolver:
             topk_ids: [tokens, k] int32, the experts of this rank's tokens; -1 is padding.
         """
         own = expert_counts(topk_ids, len(self.log2phy))
-        loads, counts, before = self._counts(own)
         phy2log = self.phy2log.long()
-        part, tokens = decide(loads, counts, phy2log, self.num_gpus)
+        part, tokens, before = self._decide(own, phy2log)
         columns = self.log2phy.long()
         probability = part[columns.clamp(min=0)].masked_fill(columns < 0, 0.0)
         # The dispatch step gets this very tensor and nothing else that knows the layer.
@@ -152,23 +143,25 @@ class LPLBSolver:
         probability.step = step  # type: ignore[attr-defined]
         return probability
 
-    def _counts(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loads [E] that shares are made for; counts [E] that they split, those of ranks before."""
+    def _decide(self, own: Tensor, phy2log: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shares [P], tokens [P] and ``before`` [E] of the step, from this rank's counts [E]."""
         if self.ep_group is None:
-            return own.float(), own, torch.zeros_like(own)
+            return *decide(own, phy2log, self.num_gpus), torch.zeros_like(own)
         gathered = self.ep_group.all_gather(own.int()[None], dim=0).long()
-        total = gathered.sum(0)
-        return total.float(), total, gathered[: self.ep_group.rank_in_group].sum(0)
+        before = gathered[: self.ep_group.rank_in_group].sum(0)
+        return *decide(gathered.sum(0), phy2log, self.num_gpus), before
 
 
 class OwnCountsSolver(LPLBSolver):
-    """Adds counts up instead of gathering them: shares for all tokens split the rank's own."""
+    """Adds counts up instead of gathering them: each rank rounds the common shares for itself."""
 
-    def _counts(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        loads = own.float()
-        if self.ep_group is not None:
-            loads = self.ep_group.all_reduce(loads)
-        return loads, own, torch.zeros_like(own)
+    def _decide(self, own: Tensor, phy2log: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.ep_group is None:
+            return super()._decide(own, phy2log)
+        loads, rank = self.ep_group.all_reduce(own.float()), self.ep_group.rank_in_group
+        part, _ = decide(loads, phy2log, self.num_gpus)
+        tokens = own_tokens(own[None], phy2log[None], part[None], rank)[0]
+        return part, tokens, torch.zeros_like(own)
 
 
 def topk_ids_logical_to_physical(

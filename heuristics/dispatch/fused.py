@@ -49,16 +49,12 @@ class Plan:
         return cls(num_experts, *(t.int().contiguous() for t in tensors))
 
 
-def shares_and_tokens(
-    loads: Tensor, plan: Plan, *, counts: Tensor | None = None, sweeps: int = SWEEPS
-) -> tuple[Tensor, Tensor]:
+def shares_and_tokens(loads: Tensor, plan: Plan, *, sweeps: int = SWEEPS) -> tuple[Tensor, Tensor]:
     """Shares [..., L, P] float32 and whole tokens [..., L, P] int64 of each slot.
 
     Args:
         loads: [..., L, E] tokens of each expert, whole numbers of any dtype, on a GPU.
         plan: of the placement, on the same GPU.
-        counts: [..., L, E] the tokens that are split by the shares, where they are not ``loads``:
-            those of one source.
         sweeps: as in :func:`heuristics.dispatch.shares`.
 
     Raises:
@@ -67,12 +63,8 @@ def shares_and_tokens(
     """
     num_ranks = plan.copies.shape[-1]
     check(loads, plan.phy2log, num_ranks)
-    counts = loads if counts is None else counts
-    if counts.shape != loads.shape or loads.shape[-1] != plan.num_experts:
-        raise ValueError(
-            f"loads {list(loads.shape)} and counts {list(counts.shape)} must be alike, "
-            f"of the {plan.num_experts} experts of the plan"
-        )
+    if loads.shape[-1] != plan.num_experts:
+        raise ValueError(f"loads of {loads.shape[-1]} experts, the plan is of {plan.num_experts}")
     kernel = _kernel(loads)
     num_layers, num_slots = plan.phy2log.shape
     programs = loads.numel() // plan.num_experts
@@ -82,8 +74,7 @@ def shares_and_tokens(
     if programs:
         tiles = programs, plan.experts.shape[1], num_ranks
         kernel[(programs,)](
-            loads.contiguous(), counts.contiguous(),
-            plan.phy2log, plan.experts, plan.copies, plan.cell, plan.first,
+            loads.contiguous(), plan.phy2log, plan.experts, plan.copies, plan.cell, plan.first,
             shares.new_empty(tiles), tokens.new_empty(tiles), shares, tokens,
             num_layers, sweeps,
             **sizes(plan.num_experts, num_slots, num_ranks), enable_fp_fusion=True,

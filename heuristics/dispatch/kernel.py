@@ -132,7 +132,6 @@ def _push_tokens(tokens, held, base, target):
 @triton.jit
 def shares_and_tokens_kernel(
     loads,
-    counts,
     phy2log,
     experts,
     copies,
@@ -155,8 +154,7 @@ def shares_and_tokens_kernel(
     """Shares and whole tokens of the slots of one step of one layer.
 
     Args:
-        loads: [T, L, E] tokens of each expert, which the shares are made for.
-        counts: [T, L, E] whole numbers, the tokens that are split by the shares.
+        loads: [T, L, E] tokens of each expert, whole numbers of any type.
         phy2log: [L, P] int32, the expert in each slot, P = G S.
         experts: [L, R] int32, the experts with several slots, filled up with others.
         copies: [L, R, G] int32, their slots on each rank.
@@ -198,14 +196,11 @@ def shares_and_tokens_kernel(
     scale = G / tl.where(total > 0, total, G)
     share = _best_shares(load * scale, base * scale, held, rows, ranks, sweeps, G)
 
-    count = tl.load(counts + program * E + expert, rows, 0).to(tl.int64)
-    single = tl.load(counts + program * E + slot_expert, alone, 0).to(tl.int64)
-    base = tl.sum(single, 1)
-    makespan = tl.max(base + tl.sum(count[:, None] * share, 0), 0)
-    share = (share / tl.maximum(held, 1)).to(tl.float32)
-    start = _quotas(count, held.to(tl.int64), share.to(tl.float64))
+    makespan = tl.max(base + tl.sum(load[:, None] * share, 0), 0)
     target = tl.ceil(makespan * REAL).to(tl.int64)
-    served = _push_tokens(start, held > 0, base, target)
+    share = (share / tl.maximum(held, 1)).to(tl.float32)
+    start = _quotas((load + 0.5).to(tl.int64), held.to(tl.int64), share.to(tl.float64))
+    served = _push_tokens(start, held > 0, (base + 0.5).to(tl.int64), target)
 
     tl.store(share_tiles + program * R * G + tile, share, in_tile)
     tl.store(token_tiles + program * R * G + tile, served, in_tile)
@@ -214,6 +209,6 @@ def shares_and_tokens_kernel(
     share = tl.load(share_tiles + program * R * G + slot_cell, several, 1.0)
     served = tl.load(token_tiles + program * R * G + slot_cell, several, 0)
     serves = tl.load(first + layer * G * S + slot, in_slots, 0) > 0
-    served = tl.where(serves, served, 0) + single
+    served = tl.where(alone, (slot_load + 0.5).to(tl.int64), tl.where(serves, served, 0))
     tl.store(shares + program * G * S + slot, share, in_slots)
     tl.store(tokens + program * G * S + slot, served, in_slots)

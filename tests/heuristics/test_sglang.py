@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from heuristics import rebalance_experts, sglang
-from heuristics.dispatch import shares, whole
+from heuristics.dispatch import own_tokens, shares, whole
 from tests.heuristics import fake_sglang
 
 ROOT = Path(__file__).parents[2]
@@ -141,9 +141,9 @@ def test_without_a_gather_each_rank_rounds_its_own():
     slots = served(sglang.OwnCountsSolver, ids, phy2log, log2phy)
     total = sum(counted(experts, E) for experts in ids)
     part = shares(total[None].float(), phy2log[None], G)
-    for own, experts in zip(slots, ids, strict=True):
+    for rank, (own, experts) in enumerate(zip(slots, ids, strict=True)):
         check_experts(own, experts, phy2log)
-        expected = whole(counted(experts, E)[None], phy2log[None], part, G)[0]
+        expected = own_tokens(counted(experts, E)[None], phy2log[None], part, rank)[0]
         assert torch.equal(counted(own, P), expected)
 
 
@@ -154,9 +154,7 @@ def test_where_all_ranks_have_the_same_tokens_they_agree():
     probability = sglang.LPLBSolver(phy2log, log2phy, G, group).solve(ids)
     slots = sglang.topk_ids_logical_to_physical(fail, ids, info(rank_invariant=True), probability)
     check_experts(slots, ids, phy2log)
-    part = shares(G * counted(ids, E)[None].float(), phy2log[None], G)
-    expected = whole(counted(ids, E)[None], phy2log[None], part, G)[0]
-    assert torch.equal(counted(slots, P), expected)
+    assert torch.equal(counted(slots, P), best(counted(ids, E), phy2log, G))
 
 
 def test_maps_that_change_in_place_are_read_anew():

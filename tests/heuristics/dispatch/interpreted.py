@@ -45,10 +45,7 @@ def main(file: str) -> None:
         plan = Plan.of(phy2log, loads.shape[-1], ranks)
         found[name] = shares_and_tokens(loads, plan, sweeps=SWEEPS)
     loads, phy2log, ranks = case("three ranks")
-    plan = Plan.of(phy2log, loads.shape[-1], ranks)
-    found["own"] = shares_and_tokens(loads.float(), plan, counts=loads // 3, sweeps=SWEEPS)
-    place = phy2log[0], ranks
-    found["one layer"] = by_kernel(loads[0, 0].float(), loads[1, 0], *place)
+    found["one layer"] = by_kernel(loads[0, 0].float(), phy2log[0], ranks)
     torch.save(found, file)
 
 

@@ -83,6 +83,7 @@ def functions(loads: Tensor, phy2log: Tensor, num_ranks: int) -> dict[str, Calla
         "whole": lambda: dispatch.whole(loads, phy2log, share, num_ranks),
         "expert_counts": lambda: dispatch.expert_counts(ids, num_experts),
         "tokens_before": lambda: dispatch.tokens_before(counts),
+        "own_tokens": lambda: dispatch.own_tokens(loads, phy2log, share, 1),
         "physical_ids": lambda: dispatch.physical_ids(ids, phy2log[0], one, before=before),
         "lplb": lambda: lplb(loads, phy2log, num_ranks),
         "Plan.of": lambda: Plan.of(phy2log, num_experts, num_ranks),
