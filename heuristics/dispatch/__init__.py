@@ -10,9 +10,10 @@ operations on all layers and steps at once, on any device.
 - ``fixed``: the best shares for all steps;
 - ``whole``: whole tokens for each slot from shares;
 - ``tokens``: from the tokens of each slot to the slot of each token;
-- ``fused``: shares and whole tokens in one kernel of a GPU, ``kernel`` (Triton, optional);
 - ``own``: whole tokens of a source that knows only the common shares;
-- ``lplb``, ``drawn``: what engines do; ``rules``: the names of all these.
+- ``fused``: shares and whole tokens in one kernel of a GPU, ``kernel`` (Triton, optional);
+- ``lplb``, ``drawn``: what engines do, to compare with;
+- ``rules``: the table of dispatch rules by name.
 """
 
 from heuristics.dispatch.drawn import drawn, hashed
