@@ -17,7 +17,7 @@ CASES = {  # T, L, E, P, G
     "one rank": (1, 1, 4, 6, 1),
     "no steps": (0, 2, 8, 12, 4),
 }
-SWEEPS = 3  # fewer than the default, for time
+SWEEPS = 2  # fewer than the default, for time
 
 
 def case(name: str) -> tuple[torch.Tensor, torch.Tensor, int]:
