@@ -366,7 +366,7 @@ def programs(served: Served, steps: int) -> list[float]:
 
 
 def all_tokens(served: Served, tokens: Tensor) -> None:
-    """Physical ids of the tokens of every step, one call a step."""
+    """Physical ids of the tokens of every step, one call a step, as if one source had them all."""
     assert served.chosen is not None
     chosen = torch.from_numpy(served.chosen[:, :, 0].astype(np.int64))
     for ids, of_slots in zip(chosen, tokens[:, 0], strict=True):
@@ -390,7 +390,8 @@ def speed_row(name: str, served: Served) -> str:
     each = [program, *(seconds(run) / steps for run in runs)]
     one = replace(served, loads=served.loads[:1])
     each.append(seconds(lambda: best_shares(one)))
-    return f"| {name} | {' | '.join(f'{s * 1e3:.3f} ({program / s:.3g})' for s in each)} |"
+    cells = [f"{s * 1e3:.3f} ({program / s:,.{0 if s < program / 10 else 1}f})" for s in each]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def synthetic(tokens: int, experts: int, chosen: int, steps: int) -> NDArray[np.int8]:

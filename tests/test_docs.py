@@ -169,6 +169,17 @@ def test_the_policy_of_the_guide_is_valid() -> None:
         assert_valid(placed, Instance(loads.numpy(), Topology(12, 4, nodes, groups)))
 
 
+def test_the_dispatcher_of_the_guide_meets_its_counts() -> None:
+    scope: dict[str, Any] = {}
+    exec(blocks("docs/guide/dispatch.md", "python")[0], scope)
+    tokens, before = scope["tokens"][0], scope["tokens_before"](scope["counts"])
+    sent = [
+        scope["physical_ids"](ids, scope["phy2log"][0], tokens, before=known)
+        for ids, known in zip(scope["topk_ids"], before, strict=True)
+    ]
+    assert torch.stack(sent).flatten().bincount(minlength=12).equal(tokens)
+
+
 def test_the_page_of_commands_is_what_click_says() -> None:
     page = runpy.run_path(str(ROOT / "docs/reference/commands.py"))["page"]()
     assert page == text("docs/reference/commands.md"), "run `make docs`"
