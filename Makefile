@@ -4,6 +4,8 @@ VENV ?= .venv
 PYTHON ?= python3
 # torch has its own line: a range in an empty environment would fetch the newest CUDA build.
 TORCH ?= torch==2.13.0
+# So has Triton: a CUDA build of torch brings the version that it needs.
+TRITON ?= triton==3.9.0
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -46,5 +48,7 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
+	$(BIN)/python -c "import sys; sys.platform != 'linux' or __import__('triton')" 2>/dev/null \
+		|| $(PIP) install "$(TRITON)"
 	$(PIP) install -c constraints.txt -e ".[compiled,gpu,milp,frame,cluster,report,notebooks,dev]"
 	touch $@
