@@ -7,7 +7,7 @@ pushing tokens off the ranks above T along shortest paths to ranks below T, all 
 push-relabel does for a maximum flow (Goldberg and Tarjan, J. ACM 35 (1988) 921). A path passes
 through ranks that are just full: a token comes, another one goes.
 
-All numbers are integers, so a device gives the same tokens every time.
+All numbers but the makespan of the shares are integers; the same input gives the same tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from heuristics.dispatch.slots import expert_loads, rank_loads
 from heuristics.dispatch.tiles import Tiles
 
 ROUNDS = 16
-"""Of pushes. Measured in docs/results/dispatch.md."""
+"""Of pushes: none of 12,840 dispatches above ceil(optimum) (docs/results/dispatch.md)."""
 SHARE_BITS = 22
 """Shares are rounded to multiples of 2^-22; times loads up to 2^40 they fit 63 bits."""
 SHARE_ERROR = 1e-6
@@ -35,7 +35,7 @@ def whole(loads: Tensor, phy2log: Tensor, shares: Tensor, num_ranks: int) -> Ten
     The quotas (:func:`quotas`), then 16 rounds of :func:`push_tokens` towards ceil of the makespan
     of the shares, and each time that is reached towards one token less. The best found is returned:
     its makespan is never above that of the quotas. A heuristic: with shares near the optimum the
-    makespan is ceil(optimum) in all but few cases.
+    makespan is ceil(optimum) but where a token has to pass many ranks (long rings of full ranks).
 
     Args:
         loads: [..., L, E] tokens of each expert, integers of any dtype, at most 2^40 each.
