@@ -38,8 +38,8 @@ LEAST_MU = 1e-10
 """In mean rank loads; below, rounding errors are larger."""
 START_ROOM = 0.05
 """On the fullest rank, in mean rank loads."""
-CHUNK = 2**18
-"""Elements of a tensor that are worked on at once, 2 MB: what a processor's cache holds. On other
+CHUNK = 2**16
+"""Elements of a tensor that are worked on at once, 0.5 MB: what a processor's cache holds. On other
 devices 64 times as many.
 """
 
