@@ -34,7 +34,7 @@ from heuristics.dispatch.slots import even_shares, expert_loads, rank_loads
 from heuristics.dispatch.tiles import by_replicas
 
 NEWTON_STEPS = 15
-"""Within 0.02 % of the mean rank load of the least mean makespan: docs/results/dispatch_shares.md."""
+"""Within 0.02 % of the mean rank load of the least mean makespan (docs/results)."""
 
 
 def fixed_shares(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
