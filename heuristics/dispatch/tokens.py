@@ -66,23 +66,16 @@ def physical_ids(
             f"phy2log {tuple(phy2log.shape)} and tokens {tuple(tokens.shape)} must both be [P]:"
             " one layer at a time"
         )
-    ids = topk_ids.flatten().long()
-    expert = ids.clamp(min=0)
-    number = _number_among_equals(ids)
+    ids, order = topk_ids.flatten().sort(stable=True)
+    expert, place = ids.long().clamp(min=0), torch.arange(len(ids), device=ids.device)
+    experts = torch.arange(len(phy2log), device=phy2log.device)
+    number = place - torch.searchsorted(ids.long(), experts)[expert]
     if before is not None:
         number = number + before.long()[expert]
     by_expert, slots = phy2log.sort(stable=True)
     end = tokens.long()[slots].cumsum(0)
-    start = torch.cat([end.new_zeros(1), end])[torch.searchsorted(by_expert, expert)]
-    last = torch.searchsorted(by_expert, expert, right=True) - 1
-    place = torch.searchsorted(end, start + number, right=True).minimum(last)
-    found = torch.where(ids < 0, ids, slots[place])
-    return found.to(topk_ids.dtype).view_as(topk_ids)
-
-
-def _number_among_equals(ids: Tensor) -> Tensor:
-    """How many earlier entries equal each entry: [N] int64 from [N]."""
-    ordered, order = ids.sort(stable=True)
-    place = torch.arange(len(ids), device=ids.device)
-    number = place - torch.searchsorted(ordered, ordered)
-    return torch.empty_like(number).scatter(0, order, number)
+    first, after = (torch.searchsorted(by_expert, experts, right=side) for side in (False, True))
+    start = torch.cat([end.new_zeros(1), end])[first]
+    at = torch.searchsorted(end, start[expert] + number, right=True).minimum((after - 1)[expert])
+    found = torch.where(ids < 0, ids, slots[at].to(ids.dtype))
+    return torch.empty_like(found).scatter(0, order, found).view_as(topk_ids)
