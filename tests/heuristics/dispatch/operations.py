@@ -28,6 +28,7 @@ WAITING = {
     "unique_consecutive": "a size that the device knows",
     "bincount": "a size that the device knows",
     "repeat_interleave": "a size that the device knows",
+    "_cholesky_solve_helper": "whether it succeeded: use solve_triangular",
     "_linalg_check_errors": "an error that the device knows: use the _ex form",
 }
 NO_KERNEL = {"detach", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
@@ -68,8 +69,9 @@ def log2phy_of(phy2log: Tensor, num_experts: int) -> Tensor:
 
 
 def functions(loads: Tensor, phy2log: Tensor, num_ranks: int) -> dict[str, Callable[[], object]]:
-    """What is called in every step, on loads [..., L, E] and phy2log [L, P]."""
+    """What is called in every step, and ``fixed_shares``; loads [..., L, E], phy2log [L, P]."""
     num_experts = loads.shape[-1]
+    steps = loads.reshape(-1, *loads.shape[-2:])
     share = dispatch.shares(loads, phy2log, num_ranks)
     tokens = dispatch.whole(loads, phy2log, share, num_ranks)
     ids = torch.arange(8 * num_experts).view(-1, 8) % num_experts
@@ -80,6 +82,7 @@ def functions(loads: Tensor, phy2log: Tensor, num_ranks: int) -> dict[str, Calla
     step = solver.solve(ids).step
     return {
         "shares": lambda: dispatch.shares(loads, phy2log, num_ranks),
+        "fixed_shares": lambda: dispatch.fixed_shares(steps, phy2log, num_ranks),
         "whole": lambda: dispatch.whole(loads, phy2log, share, num_ranks),
         "expert_counts": lambda: dispatch.expert_counts(ids, num_experts),
         "tokens_before": lambda: dispatch.tokens_before(counts),

@@ -2,7 +2,6 @@
 
 import torch
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from eplb_opt import Instance, Topology
 from heuristics.dispatch.slots import expert_loads, rank_loads
@@ -64,27 +63,3 @@ def dispatches(draw):
     slots = torch.cat([torch.arange(num_experts).expand(layers, -1), more], 1)
     shuffled = torch.rand(layers, num_slots, generator=generator).argsort(1)
     return loads.long() * busy, slots.gather(1, shuffled), num_ranks
-
-
-class Operations(TorchDispatchMode):
-    """Counts tensor operations, and forbids those that make a host wait for a value."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
-    CHECKING = ("_cholesky_solve_helper", "cholesky_solve", "linalg_lu_solve", "_linalg_solve_ex")
-    """These look whether they succeeded."""
-
-    @classmethod
-    def _should_skip_dynamo(cls):
-        return False  # else the class loads a compiler, for seconds
-
-    def __init__(self):
-        super().__init__()
-        self.number = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        masks = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        assert name not in self.WAITING + self.CHECKING, name
-        assert not masks, "the number of elements of a mask"
-        self.number += 1
-        return func(*args, **(kwargs or {}))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from heuristics.dispatch import fixed_shares, shares
+from heuristics.dispatch import shares
 from heuristics.dispatch.slots import even_shares
-from tests.heuristics.dispatch.steps import Operations, dispatches, makespans, optima, ring, served
+from tests.heuristics.dispatch.steps import dispatches, makespans, optima, ring, served
 from tests.heuristics.loads import lognormal
 
 MANY = 40
@@ -102,17 +102,6 @@ def test_a_huge_range_of_loads():
     found = shares(loads, phy2log, 3, sweeps=MANY)
     makespan = makespans(loads, phy2log, found, 3)
     assert torch.isclose(makespan, torch.tensor(2e12 / 3, dtype=torch.float64), rtol=1e-5)
-
-
-@pytest.mark.parametrize("function", [shares, fixed_shares])
-def test_the_host_waits_for_no_value_and_the_number_of_operations_is_fixed(function):
-    numbers = set()
-    for steps, sigma in ((1, 0.0), (4, 3.0)):
-        loads = lognormal(steps, 2, 16, sigma=sigma, seed=0)
-        with Operations() as operations:
-            function(loads, ring(8).repeat(2, 1), 8)
-        numbers.add(operations.number)
-    assert len(numbers) == 1
 
 
 def test_nothing_to_decide_is_even():
