@@ -41,11 +41,7 @@ class Plan:
     def of(cls, phy2log: Tensor, num_experts: int, num_ranks: int) -> Plan:
         """From the expert in each slot, [L, P]; no host synchronization."""
         tiles = Tiles.of(phy2log, num_experts, num_ranks)
-        slot = torch.arange(phy2log.shape[1], device=phy2log.device).expand_as(phy2log)
-        cells = phy2log.new_zeros(len(phy2log), tiles.copies[0].numel() + 1)
-        first = cells.scatter_reduce(1, tiles.cell, slot, "amin", include_self=False)
-        first = first.gather(1, tiles.cell) == slot
-        tensors = (phy2log, tiles.experts, tiles.copies, tiles.cell, first)
+        tensors = (phy2log, tiles.experts, tiles.copies, tiles.cell, tiles.first)
         return cls(num_experts, *(t.int().contiguous() for t in tensors))
 
 

@@ -53,6 +53,14 @@ class Tiles:
         """[L, R, G] float64, the share of each rank where all slots serve alike."""
         return self.copies / self.copies.sum(-1, keepdim=True).double()
 
+    @property
+    def first(self) -> Tensor:
+        """[L, P] bool, the first slot of its expert on its rank, for slots that have a cell."""
+        layers, num_slots = self.cell.shape
+        slot = torch.arange(num_slots, device=self.cell.device).repeat(layers, 1)
+        cells = slot.new_full((layers, self.copies[0].numel() + 1), num_slots)
+        return cells.scatter_reduce(1, self.cell, slot, "amin").gather(1, self.cell) == slot
+
     def split(self, loads: Tensor) -> tuple[Tensor, Tensor]:
         """Loads of the rows [T, L, R, 1] and, of other experts, of the ranks [T, L, G], both
         float64 in mean rank loads, from loads [T, L, E].

@@ -159,12 +159,8 @@ def _to_cells(values: Tensor, tiles: Tiles) -> Tensor:
 def _to_first_slots(tile: Tensor, tiles: Tiles) -> Tensor:
     """[..., L, P] the tokens of each cell [..., L, R, G] in the first of its slots."""
     cells = torch.cat([tile.flatten(-2), tile.new_zeros(*tile.shape[:-2], 1)], -1)
-    layers, P = tiles.cell.shape
-    slot = torch.arange(P, device=tile.device).repeat(layers, 1)
-    first = slot.new_full((layers, cells.shape[-1]), P)
-    first = first.scatter_reduce(1, tiles.cell, slot, "amin").gather(1, tiles.cell)
     served = cells.gather(-1, tiles.cell.expand(*cells.shape[:-1], -1))
-    return torch.where(first == slot, served, 0)
+    return torch.where(tiles.first, served, 0)
 
 
 def _check_shares(shares: Tensor, loads: Tensor, phy2log: Tensor) -> None:
