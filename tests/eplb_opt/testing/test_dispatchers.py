@@ -14,7 +14,7 @@ import pytest
 
 from eplb_opt import Topology
 from eplb_opt.policies.dispatchers import DispatcherRunner
-from eplb_opt.policies.names import InvalidPlacementError, PolicyError, PolicyTimeoutError
+from eplb_opt.policies.names import InvalidPlacementError, PolicyTimeoutError
 from eplb_opt.policies.process import Limits
 from eplb_opt.testing import assert_dispatcher
 from eplb_opt.testing.contracts import Finding
@@ -28,6 +28,7 @@ from eplb_opt.testing.dispatchers.measure import (
     makespans,
     optima,
 )
+from heuristics.dispatch import shares, whole
 from tests.command_line import eplb_opt
 from tests.eplb_opt import broken_dispatchers as broken
 from tests.oracles import steps as oracle
@@ -46,6 +47,15 @@ def failures(dispatcher: object, **options: object) -> dict[str, str]:
 @pytest.mark.parametrize("dispatcher", [broken.shares, broken.dealt])
 def test_good_dispatchers_pass(dispatcher) -> None:
     assert_dispatcher(dispatcher)
+
+
+def whole_of_shares(loads, phy2log, num_ranks):
+    return whole(loads, phy2log, shares(loads, phy2log, num_ranks), num_ranks)
+
+
+@pytest.mark.parametrize("dispatcher", [shares, whole_of_shares])
+def test_the_dispatchers_here_pass_near_the_optimum(dispatcher) -> None:
+    assert_dispatcher(dispatcher, gap_below=0.002)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +153,7 @@ def test_a_ring_of_copies() -> None:
 
 @pytest.fixture(scope="module")
 def by_load():
-    with DispatcherRunner(f"{FILE}:by_load", Limits(timeout=2)) as runner:
+    with DispatcherRunner(f"{FILE}:by_load", Limits(timeout=1)) as runner:
         yield runner
 
 
@@ -152,8 +162,7 @@ def by_load():
     [
         (1, None, ""),
         (2, InvalidPlacementError, "the dispatcher returned a str, not numbers"),
-        (3, PolicyError, "OSError: first line"),
-        (4, PolicyTimeoutError, "no answer within 2 s"),
+        (3, PolicyTimeoutError, "no answer within 1 s"),
     ],
 )
 def test_misbehaviour_is_an_error_of_one_line(by_load, kind, error, message, capfd) -> None:
@@ -225,9 +234,9 @@ def test_attack_finds_the_known_weakness_of_even_shares(policy) -> None:
     """Two ranks each have a heavy expert, one of which the other could take."""
     machine = Topology(6, 2)
     first, again = (
-        (hunt_dispatch("even", 4, machine, seconds=16, seed=2, policy=policy) for _ in range(2))
+        (hunt_dispatch("even", 4, machine, seconds=12, seed=2, policy=policy) for _ in range(2))
         if policy is None
-        else [hunt_dispatch("even", 4, machine, seconds=16, policy=policy)] * 2
+        else [hunt_dispatch("even", 4, machine, seconds=12, policy=policy)] * 2
     )
     assert first == again or policy
     worst = first.worst
@@ -274,7 +283,7 @@ def test_ctrl_c_keeps_the_worst() -> None:
     calls = itertools.count()
 
     def interrupted(loads, phy2log, num_ranks):
-        if next(calls) == 40:
+        if next(calls) == 12:
             raise KeyboardInterrupt
         return broken.shares(loads, phy2log, num_ranks)
 
