@@ -108,8 +108,12 @@ def counts(routing: Routing, rows: NDArray[np.int64], num_experts: int) -> NDArr
     """The trace of the steps whose tokens are ``rows`` [T, B]: tokens of each expert, [T, L, E].
 
     Raises:
-        ValueError: an expert is not below ``num_experts``.
+        ValueError: an expert is not below ``num_experts``, or a row is not of ``routing``.
     """
+    if rows.size and not 0 <= rows.min() <= rows.max() < len(routing.experts):
+        raise ValueError(
+            f"rows {rows.min()} to {rows.max()} are not all among the {len(routing.experts)} tokens"
+        )
     most = int(routing.experts.max())
     if most >= num_experts:
         raise ValueError(

@@ -27,10 +27,9 @@ from heuristics.dispatch.interior_point import (
     LEAST_MU,
     SHRINK,
     START_ROOM,
-    check,
     step_length,
 )
-from heuristics.dispatch.slots import even_shares, expert_loads, rank_loads
+from heuristics.dispatch.slots import check, even_shares, expert_loads, rank_loads
 from heuristics.dispatch.tiles import by_replicas
 
 NEWTON_STEPS = 20

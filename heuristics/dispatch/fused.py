@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heuristics.dispatch.interior_point import SWEEPS, check
+from heuristics.dispatch.interior_point import SWEEPS, check_sweeps
+from heuristics.dispatch.slots import check, check_placement
 from heuristics.dispatch.tiles import Tiles
 
 
@@ -39,7 +40,12 @@ class Plan:
 
     @classmethod
     def of(cls, phy2log: Tensor, num_experts: int, num_ranks: int) -> Plan:
-        """From the expert in each slot, [L, P]; no host synchronization."""
+        """From the expert in each slot, [L, P]; no host synchronization.
+
+        Raises:
+            ValueError: the slots are not as many on each rank.
+        """
+        check_placement(phy2log, num_experts, num_ranks)
         tiles = Tiles.of(phy2log, num_experts, num_ranks)
         tensors = (phy2log, tiles.experts, tiles.copies, tiles.cell, tiles.first)
         return cls(num_experts, *(t.int().contiguous() for t in tensors))
@@ -55,10 +61,11 @@ def shares_and_tokens(loads: Tensor, plan: Plan, *, sweeps: int = SWEEPS) -> tup
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
-        ValueError: shapes that do not fit, or tensors that are not on a GPU.
+        ValueError: shapes that do not fit, negative sweeps, or tensors that are not on a GPU.
     """
     num_ranks = plan.copies.shape[-1]
     check(loads, plan.phy2log, num_ranks)
+    check_sweeps(sweeps)
     if loads.shape[-1] != plan.num_experts:
         raise ValueError(f"loads of {loads.shape[-1]} experts, the plan is of {plan.num_experts}")
     kernel = _kernel(loads)

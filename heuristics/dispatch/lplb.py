@@ -24,8 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from heuristics.dispatch.interior_point import check
-from heuristics.dispatch.slots import expert_loads, rank_loads
+from heuristics.dispatch.slots import check, expert_loads, rank_loads
 from heuristics.replication import count_replicas
 
 STEPS = 5

@@ -53,7 +53,8 @@ def physical_ids(
         [tokens, k] slots, of the dtype of ``topk_ids``. O(N log N) for N = tokens * k.
 
     Raises:
-        ValueError: ``tokens`` has not the shape of ``phy2log``.
+        ValueError: ``tokens`` has not the shape of ``phy2log``, or the ids are of a type that does
+            not hold all slots.
 
     >>> ids = torch.tensor([[0, 1], [0, 2], [0, 1]])
     >>> physical_ids(ids, torch.tensor([0, 1, 0, 2]), torch.tensor([1, 2, 2, 1]))
@@ -66,6 +67,8 @@ def physical_ids(
             f"phy2log {tuple(phy2log.shape)} and tokens {tuple(tokens.shape)} must both be [P]:"
             " one layer at a time"
         )
+    if topk_ids.is_floating_point() or torch.iinfo(topk_ids.dtype).max < len(phy2log) - 1:
+        raise ValueError(f"topk_ids of {topk_ids.dtype} cannot hold the slots of {len(phy2log)}")
     ids, order = topk_ids.flatten().sort(stable=True)
     expert, place = ids.long().clamp(min=0), torch.arange(len(ids), device=ids.device)
     experts = torch.arange(len(phy2log), device=phy2log.device)

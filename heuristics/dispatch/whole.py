@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from heuristics.dispatch.interior_point import CHUNK, check
-from heuristics.dispatch.slots import expert_loads, rank_loads
+from heuristics.dispatch.interior_point import CHUNK
+from heuristics.dispatch.slots import check, expert_loads, rank_loads
 from heuristics.dispatch.tiles import Tiles
 
 ROUNDS = 16
@@ -38,7 +38,8 @@ def whole(loads: Tensor, phy2log: Tensor, shares: Tensor, num_ranks: int) -> Ten
     makespan is ceil(optimum) but where a token has to pass many ranks (long rings of full ranks).
 
     Args:
-        loads: [..., L, E] tokens of each expert, integers of any dtype, at most 2^40 each.
+        loads: [..., L, E] tokens of each expert, whole numbers of any dtype, at most 2^40 each.
+            Values are not looked at: fractions are rounded, sums are wrong beyond 2^40.
         phy2log: [L, P] int64, the expert in each slot; slot p is on rank ``p // (P / num_ranks)``.
         shares: [..., L, P] or [L, P], the part of its expert's tokens that each slot serves.
         num_ranks: G.
@@ -89,7 +90,7 @@ def quotas(loads: Tensor, shares: Tensor, tiles: Tiles) -> Tensor:
 
     The tokens w of an expert are cut where the cumulated shares of its ranks end: rank g serves
     ``floor(w (s_0 + .. + s_g)) - floor(w (s_0 + .. + s_g-1))``, so they sum to w, and none is
-    negative. In integers, the shares in multiples of 2^-22 and divided by their sum. An expert
+    negative. In integers: shares in multiples of 2^-22, none above 1, divided by their sum. An expert
     whose shares are all 0 is shared evenly. Loads [..., L, E] int64.
     """
     fixed_point = (shares.double().nan_to_num().clamp(0, 1) * 2**SHARE_BITS).round().long()

@@ -118,6 +118,14 @@ def test_counts_are_tokens_of_each_expert():
     ]
 
 
+@pytest.mark.parametrize("row", [-1, 5])
+def test_rows_that_are_no_tokens_are_refused(row):
+    """-1 was the last token, without a word."""
+    routing = Routing(EXPERTS, np.array([2, 3]))
+    with pytest.raises(ValueError, match=f"rows {row} to {row} are not all among the 5 tokens"):
+        counts(routing, np.array([[row]]), 5)
+
+
 @pytest.mark.parametrize(("name", "order"), [("steady", "shuffled"), ("topics", "topic")])
 def test_the_recorded_steps_are_these_batches(name, order, recorded):
     """The traces beside the recorded routing, which were made from it."""

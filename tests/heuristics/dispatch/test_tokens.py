@@ -85,3 +85,11 @@ def test_several_layers_are_refused():
     expected = "phy2log (2, 3) and tokens (2, 3) must both be [P]: one layer at a time"
     with pytest.raises(ValueError, match=re.escape(expected)):
         physical_ids(torch.zeros(1, 1, dtype=torch.int64), slots, slots)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float32])
+def test_ids_of_a_type_that_cannot_hold_the_slots_are_refused(dtype):
+    """Slot 299 came back as 43 in eight bits."""
+    slots = torch.arange(300)
+    with pytest.raises(ValueError, match="cannot hold the slots of 300"):
+        physical_ids(torch.zeros(1, 1, dtype=dtype), slots, torch.ones_like(slots))
