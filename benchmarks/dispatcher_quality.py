@@ -43,7 +43,7 @@ SHAPES = [(32, 40, 8), (32, 48, 8), (64, 80, 16), (256, 288, 32), (256, 320, 64)
 RINGS = [(32, 40, 8), (64, 80, 16), (256, 288, 32), (256, 320, 64), (288, 360, 72)]
 TOKENS = (2, 8, 128)
 """Per expert and step."""
-NUMBERS = (0, 3, 4, 5, SWEEPS, 8, 12)
+NUMBERS = (0, 3, 4, 5, 6, SWEEPS, 8, 12)
 DATA = Path(os.environ.get("EPLB_RECORDED_LOADS", Path(__file__).parents[2] / "shared" / "data"))
 
 

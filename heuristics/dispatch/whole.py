@@ -90,8 +90,8 @@ def quotas(loads: Tensor, shares: Tensor, tiles: Tiles) -> Tensor:
 
     The tokens w of an expert are cut where the cumulated shares of its ranks end: rank g serves
     ``floor(w (s_0 + .. + s_g)) - floor(w (s_0 + .. + s_g-1))``, so they sum to w, and none is
-    negative. In integers: shares in multiples of 2^-22, none above 1, divided by their sum. An expert
-    whose shares are all 0 is shared evenly. Loads [..., L, E] int64.
+    negative. In integers: shares in multiples of 2^-22, none above 1, divided by their sum. An
+    expert whose shares are all 0 is shared evenly. Loads [..., L, E] int64.
     """
     fixed_point = (shares.double().nan_to_num().clamp(0, 1) * 2**SHARE_BITS).round().long()
     parts = _to_cells(fixed_point, tiles)

@@ -83,5 +83,4 @@ def test_a_plan_for_ranks_that_do_not_divide_the_slots_is_refused():
     with pytest.raises(ValueError, match="num_ranks=3 does not divide 4 slots"):
         Plan.of(torch.tensor([[0, 1, 0, 2]]), 3, 3)
     with pytest.raises(ValueError, match="sweeps=-1 is negative"):
-        plan = Plan.of(torch.tensor([[0, 1, 0, 2]]), 3, 2)
-        shares_and_tokens(torch.tensor([[6, 2, 1]]), plan, sweeps=-1)
+        shares_and_tokens(torch.tensor([[6, 2, 1]]), PLAN, sweeps=-1)
