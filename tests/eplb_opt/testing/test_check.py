@@ -40,6 +40,7 @@ def gaps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "gaps.json"
 
 
+@pytest.mark.slow
 def test_the_published_algorithm_as_a_users_file_passes_again(gaps: Path) -> None:
     kept = gaps.read_text()
     assert len(json.loads(kept)) > 15
