@@ -81,6 +81,9 @@ class Dispatcher:
         start = time.perf_counter()
         answer = self.function(*given, num_ranks)
         runtime = time.perf_counter() - start
+        if isinstance(answer, list | tuple):
+            kind = type(answer).__name__
+            raise InvalidPlacementError(f"the answer is a {kind}, not one tensor [..., L, P]")
         values = as_array(answer, "the answer")
         if values.dtype.kind not in wire.KINDS:
             kind = type(answer).__name__

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.policies.dispatchers import DispatcherRunner
-from eplb_opt.testing.dispatchers.cases import cases, small_case
+from eplb_opt.testing.dispatchers.cases import cases, ring, small_case
 from eplb_opt.testing.dispatchers.measure import (
     Case,
     by_rank,
@@ -26,6 +26,10 @@ ABOVE_EVEN = 1e-6
 """So much above even shares a makespan may be, relatively: shares are float32."""
 STEP_TOLERANCE = 1e-5
 """So much of the mean rank load a step of a batch may differ from the step alone."""
+DTYPE_TOLERANCE = 1e-3
+"""So much above that for float32 a makespan for other dtypes may be, relatively."""
+MORE_RANKS = ((12, 3), (15, 5), (16, 16), (24, 24))
+"""Slots and ranks of further placements of eight experts."""
 
 
 class Asked:
@@ -33,11 +37,12 @@ class Asked:
 
     Attributes:
         wrote: the first case in which it wrote into its input, or nothing.
+        above_even: it is above even shares, which is told once and not of every case.
     """
 
     def __init__(self, runner: DispatcherRunner) -> None:
         self.runner = runner
-        self.wrote = ""
+        self.wrote, self.above_even = "", False
 
     def values(self, case: Case, dtype: Any = np.float32, *, strided: bool = False) -> Any:
         """The answer as it is, for the loads of ``case`` in that type."""
@@ -50,9 +55,12 @@ class Asked:
     def __call__(
         self, case: Case, dtype: Any = np.float32, *, strided: bool = False
     ) -> NDArray[Any]:
-        """The answer, which is valid."""
+        """The answer, which is valid; a first write into the input is an error, too."""
+        known = self.wrote
         found: NDArray[Any] = self.values(case, dtype, strided=strided)
         check_answer(found, case)
+        if self.wrote != known:
+            raise AssertionError(f"it wrote into its input: {self.wrote}")
         return found
 
 
@@ -74,9 +82,39 @@ def check_not_above_even(values: NDArray[Any], case: Case) -> None:
         )
 
 
-def takes(case: Case, ask: Asked, dtype: Any = np.float32, *, strided: bool = False) -> None:
+def takes(case: Case, ask: Asked) -> None:
     """The answer is valid, and never above even shares."""
-    check_not_above_even(ask(case, dtype, strided=strided), case)
+    values = ask(case)
+    if not ask.above_even:
+        check_not_above_even(values, case)
+
+
+def takes_dtype(dtype: Any, ask: Asked) -> None:
+    """Loads of that dtype are served as well as the same loads in float32."""
+    case = small_case(12, 4)
+    found, known = (makespans(ask(case, t), case) for t in (dtype, np.float32))
+    worse = found > known * (1 + DTYPE_TOLERANCE)
+    if worse.any():
+        step, layer = np.argwhere(worse)[0].tolist()
+        raise AssertionError(
+            f"{case.source}: step {step}, layer {layer}: makespan {found[step, layer]:g}, but "
+            f"{known[step, layer]:g} for the same loads in float32"
+        )
+
+
+def takes_fractions(ask: Asked) -> None:
+    """Loads that are no whole numbers, as means are, if the answer is shares."""
+    case = small_case(12, 4)
+    if not is_whole(ask(case)):
+        parts = case.loads / 8  # exact in float32
+        takes(replace(case, source="loads in eighths", loads=parts), ask)  # type: ignore[arg-type]
+
+
+def takes_other_placement(ask: Asked) -> None:
+    """Experts may move between two calls whose shapes are the same."""
+    for case in (cases()[0], cases()[4]):
+        ask(case)
+        takes(replace(case, phy2log=case.phy2log[:, ::-1].copy()), ask)
 
 
 def takes_strided(ask: Asked) -> None:
@@ -131,6 +169,27 @@ def _reshaped(*leading: int) -> Case:
     return replace(case, source=f"loads of {list(loads.shape)}", loads=loads)
 
 
+def _many_steps() -> Case:
+    """45 steps of nine layers; engines have some 60."""
+    case = small_case(12, 4)
+    loads, phy2log = np.tile(case.loads, (5, 3, 1)), np.tile(case.phy2log, (3, 1))
+    return replace(case, source="45 steps of 9 layers", loads=loads, phy2log=phy2log)
+
+
+def _many_tokens() -> Case:
+    """More in a step than int32 holds; each load is exact in float32."""
+    case = small_case(12, 4)
+    return replace(case, source="loads of up to 4e9", loads=case.loads * 4096)
+
+
+def _ring_of_320() -> Case:
+    """Two steps, one of which is what the placement was made for."""
+    loads = np.arange(320) ** 3 % 1009  # no order
+    served = np.array([loads, loads[::-1]])
+    return Case("320 experts in a ring on 32 ranks", served[:, None], ring(loads[None], 32), 32)
+
+
+@cache
 def contracts() -> dict[str, Callable[[Asked], None]]:
     """Name -> check, which raises AssertionError or PolicyError that says what is wrong."""
     small = small_case(12, 4)
@@ -145,12 +204,18 @@ def contracts() -> dict[str, Callable[[Asked], None]]:
         "one slot a rank": _one_layer([2, 0, 1, 3], 4, "4 experts in 4 slots of 4 ranks"),
         "copies on one rank": _one_layer([0, 0, 1, 0, 2, 2], 2, "copies on one rank"),
         "one expert everywhere": _one_layer([0, 0, 0, 0], 2, "one expert in 4 slots"),
+        "many steps and layers": _many_steps(),
+        "many tokens": _many_tokens(),
+        "320 experts": _ring_of_320(),
+        **{f"{ranks} ranks": small_case(slots, ranks) for slots, ranks in MORE_RANKS},
     }
     dtypes = {"float64": np.float64, "int64": np.int64}
     return {
-        **{f"loads in {name}": partial(takes, small, dtype=t) for name, t in dtypes.items()},
+        **{f"loads in {name}": partial(takes_dtype, t) for name, t in dtypes.items()},
+        "fractional loads": takes_fractions,
         "strided tensors": takes_strided,
         **{name: partial(takes, case) for name, case in corners.items()},
+        "another placement": takes_other_placement,
         "deterministic": is_deterministic,
         "a batch is its steps": goes_step_by_step,
     }

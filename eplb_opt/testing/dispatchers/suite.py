@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,16 +94,22 @@ def run_dispatcher_suite(
 
 def _contracts(ask: Asked, answers: Answers) -> Iterator[Finding]:
     """First the cases, whose ``answers`` are kept; only what survives that is asked the rest."""
+    told = set[str]()
     for case in cases():
-        yield _valid(ask, case, answers)
+        finding = _valid(ask, case, answers)
+        known = finding.message in told
+        told |= {finding.message} - {""}
+        yield replace(finding, message="as above") if known else finding
+    yield Finding("input untouched", ask.wrote and f"it wrote into its input: {ask.wrote}")
     if len(answers) < len(cases()):
         yield Finding("contracts", "not checked: the dispatcher must first pass those above")
         return
-    yield Finding("never above even", _each(answers, check_not_above_even))
+    above = _each(answers, check_not_above_even)
+    ask.above_even = bool(above)
+    yield Finding("never above even", above)
     yield Finding("never below the optimum", _each(answers, _not_below))
     for name, check in contracts().items():
         yield Finding(name, message_of(partial(check, ask)))
-    yield Finding("input untouched", ask.wrote and f"it wrote into its input: {ask.wrote}")
 
 
 def _valid(ask: Asked, case: Case, answers: Answers) -> Finding:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from eplb_opt import Topology
 from eplb_opt.policies.dispatchers import DispatcherRunner
@@ -21,6 +22,7 @@ from eplb_opt.testing.contracts import Finding
 from eplb_opt.testing.dispatchers import measure_dispatch, run_dispatcher_suite
 from eplb_opt.testing.dispatchers.attack import hunt_dispatch
 from eplb_opt.testing.dispatchers.cases import cases, ring
+from eplb_opt.testing.dispatchers.contracts import Asked
 from eplb_opt.testing.dispatchers.measure import (
     dealt_tokens,
     even_limits,
@@ -28,6 +30,7 @@ from eplb_opt.testing.dispatchers.measure import (
     makespans,
     optima,
 )
+from eplb_opt.testing.dispatchers.suite import _contracts
 from heuristics.dispatch import shares, whole
 from tests.command_line import eplb_opt
 from tests.eplb_opt import broken_dispatchers as broken
@@ -39,9 +42,11 @@ FILE = Path(broken.__file__)
 def failures(dispatcher: object, **options: object) -> dict[str, str]:
     findings: list[Finding] = list(run_dispatcher_suite(dispatcher, **options))  # type: ignore[arg-type]
     assert len(findings) >= len(cases())
-    return {
-        finding.check.partition(":")[0]: finding.message for finding in findings if finding.message
-    }
+    told: dict[str, str] = {}
+    for finding in findings:
+        if finding.message:
+            told.setdefault(finding.check.partition(":")[0], finding.message)
+    return told
 
 
 @pytest.mark.parametrize("dispatcher", [broken.shares, broken.dealt])
@@ -69,6 +74,8 @@ def test_the_dispatchers_here_pass_near_the_optimum(dispatcher) -> None:
         ("drops_a_token", "counts met", "whole tokens for its slots, not its load"),
         ("token_to_another_expert", "counts met", "whole tokens for its slots, not its load"),
         ("first_slot_serves_all", "never above even", "with even shares, in"),
+        ("stale_placement", "another placement", "is the sum of its shares, not 1"),
+        ("returns_a_tuple", "valid", r"the answer is a tuple, not one tensor \[\.\.\., L, P\]"),
         ("remembers", "deterministic", "two calls gave different answers"),
         ("random_rounding", "deterministic", "two calls gave different answers"),
         ("writes_into_loads", "input untouched", "wrote into its input"),
@@ -85,9 +92,51 @@ def test_each_fault_is_found_by_the_check_for_it(function, check, message) -> No
     assert check in found
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(found[check])
-    if "contracts" not in found:  # and by no other, but what it breaks besides
+    if "contracts" in found:
+        assert "input untouched" not in found
+    else:  # and by no other, but what it breaks besides
         besides = {"first_slot_serves_all", "needs_steps", "remembers", "random_rounding"}
         assert set(found) == {check} or function in besides
+
+
+@pytest.mark.parametrize(
+    ("wrong", "check"),
+    [
+        (lambda loads, _G: loads.ndim == 3 and len(loads) > 32, "many steps and layers"),
+        (lambda loads, _G: loads.shape[-2] > 6, "many steps and layers"),
+        (lambda loads, _G: (loads > 1.1e6).any(), "many tokens"),
+        (lambda loads, _G: loads.shape[-1] > 256, "320 experts"),
+        (lambda loads, _G: (loads != loads.round()).any(), "fractional loads"),
+        (lambda loads, _G: loads.dtype == torch.float64, "loads in float64"),
+        (lambda _loads, G: G in {3, 5}, "3 ranks"),
+        (lambda _loads, G: G == 16, "16 ranks"),
+        (lambda _loads, G: G == 24, "24 ranks"),
+    ],
+)
+def test_a_fault_at_some_sizes_only_is_found(wrong, check) -> None:
+    """The first slot of each expert serves all its tokens."""
+
+    def dispatcher(loads, phy2log, num_ranks):
+        bad = wrong(loads, num_ranks)
+        return (broken.first_slot_serves_all if bad else broken.shares)(loads, phy2log, num_ranks)
+
+    findings = _contracts(Asked(DispatcherRunner(dispatcher)), {})
+    found = {finding.check for finding in findings if finding.message}
+    assert check in found
+    assert found <= {check, "5 ranks"}
+
+
+def test_one_fault_is_told_once() -> None:
+    """Not again for every dtype and corner, and a cause before what comes of it."""
+    assert set(failures(broken.first_slot_serves_all)) == {"never above even"}
+
+    def writes(loads, phy2log, num_ranks):
+        loads[..., 0] = 0
+        return broken.first_slot_serves_all(loads, phy2log, num_ranks)
+
+    assert list(failures(writes)) == ["input untouched", "never above even"]
+    findings = list(run_dispatcher_suite(broken.no_numbers))  # type: ignore[arg-type]
+    assert [finding.message for finding in findings[1 : len(cases())]] == ["as above"] * 6
 
 
 def test_an_assertion_names_all_that_failed() -> None:
