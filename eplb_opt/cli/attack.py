@@ -13,9 +13,10 @@ from eplb_opt.cli.files import not_written, policy_files, writable
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import progress_bar, write_json
 from eplb_opt.cli.parameters import SEED, Finite, TopologyOptions, topology_options
-from eplb_opt.cli.policy_options import dispatcher_option, policies_loaded
+from eplb_opt.cli.policy_options import dispatcher_option, policies_loaded, policy_limits
 
 if TYPE_CHECKING:
+    from eplb_opt.policies.process import Limits
     from eplb_opt.problem.instance import Instance
     from eplb_opt.testing.attack import Attack, Worst
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     "--certificate",
     metavar="FILE",
     callback=writable,
-    help="Write the evidence for the optimum.",
+    help="Write the evidence for the optimum; not with --dispatcher.",
 )
 @dispatcher_option
 @click.option(
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     callback=policy_files,
     help="With --dispatcher: placements are what this makes of other loads; default: any.",
 )
+@policy_limits
 @topology_options
 def command(
     policy: str,
@@ -64,6 +66,7 @@ def command(
     seed: int,
     output: Path | None,
     certificate: str | None,
+    limits: Limits,
     topology: TopologyOptions,
 ) -> int:
     """Search for small loads where a policy is furthest from the proven optimum; with --dispatcher
@@ -81,11 +84,11 @@ def command(
         if certificate is not None:
             raise InputError("--certificate proves placements: leave it out with --dispatcher")
         return attack_dispatcher(
-            policy, shape, placing, output, least=least, seconds=seconds, seed=seed
+            policy, shape, placing, output, limits, least=least, seconds=seconds, seed=seed
         )
     if placing is not None:
         raise InputError("--policy makes the placements of a dispatcher: give --dispatcher, too")
-    found = _hunt(policy, shape, least=least, seconds=seconds, seed=seed)
+    found = _hunt(policy, shape, limits, least=least, seconds=seconds, seed=seed)
     _show(found, policy)
     _write(found, policy, shape, output, certificate)
     if found.interrupted:
@@ -95,10 +98,14 @@ def command(
     return 1 if found.failed else 0
 
 
-def _hunt(policy: str, shape: Instance, **options: Any) -> Attack:
+def _hunt(policy: str, shape: Instance, limits: Limits, **options: Any) -> Attack:
     from eplb_opt.testing.attack import hunt
 
-    with policies_loaded([policy]) as runner, progress_bar() as progress, bad_input():
+    with (
+        policies_loaded([policy], limits, shape, or_dispatcher=True) as runner,
+        progress_bar() as progress,
+        bad_input(),
+    ):
 
         def tell(share: float, worst: Worst | None) -> None:
             text = f"worst {float(worst.ratio):.4f}" if worst else ""
@@ -120,6 +127,9 @@ def _show(found: Attack, policy: str) -> None:
             err=True,
         )
     worst = found.worst
+    if worst is None and found.failed == found.batches > 0:
+        click.echo("nothing measured: every call failed")
+        return
     if worst is None:
         click.echo("nothing found: no loads on which the policy is proven to be off the optimum")
         return

@@ -16,6 +16,7 @@ from eplb_opt.cli.output import progress_bar
 from eplb_opt.cli.policy_options import dispatcher_loaded, policies_loaded
 
 if TYPE_CHECKING:
+    from eplb_opt.policies.process import Limits
     from eplb_opt.problem.instance import Instance
     from eplb_opt.testing.dispatchers import Served
     from eplb_opt.testing.dispatchers.attack import DispatcherAttack
@@ -25,7 +26,12 @@ SHORT = 24
 
 
 def attack_dispatcher(
-    dispatcher: str, shape: Instance, policy: str | None, output: Path | None, **options: Any
+    dispatcher: str,
+    shape: Instance,
+    policy: str | None,
+    output: Path | None,
+    limits: Limits,
+    **options: Any,
 ) -> int:
     """Search, show, and write the test; the exit code."""
     machine = shape.topology
@@ -33,7 +39,7 @@ def attack_dispatcher(
         raise InputError(
             "--nodes, --groups: attack --dispatcher tries placements without nodes, leave them out"
         )
-    found = _hunt(dispatcher, shape, policy, **options)
+    found = _hunt(dispatcher, shape, policy, limits, **options)
     _show(found, dispatcher, policy, machine.num_ranks)
     if output is not None and found.worst is None:
         not_written("-o", output, "nothing found")
@@ -47,12 +53,14 @@ def attack_dispatcher(
     return 1 if found.failed else 0
 
 
-def _hunt(dispatcher: str, shape: Instance, policy: str | None, **options: Any) -> DispatcherAttack:
+def _hunt(
+    dispatcher: str, shape: Instance, policy: str | None, limits: Limits, **options: Any
+) -> DispatcherAttack:
     from eplb_opt.testing.dispatchers.attack import hunt_dispatch
 
     with (
-        dispatcher_loaded(dispatcher) as runner,
-        policies_loaded([policy] if policy else []) as policies,
+        dispatcher_loaded(dispatcher, limits) as runner,
+        policies_loaded([policy] if policy else [], limits, shape) as policies,
         progress_bar() as progress,
         bad_input(),
     ):
@@ -74,6 +82,9 @@ def _show(found: DispatcherAttack, dispatcher: str, policy: str | None, num_rank
             f"eplb-opt: {found.failed} of {found.batches} batches failed: {found.message}", err=True
         )
     worst = found.worst
+    if worst is None and found.failed == found.batches > 0:
+        click.echo("nothing measured: every call failed")
+        return
     if worst is None:
         click.echo("nothing found: no loads on which the dispatcher is above the optimum")
         return

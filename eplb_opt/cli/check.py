@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     callback=policy_files,
     help="It must lose to this one in no layer.",
 )
-@click.option("--gap-below", type=Finite(min=0), help="Largest gap to the proven bound, a ratio.")
+@click.option(
+    "--gap-below",
+    type=Finite(min=0),
+    help="Largest gap to the proven bound, with --dispatcher to the exact optimum; a ratio.",
+)
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -56,9 +60,9 @@ def command(
     junit: Path | None,
     limits: Limits,
 ) -> int:
-    """Run every check on a policy: valid placements, an engine's contracts, and quality if asked.
-    With --dispatcher on a dispatcher: valid shares or whole tokens, never above even shares; gaps
-    are to the exact optimum of each step, and --never-worse-than names another dispatcher.
+    """Run every check on a policy: valid placements, an engine's contracts, and quality if asked;
+    or with --dispatcher on a dispatcher: valid shares or whole tokens, never above even shares, the
+    contracts, and quality if asked, where --never-worse-than names another dispatcher.
 
     Exit code 1 if a check fails.
     """
@@ -91,7 +95,8 @@ def _policy_suite(
 ) -> Iterator[Iterator[Finding]]:
     from eplb_opt.testing.suite import run_suite
 
-    with policies_loaded([policy, asked["never_worse_than"] or policy], limits) as runner:
+    policies = [policy, asked["never_worse_than"] or policy]
+    with policies_loaded(policies, limits, or_dispatcher=True) as runner:
         yield run_suite(policy, runner=runner, **asked)
 
 

@@ -38,9 +38,19 @@ def policies_option(
 
 @contextmanager
 def policies_loaded(
-    policies: Iterable[str], limits: Limits | None = None, instance: Instance | None = None
+    policies: Iterable[str],
+    limits: Limits | None = None,
+    instance: Instance | None = None,
+    *,
+    or_dispatcher: bool = False,
 ) -> Iterator[PolicyRunner]:
     """What runs the policies, with all of them found and users' files imported.
+
+    Args:
+        policies: their names.
+        limits: of users' files.
+        instance: which they shall place.
+        or_dispatcher: with ``--dispatcher`` the command would take dispatchers.
 
     Raises:
         InputError: one does not exist, cannot be imported, is no policy, or has no placement of the
@@ -56,7 +66,8 @@ def policies_loaded(
                 if instance is not None and not is_user_file(policy):
                     load_policy(policy).check_sizes(instance)
             except PolicyError as error:
-                raise _not_loaded("policy", policy, error) from error
+                hint = "; for a dispatcher, add --dispatcher" * or_dispatcher
+                raise _not_loaded("policy", policy, error, hint) from error
         yield runner
 
 
@@ -78,11 +89,11 @@ def dispatcher_loaded(dispatcher: str, limits: Limits | None = None) -> Iterator
         yield runner
 
 
-def _not_loaded(kind: str, name: str, error: Exception) -> InputError:
+def _not_loaded(kind: str, name: str, error: Exception, hint: str = "") -> InputError:
     """An error that names the program, if the message does not."""
     message = str(error)
     named = name.partition(":")[0] in message
-    return InputError(message if named else f"{kind} {name}: {message}")
+    return InputError((message if named else f"{kind} {name}: {message}") + hint)
 
 
 def dispatcher_option(function: Command) -> Command:

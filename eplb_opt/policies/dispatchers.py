@@ -8,6 +8,7 @@ to 1 over the slots of an expert, or whole tokens [..., L, P], integers that sum
 from __future__ import annotations
 
 import contextlib
+import difflib
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from eplb_opt.policies.names import (
     as_array,
     is_user_file,
     load_function,
+    load_policy,
     one_line,
     policy_name,
 )
@@ -118,7 +120,19 @@ def load_dispatcher(dispatcher: AnyDispatcher) -> Dispatcher:
     try:
         return Dispatcher(dispatcher, share_rule(dispatcher))
     except ValueError as error:
-        raise PolicyError(f"{error}; or give FILE.py[:FUNCTION]") from None
+        raise PolicyError(f"{error}; or give FILE.py[:FUNCTION]{_meant(dispatcher)}") from None
+
+
+def _meant(name: str) -> str:
+    """What may be meant by a name that is no dispatcher's."""
+    from heuristics.dispatch.rules import SHARE_RULES
+
+    try:
+        load_policy(name)
+    except PolicyError:
+        near = difflib.get_close_matches(name, SHARE_RULES, n=1)
+        return f" (did you mean {near[0]}?)" if near else ""
+    return f" ({name} is a policy)"
 
 
 class DispatcherRunner:

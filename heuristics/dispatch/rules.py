@@ -27,14 +27,14 @@ def even(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:  # noqa: ARG
 SHARE_RULES: dict[str, ShareRule] = {"even": even, "sweeps": shares, "lplb": lplb}
 """The rules by name; those of ``COUNTED`` take a number after a colon."""
 
-COUNTED = {"sweeps": "sweeps", "lplb": "steps"}
-"""The argument that the number is."""
+COUNTED = {"sweeps": ("sweeps", 0), "lplb": ("steps", 1)}
+"""The argument that the number is, and the least number."""
 
 
 def share_rule(name: str) -> ShareRule:
     """The dispatch rule of a name: ``even``; ``sweeps`` or ``sweeps:N``; ``lplb`` or ``lplb:N``.
 
-    N is the number of steps of our interior-point method, or of LPLB's.
+    N is the number of steps of our interior-point method, 0 for even shares, or of LPLB's.
 
     Raises:
         UnknownDispatcherError: there is no such rule, or it takes no such number.
@@ -47,9 +47,11 @@ def share_rule(name: str) -> ShareRule:
     rule, colon, number = name.partition(":")
     if rule in SHARE_RULES and not colon:
         return SHARE_RULES[rule]
-    if rule in COUNTED and number.isascii() and number.isdecimal() and int(number) > 0:
-        return partial(SHARE_RULES[rule], **{COUNTED[rule]: int(number)})
-    counted = ", ".join(f"{rule}:N" for rule in COUNTED)
+    if rule in COUNTED and number.isascii() and number.isdecimal():
+        argument, least = COUNTED[rule]
+        if int(number) >= least:
+            return partial(SHARE_RULES[rule], **{argument: int(number)})
+    counted = ", ".join(f"{rule}:N with N at least {least}" for rule, (_, least) in COUNTED.items())
     raise UnknownDispatcherError(
-        f"dispatcher={name!r} is not one of {', '.join(SHARE_RULES)}, {counted} with N at least 1"
+        f"dispatcher={name!r} is not one of {', '.join(SHARE_RULES)}, {counted}"
     )
