@@ -171,13 +171,26 @@ def test_the_policy_of_the_guide_is_valid() -> None:
 
 def test_the_dispatcher_of_the_guide_meets_its_counts() -> None:
     scope: dict[str, Any] = {}
-    exec(blocks("docs/guide/dispatch.md", "python")[0], scope)
+    (example,) = [b for b in blocks("docs/guide/dispatch.md", "python") if "topk_ids" in b]
+    exec(example, scope)
     tokens, before = scope["tokens"][0], scope["tokens_before"](scope["counts"])
     sent = [
         scope["physical_ids"](ids, scope["phy2log"][0], tokens, before=known)
         for ids, known in zip(scope["topk_ids"], before, strict=True)
     ]
     assert torch.stack(sent).flatten().bincount(minlength=12).equal(tokens)
+
+
+def test_the_losses_on_a_trace_of_the_guide(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (generate, *_) = commands("docs/guide/dispatch.md")
+    assert eplb_opt(*generate, cwd=tmp_path).returncode == 0
+    (example,) = [b for b in blocks("docs/guide/dispatch.md", "python") if "trace.npy" in b]
+    exec(example, {})
+    (shown,) = [b for b in blocks("docs/guide/dispatch.md", "") if b.startswith("deepseek  even")]
+    assert capsys.readouterr().out == shown
 
 
 def test_the_page_of_commands_is_what_click_says() -> None:
