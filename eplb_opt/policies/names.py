@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ Slots = NDArray[np.int64]
 """[L, P], the logical expert in each slot."""
 
 DEFAULT_FUNCTION = "rebalance_experts"
+
+USER_MODULE = "eplb_opt_policy_"
+"""How the names of modules begin that users' files are."""
 
 
 class PolicyError(Exception):
@@ -287,7 +291,7 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise PolicyError(f"no such file: {path}")
     # Every file is a module of its own, whatever its name; dataclasses need it in sys.modules.
-    name = f"eplb_opt_policy_{abs(hash(path.resolve()))}"
+    name = f"{USER_MODULE}{abs(hash(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PolicyError(f"{path} cannot be imported")
@@ -362,6 +366,10 @@ def as_array(value: Any, name: str) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """Kind and first line of an exception."""
+    """Kind and first line of an exception, and the last line of a user's file on its way."""
     lines = str(error).strip().splitlines()
-    return printable(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+    kind, where = type(error).__name__, ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").startswith(USER_MODULE):
+            where = f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    return printable((f"{kind}: {lines[0]}" if lines else kind) + where)

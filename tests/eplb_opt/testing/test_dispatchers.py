@@ -32,6 +32,7 @@ from eplb_opt.testing.dispatchers.measure import (
 )
 from eplb_opt.testing.dispatchers.suite import _contracts
 from heuristics.dispatch import shares, whole
+from heuristics.dispatch.rules import SHARE_RULES
 from tests.command_line import eplb_opt
 from tests.eplb_opt import broken_dispatchers as broken
 from tests.oracles import steps as oracle
@@ -261,6 +262,11 @@ ATTACK = ["attack", "even", "--experts", 4, "--redundant", 2, "--gpus", 2, "--se
         ([*ATTACK, "--dispatcher", "--spread-replicas"], "--spread-replicas"),
         ([*ATTACK, "--dispatcher", "--policy", "deepsek"], "unknown policy 'deepsek'"),
         (["attack", "deepseek", *ATTACK[2:], "--policy", "refined"], "give --dispatcher, too"),
+        (["check", "--dispatcher", "lpbl"], "(did you mean lplb?)"),
+        (["check", "--dispatcher", "deepseek"], "(deepseek is a policy)"),
+        (["check", "lplb"], "for a dispatcher, add --dispatcher"),
+        (["attack", "lplb", *ATTACK[2:]], "for a dispatcher, add --dispatcher"),
+        ([*ATTACK, "--dispatcher", "--policy", "lplb-graph:cube"], "lplb-graph:cube"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message, tmp_path: Path) -> None:
@@ -326,6 +332,27 @@ def test_an_attack_tells_failures_of_the_dispatcher() -> None:
     assert found.worst is None
     assert found.failed == found.batches > 0
     assert found.message.startswith("wrong_shape: a batch of the search: the answer has shape")
+
+
+@pytest.mark.usefixtures("second_a_step")
+def test_calls_for_one_step_count_as_calls() -> None:
+    """Of a dispatcher that fails for single steps, no more calls have failed than were made."""
+
+    def batches_only(loads, phy2log, num_ranks):
+        if len(phy2log) == 1:
+            raise ValueError("one layer")
+        return broken.shares(loads, phy2log, num_ranks)
+
+    found = hunt_dispatch(batches_only, 4, Topology(6, 2), seconds=8)  # type: ignore[arg-type]
+    assert 0 < found.failed < found.batches
+
+
+@pytest.mark.usefixtures("second_a_step")
+def test_an_attack_on_what_always_fails_is_no_verdict(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(SHARE_RULES, "even", broken.wrong_shape)
+    result = eplb_opt(*ATTACK[:-1], 8, "--dispatcher", "--policy-timeout", 5, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "nothing measured: every call failed\n")
+    assert "batches failed: even: a batch of the search: the answer has shape" in result.stderr
 
 
 def test_ctrl_c_keeps_the_worst() -> None:
