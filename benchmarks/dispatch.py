@@ -5,6 +5,7 @@
     python benchmarks/dispatch.py by-size         # 16 to 4,096 tokens a step
     python benchmarks/dispatch.py speed           # beside a linear program
 
+``--steps 20`` serves no more than the first 20 steps of each placement, for a first look.
 Recordings are looked for in ``--data``, ``$EPLB_RECORDED_LOADS`` or ``../shared/data``. Every table
 of losses has a line for each placement and a column for each way of dispatching; a cell is the
 served loss, sum of makespans / sum of mean rank loads - 1, in %:
@@ -72,6 +73,11 @@ class Served:
     phy2log: Tensor
     num_ranks: int
     chosen: NDArray[np.int8] | None = None
+
+    def first(self, steps: int | None) -> Served:
+        """So many of the steps at most, or all."""
+        chosen = None if self.chosen is None else self.chosen[:steps]
+        return replace(self, loads=self.loads[:steps], chosen=chosen)
 
     def makespans(self, tokens: Tensor) -> Makespans:
         """Of the steps, [T, L], from the tokens of each slot [T, L, P]."""
@@ -227,8 +233,9 @@ def excess(found: Sequence[Makespans], best: Sequence[Makespans], cases: Sequenc
     return float(np.percentile(np.concatenate([one.ravel() for one in above]), 99)) * 100
 
 
-def row(name: str, cases: Sequence[Served]) -> str:
-    """The losses, then what shares and whole tokens have above the best."""
+def row(name: str, cases: Sequence[Served], steps: int | None) -> str:
+    """The losses, then what shares and whole tokens have above the best; of so many steps."""
+    cases = [served.first(steps) for served in cases]
     found = {column: [run(served) for served in cases] for column, run in COLUMNS.items()}
     losses = [loss(makespans, cases) for makespans in found.values()]
     cells = ["" if isnan(percent) else f"{percent:.2f}" for percent in losses]
@@ -274,7 +281,8 @@ def yardstick(options: argparse.Namespace) -> None:
         for slots, graph in GRAPH.items():
             for policy in ("deepseek", "refined", graph):
                 cases = replay(policy, trace, chosen, slots)
-                print(row(f"{name}, {slots} slots, `{policy}`", cases), flush=True)
+                case = f"{name}, {slots} slots, `{policy}`"
+                print(row(case, cases, options.steps), flush=True)
 
 
 def drawn_steps(weights: NDArray[np.float64], seed: int, steps: int) -> NDArray[np.int64]:
@@ -300,7 +308,7 @@ def full_scale(options: argparse.Namespace) -> None:
     for policy in ("deepseek", "refined", "lplb-graph:ring"):
         layers = range(3, 58, 6)
         cases = [full_scale_case(weights[layer], layer, policy) for layer in layers]
-        print(row(f"`{policy}`", cases), flush=True)
+        print(row(f"`{policy}`", cases, options.steps), flush=True)
 
 
 SIZES = [(16, 1, 1), (64, 1, 1), (128, 1, 1), (256, 1, 4), (256, 4, 8), (256, 16, 16)]
@@ -326,9 +334,9 @@ def by_size(options: argparse.Namespace) -> None:
                 halves(policy, *steps_of(routing, batch, "shuffled", seed), summed)
                 for seed in range(3, 3 + orders)
             ]
-            served = sum(len(case.loads) for case in cases)
+            served = sum(len(case.first(options.steps).loads) for case in cases)
             name = f"{batch * summed:,} ({served} steps), `{policy}`"
-            print(row(name, cases), flush=True)
+            print(row(name, cases, options.steps), flush=True)
 
 
 def linear_program(loads: Sequence[int], phy2log: Sequence[int], num_ranks: int) -> float:
@@ -406,7 +414,7 @@ SHAPES = [(64, 32, 4, 40, 8, 1000), (1024, 32, 4, 40, 8, 200), (4096, 256, 8, 28
 """Tokens, experts, experts of a token, slots, ranks, steps."""
 
 
-def speed(_options: argparse.Namespace) -> None:
+def speed(options: argparse.Namespace) -> None:
     print("| (E, P, G), tokens, placement | linear program | exact | shares | whole | physical ids "
           "| LPLB | shares, one step |\n|---|--:|--:|--:|--:|--:|--:|--:|")  # fmt: skip
     for tokens, E, k, P, G, steps in SHAPES:
@@ -415,6 +423,7 @@ def speed(_options: argparse.Namespace) -> None:
         loads = torch.stack([torch.bincount(row, minlength=E) for row in flat])[:, None]
         for policy in ("deepseek", "lplb-graph:ring"):
             served = Served(loads, place(policy, loads.sum(0), P, G), G, chosen)
+            served = served.first(options.steps)
             print(speed_row(f"({E}, {P}, {G}), {tokens:,}, `{policy}`", served), flush=True)
 
 
@@ -425,9 +434,11 @@ def main() -> None:
         "by-size": by_size,
         "speed": speed,
     }
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("part", choices=parts)
-    parser.add_argument("--data", type=Path, default=DATA)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser.add_argument("part", choices=parts, help="table, see above")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of recordings")
+    parser.add_argument("--steps", type=int, help="at most so many for each placement")
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts[options.part](options)
