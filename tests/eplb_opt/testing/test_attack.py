@@ -104,4 +104,4 @@ def test_an_attack_tells_failures_of_the_policy(tmp_path: Path) -> None:
     found = hunt(str(path), 5, Topology(8, 4), seconds=0.05)
     assert found.worst is None
     assert found.failed == found.batches > 0
-    assert found.message == "OSError: no luck"
+    assert found.message == "OSError: no luck (fails.py, line 2)"
