@@ -105,7 +105,7 @@ blocks:
     found = list(rows(tmp_path / "r.jsonl"))
     assert (failed, len(found)) == (6, 8)
     messages = {row["message"] for row in found}
-    assert "OSError: no luck" in messages
+    assert "OSError: no luck (bad.py, line 2)" in messages
     assert any("11 is not a multiple of num_ranks=4" in message for message in messages)
     assert [row["num_layers"] for row in found if row["status"] == "ok"] == [3, 1]
 

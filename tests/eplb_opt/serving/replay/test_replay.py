@@ -133,7 +133,7 @@ def test_a_policy_that_fails_leaves_the_placement(tmp_path: Path) -> None:
     path.write_text(SIX.format(body='raise RuntimeError("no idea")'))
     (found,) = replay(Instance(drifting(10), Topology(8, 4)), [str(path)], Settings(4, 4)).policies
     assert found.received == 0
-    assert [i.message for i in found.failures] == ["RuntimeError: no idea"] * 3
+    assert [i.message for i in found.failures] == ["RuntimeError: no idea (fails.py, line 5)"] * 3
     assert found.intervals[1].served == pytest.approx(found.intervals[1].without)
 
 
