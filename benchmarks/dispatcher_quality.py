@@ -1,16 +1,16 @@
-"""The dispatcher's shares beside the exact optimum: quality against sweeps, and time.
+"""The dispatcher's shares beside the exact optimum: quality against sweeps.
 
     python benchmarks/dispatcher_quality.py sweeps
+    python benchmarks/dispatcher_quality.py families
     python benchmarks/dispatcher_quality.py methods
     python benchmarks/dispatcher_quality.py fixed
-    python benchmarks/dispatcher_quality.py speed
 
 Excess of the makespan over the optimum, in % of the mean rank load: 99th percentile / maximum over
 dispatches. Drawn steps: lognormal expected loads (sigma 1), each step times exp(0.2 z), multinomial
 counts of 2, 8 and 128 tokens an expert, placed on the expected loads. ``sweeps`` also takes the
 recorded decode steps where they are: placed on 256 steps (the ring on 512), the 256 after them
-served. ``methods``: water-filling, expert by expert, in place of the interior-point method. On one
-thread.
+served. ``families``: the worst of 1 to 8 experts and 1 to 4 copies a rank on 8 to 72 ranks.
+``methods``: water-filling, expert by expert, in place of the interior-point method. On one thread.
 """
 
 from __future__ import annotations
@@ -18,23 +18,20 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
-from scipy.sparse import coo_array, hstack
 from torch import Tensor
 
 from eplb_opt import Instance, Topology
 from heuristics.dispatch import fixed_shares, shares
 from heuristics.dispatch.interior_point import SWEEPS
 from heuristics.dispatch.slots import even_shares, expert_loads, rank_loads
-from heuristics.policies import deepseek
-from heuristics.refined import refined
+from heuristics.policies import placer
 from solvers.dispatch import value
 from solvers.dispatch.classes import classes_of, holders
 from solvers.dispatch.optimal import optimal_makespans
@@ -73,19 +70,10 @@ def show(percent: Tensor) -> str:
     return f"{percent.quantile(0.99):6.3f} /{percent.max():6.2f}"
 
 
-def ring(weight: Tensor, num_ranks: int) -> Tensor:
-    """LPT without redundancy, then each rank's heaviest expert on the next rank too, [L, P]."""
-    layers, experts = weight.shape
-    own = deepseek(weight, experts, 1, 1, num_ranks).view(layers, num_ranks, -1)
-    heaviest = weight.gather(1, own.flatten(1)).view_as(own).argmax(2, keepdim=True)
-    return torch.cat([own, own.gather(2, heaviest).roll(1, 1)], 2).flatten(1)
-
-
 def place(policy: str, weight: Tensor, shape: Sequence[int]) -> Tensor:
     """[L, P] for loads [L, E] at (E, P, G)."""
-    if policy == "ring":
-        return ring(weight, shape[2])
-    return {"deepseek": deepseek, "refined": refined}[policy](weight, shape[1], 1, 1, shape[2])
+    name = "lplb-graph:ring" if policy == "ring" else policy
+    return placer(name)(weight, shape[1], 1, 1, shape[2])
 
 
 def serve(name: str, loads: np.ndarray, phy2log: Tensor, num_ranks: int) -> Served:
@@ -137,6 +125,28 @@ def sweeps(steps: int) -> None:
             for n in NUMBERS
         ]
         print(f"{row[0].name:28}" + "  ".join(show(each) for each in percent), flush=True)
+
+
+def families(steps: int) -> None:
+    """The worst of all shapes by sweeps: 99th percentile, largest, dispatches above 0.2 %."""
+    print(f"{'worst of all':20}{'99 %':>8}{'largest':>9}{'above 0.2 %':>13}")
+    found: dict[int, list[Tensor]] = {number: [] for number in (5, 6, SWEEPS, 8)}
+    for policy, ranks, experts, copies, tokens in product(
+        ("deepseek", "refined"), (8, 16, 24, 32, 48, 72), (1, 2, 4, 8), (1, 2, 4), (2, 16, 128)
+    ):
+        if ranks * experts > 320:
+            continue
+        case = drawn(policy, (ranks * experts, ranks * (experts + copies), ranks), tokens, steps, 3)
+        for number, each in found.items():
+            each.append(case.excess(shares(case.loads, case.phy2log, ranks, sweeps=number)))
+    for number, each in found.items():
+        worst = max(float(one.quantile(0.99)) for one in each)
+        together = torch.cat(each)
+        above = 100 * float((together > 0.2).double().mean())
+        print(
+            f"{f'{number} sweeps':20}{worst:8.3f}{together.max():9.3f}{above:11.3f} %", flush=True
+        )
+    print(f"{len(each)} rows of {len(each[0])} dispatches at most")
 
 
 def water_filling(case: Served, number: int, relaxation: float) -> Tensor:
@@ -204,42 +214,7 @@ def fixed(_: int) -> None:
                   f"{percent[2]:10.2f}{seconds:9.3f}{program:9.3f}", flush=True)  # fmt: skip
 
 
-def linear_program(case: Served, step: int) -> float:
-    """The optimum of a step of the first layer, by HiGHS with sparse matrices."""
-    slots, loads = case.phy2log[0].numpy(), case.loads[step, 0].double().numpy()
-    index, last = np.arange(len(slots)), np.ones(case.num_ranks)
-    rank = index * case.num_ranks // len(slots)
-    of_ranks = hstack([coo_array((loads[slots], (rank, index))), -last[:, None]])
-    sums = coo_array((np.ones(len(slots)), (slots, index)), (len(loads), len(slots) + 1))
-    cost = np.r_[np.zeros(len(slots)), 1.0]
-    found = linprog(cost, of_ranks, np.zeros(case.num_ranks), sums, np.ones(len(loads)))
-    return float(found.fun)
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Of the faster of two runs."""
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def speed(steps: int) -> None:
-    """Microseconds a dispatch: one step of one layer."""
-    print(f"{'':28}{'ours':>9}{'max-flow':>10}{'LP':>9}")
-    for policy, shape in (("deepseek", (32, 40, 8)), ("deepseek", (256, 288, 32)),
-                          ("ring", (256, 288, 32)), ("ring", (288, 360, 72))):  # fmt: skip
-        case = drawn(policy, shape, 128, steps, layers=1)
-        loads, held = case.loads[:, 0].numpy(), holders(case.phy2log[0].tolist(), *shape[::2])
-        ours = seconds(partial(shares, case.loads, case.phy2log, case.num_ranks)) / steps
-        exact = seconds(lambda w=loads, h=held: optimal_makespans(classes_of(w, h))) / steps
-        few = seconds(lambda c=case: [linear_program(c, step) for step in range(16)]) / 16
-        print(f"{case.name:28}{1e6 * ours:9.0f}{1e6 * exact:10.0f}{1e6 * few:9.0f}", flush=True)
-
-
-TABLES = {"sweeps": sweeps, "methods": methods, "fixed": fixed, "speed": speed}
+TABLES = {"sweeps": sweeps, "families": families, "methods": methods, "fixed": fixed}
 
 
 def main() -> None:
