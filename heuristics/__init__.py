@@ -22,6 +22,8 @@ How the stages are run stands in :meth:`pipeline.Pipeline.place`, 20 lines that 
 - ``replication``, ``packing``, ``grouping``, ``pair_resplit``, ``count_search``: our stages;
 - ``refined``: our policy, made of them; ``matching`` and ``migration`` let it start from an old
   placement;
+- ``steps``: policies that look at every step of a trace, made for a dispatcher;
+- ``dispatch``: dispatchers, which share the tokens of a step anew;
 - ``published``: the four seed programs, made of stages of their own;
 - ``policies``: the names of all these; ``drop_ins``: the functions that engines call.
 """

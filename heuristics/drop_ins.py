@@ -31,7 +31,8 @@ class RefinedEplbPolicy:
         """The expert in each slot, [L, P] int64, on the device of ``weight``.
 
         Args:
-            weight: [L, E] tokens per logical expert.
+            weight: [L, E] tokens per logical expert, in vLLM over a whole window: around them
+                ``dispatch-aware`` draws steps.
             num_replicas: P.
             num_groups: K; 0 (a model without groups) counts as 1.
             num_nodes: N.
@@ -62,7 +63,8 @@ def rebalance_experts_sglang(
     """SGLang's ``rebalance_experts``.
 
     Args:
-        tokens_per_expert: [T, L, E] a recording over T steps, summed here.
+        tokens_per_expert: [T, L, E] a recording over T steps: ``dispatch-aware`` looks at each,
+            other policies see their sum.
         num_physical_experts: P.
         num_local_physical_experts: S, slots a rank.
         num_groups: K; None (a model without groups) counts as 1.
@@ -85,7 +87,7 @@ def rebalance_experts_sglang(
             f"num_local_physical_experts={num_local_physical_experts}"
         )
     return rebalance_experts(
-        tokens_per_expert.sum(dim=0),
+        tokens_per_expert,
         num_physical_experts,
         num_groups or 1,
         num_nodes,

@@ -22,12 +22,16 @@ from heuristics.pipeline import Counting, Maps, Pipeline, Placing, maps
 from heuristics.published import programs
 from heuristics.refined import refined
 from heuristics.replication import greedy_replicas
+from heuristics.shape import sum_over_steps
+from heuristics.steps import dispatch_aware
 
 Place = Callable[[Tensor, int, int, int, int], Tensor]
-"""(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> phy2log [L, P]."""
+"""(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> phy2log [L, P]; the weight of a
+policy that takes steps may also be [T, L, E].
+"""
 
 Policy = Callable[[Tensor, int, int, int, int], Maps]
-"""The same arguments -> the three maps."""
+"""(weight [L, E] or [T, L, E], and the same sizes) -> the three maps."""
 
 COUNTS: dict[str, Counting] = {"greedy": greedy_replicas, **programs.COUNTS}
 PACKINGS: dict[str, Placing] = {"lpt": by_load(lpt), "snake": by_load(snake), **programs.PACKINGS}
@@ -55,12 +59,17 @@ class NamedPolicy:
             always places anew.
         check: raises ValueError for numbers of experts, slots, groups, nodes and ranks of which it
             has no placement; None for a policy that has one of all.
+        takes_steps: it looks at each step of [T, L, E]; the others get the sum over T.
+        dispatch: how it takes the tokens of an expert to be shared by its replicas: ``even`` or
+            ``optimal``, what a dispatcher does that looks at each step.
     """
 
     place: Place
     idea: str
     change: Callable[..., Tensor] | None = None
     check: Callable[[int, int, int, int, int], None] | None = None
+    takes_steps: bool = False
+    dispatch: str = "even"
 
     def __call__(
         self,
@@ -75,10 +84,13 @@ class NamedPolicy:
 
         ``old`` [L, P] is the placement until now. Without one, or where it can be no start (it has
         another width, holds -1, or does not keep groups on their nodes), all policies place anew.
+        A single step [1, L, E] says nothing of how steps differ: it is the loads [L, E].
 
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
+        if weight.ndim == 3 and not (self.takes_steps and len(weight) > 1):
+            weight = sum_over_steps(weight)
         sizes = (num_replicas, num_groups, num_nodes, num_gpus)
         if self.change is not None and old is not None:
             with suppress(NoStartError):
@@ -110,20 +122,49 @@ TABLE: dict[str, NamedPolicy] = {
         refined, "pairs of ranks re-split, other groups and counts tried; never worse than deepseek"
     ),
 }
-"""The policies that have a name of their own."""
+"""The policies for loads [L, E]: what is run where none is named."""
 
-KEEPING, RELABEL = "refined", "relabel"
-"""The policy that can start from the placement until now, and the word for keeping all it can."""
+
+def _for_dispatch(effort: str, idea: str) -> NamedPolicy:
+    place = partial(dispatch_aware, effort=effort)
+    return NamedPolicy(place, idea, takes_steps=True, dispatch="optimal")
+
+
+STEP_POLICIES: dict[str, NamedPolicy] = {
+    "dispatch-aware": _for_dispatch(
+        "default", "least mean makespan over steps [T, L, E]; needs a dispatcher"
+    ),
+    "dispatch-aware:fast": _for_dispatch("fast", "dispatch-aware with less search"),
+    "dispatch-aware:thorough": _for_dispatch("thorough", "dispatch-aware with more search"),
+}
+"""The policies that look at each step; their search takes seconds, and so they are named or not
+run.
+"""
 
 
 def _along(graph: str) -> NamedPolicy:
     place = GraphPolicy(f"lplb-graph:{graph}", GRAPHS[graph])
     idea = f"LPLB's {graph}: heaviest experts copied to fixed neighbours; needs a dispatcher"
-    return NamedPolicy(place, idea, check=place.check)
+    return NamedPolicy(place, idea, check=place.check, dispatch="optimal")
 
 
 LPLB_GRAPHS: dict[str, NamedPolicy] = {f"lplb-graph:{graph}": _along(graph) for graph in GRAPHS}
 """Placements along a fixed graph: each of one number of slots only, and so not in ``TABLE``."""
+
+NAMED: dict[str, NamedPolicy] = TABLE | STEP_POLICIES | LPLB_GRAPHS
+"""All policies that have a name of their own."""
+
+KEEPING: dict[str, Callable[..., Tensor]] = {
+    "refined": refined,
+    **{name: policy.place for name, policy in STEP_POLICIES.items()},
+}
+"""The policies that can start from the placement until now, with ``old=`` and ``move_budget=``."""
+
+RELABEL = "relabel"
+"""The word for keeping all that can be kept of the placement until now."""
+
+KEEPING_NAMES = ", ".join(f"{name}:N" for name in KEEPING) + f" (N transfers a layer or {RELABEL})"
+"""How a message says what can start from the placement until now."""
 
 
 def compose(name: str) -> Pipeline:
@@ -155,13 +196,14 @@ class UnknownPolicyError(ValueError):
 def placer(name: str) -> NamedPolicy:
     """The policy of a name.
 
-    A name in ``TABLE`` or ``LPLB_GRAPHS``; ``refined:40``, which starts from the placement until
-    now and receives at most 40 experts a layer; ``refined:relabel``, which places anew and keeps
-    what it can where it is; or stages joined by ``+``: a counts rule, a packing, and refinements.
+    A name in ``NAMED``; one in ``KEEPING`` and ``:40``, which starts from the placement until now
+    and receives at most 40 experts a layer, or ``:relabel``, which places anew and keeps what it
+    can where it is; or stages joined by ``+``: a counts rule, a packing, and refinements.
 
     Raises:
         UnknownPolicyError: none of these.
-        ValueError: there is no such stage, or no number after ``refined:``.
+        ValueError: there is no such stage, or no number after ``refined:`` or
+            ``dispatch-aware:``.
 
     Example:
         >>> placer("refined:40").idea
@@ -169,33 +211,34 @@ def placer(name: str) -> NamedPolicy:
         >>> placer("greedy + snake + pair-resplit").idea
         'stages by name'
     """
-    named = TABLE | LPLB_GRAPHS
-    if name in named:
-        return named[name]
+    if name in NAMED:
+        return NAMED[name]
     if "+" in name:
         return NamedPolicy(compose(name), "stages by name")
-    if name.startswith(f"{KEEPING}:"):
-        return _read_keeping(name)
+    base, _, kept = name.rpartition(":")
+    if base in KEEPING:
+        return _read_keeping(base, kept)
     raise UnknownPolicyError(
-        f"policy={name!r} is not one of {', '.join(named)}, nor {KEEPING}:N or "
-        f"{KEEPING}:{RELABEL}, nor stages joined by +"
+        f"policy={name!r} is not one of {', '.join(NAMED)}, {KEEPING_NAMES}, nor stages joined by +"
     )
 
 
-def _read_keeping(name: str) -> NamedPolicy:
-    """``refined`` that starts from the placement until now, from ``refined:relabel`` or
-    ``refined:N``.
+def _read_keeping(base: str, kept: str) -> NamedPolicy:
+    """The policy ``base`` that starts from the placement until now; ``kept`` is a number of
+    transfers, or ``relabel``.
     """
-    budget = name.partition(":")[2]
-    if budget == RELABEL:
-        idea = f"{KEEPING}, written so that experts stay where they are"
-        return replace(TABLE[KEEPING], idea=idea, change=refined)
-    if not (budget.isascii() and budget.isdecimal()):
+    policy, change = NAMED[base], KEEPING[base]
+    if kept == RELABEL:
+        idea = f"{base}, written so that experts stay where they are"
+        return replace(policy, idea=idea, change=change)
+    if not (kept.isascii() and kept.isdecimal()):
+        near = [name for name in NAMED if name.startswith(f"{base}:")]
         raise ValueError(
-            f"{name!r} is neither {KEEPING}:{RELABEL} nor {KEEPING}:N with N transfers a layer"
+            f"'{base}:{kept}' is neither {', '.join([*near, f'{base}:{RELABEL}'])} nor {base}:N "
+            "with N transfers a layer"
         )
-    idea = f"{KEEPING}, with at most {budget} transfers a layer"
-    return replace(TABLE[KEEPING], idea=idea, change=partial(refined, move_budget=int(budget)))
+    idea = f"{base}, with at most {kept} transfers a layer"
+    return replace(policy, idea=idea, change=partial(change, move_budget=int(kept)))
 
 
 def with_maps(place: Place, name: str = "policy") -> Policy:
@@ -205,7 +248,7 @@ def with_maps(place: Place, name: str = "policy") -> Policy:
         weight: Tensor, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int
     ) -> Maps:
         phy2log = place(weight, num_replicas, num_groups, num_nodes, num_gpus)
-        return maps(phy2log, weight.shape[1])
+        return maps(phy2log, weight.shape[-1])
 
     policy.__name__ = policy.__qualname__ = name
     return policy
@@ -229,8 +272,9 @@ def rebalance_experts(
     Hierarchical if ``num_nodes`` divides ``num_groups``, else global, as DeepSeek EPLB does.
 
     Args:
-        weight: [L, E] tokens per logical expert, any real dtype, on any device; not changed. On a
-            CPU every value is checked to be finite and not negative; elsewhere it must be.
+        weight: [L, E] tokens per logical expert, or [T, L, E] at each step, which all policies but
+            those for steps see as their sum; any real dtype, on any device; not changed. On a CPU
+            every value is checked to be finite and not negative; elsewhere it must be.
         num_replicas: P, slots in total, a multiple of ``num_gpus`` and at least E.
         num_groups: K, equal contiguous groups of experts.
         num_nodes: N, servers.

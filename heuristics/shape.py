@@ -1,4 +1,4 @@
-"""The arguments of ``rebalance_experts``, checked."""
+"""The arguments of ``rebalance_experts``, checked; a policy that takes no steps gets their sum."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class Shape:
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name}={size} must be positive")
-        _check_weight(weight)
+        if weight.ndim != 2:
+            raise ValueError(f"weight of shape {tuple(weight.shape)} is not [layers, experts]")
+        check_weight(weight)
         experts = weight.shape[1]
         if num_replicas < experts:
             raise ValueError(
@@ -54,9 +56,18 @@ class Shape:
         return Shape(num_replicas, num_groups, num_nodes, num_gpus)
 
 
-def _check_weight(weight: Tensor) -> None:
-    if weight.ndim != 2 or 0 in weight.shape:
-        raise ValueError(f"weight of shape {tuple(weight.shape)} is not [layers, experts]")
+def check_weight(weight: Tensor) -> None:
+    """Check tokens [L, E], or [T, L, E] at each step.
+
+    Raises:
+        ValueError: another shape, no real numbers, a load that is negative or not finite, or a
+            layer whose sum, over all steps, is beyond float32.
+    """
+    if weight.ndim not in (2, 3) or 0 in weight.shape:
+        raise ValueError(
+            f"weight of shape {tuple(weight.shape)} is not [layers, experts], nor [steps, layers, "
+            "experts]"
+        )
     if weight.is_complex() or weight.dtype == torch.bool:
         raise ValueError(f"weight must hold real numbers, not {weight.dtype}")
     if weight.device.type != "cpu":  # a test would make the host wait for the device
@@ -65,12 +76,24 @@ def _check_weight(weight: Tensor) -> None:
         raise ValueError(
             "weight holds a load that is negative, NaN or infinite: clean the recording"
         )
-    largest = float(weight.double().sum(1).max())
+    layers = weight.sum(-1, dtype=torch.float64)
+    largest = float((layers if weight.ndim == 2 else layers.sum(0)).max())
     if largest > LARGEST_SUM:
         raise ValueError(
             f"weight has a layer whose loads sum to {largest:g}, more than float32 holds: divide "
             "them by a common factor"
         )
+
+
+def sum_over_steps(weight: Tensor) -> Tensor:
+    """Loads [L, E] of steps [T, L, E], which are checked first.
+
+    Raises:
+        ValueError: as of :func:`check_weight`.
+    """
+    check_weight(weight)
+    half = weight.dtype in (torch.float16, torch.bfloat16)  # they may not hold the sum
+    return (weight.float() if half else weight).sum(0)
 
 
 def _check_multiple(name: str, value: int, by_name: str, by: int) -> None:

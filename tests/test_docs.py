@@ -40,7 +40,7 @@ from eplb_opt.problem.evidence import (
 from eplb_opt.problem.objective import Cost
 from eplb_opt.problem.result import Result, Stage
 from eplb_opt.testing import assert_valid
-from heuristics.policies import LPLB_GRAPHS, TABLE
+from heuristics.policies import NAMED
 from solvers.dispatch import value
 from tests.command_line import eplb_opt
 
@@ -232,7 +232,7 @@ def test_counts_of_slots_become_counts_of_experts(tmp_path: Path, monkeypatch: A
 
 def test_every_policy_is_described() -> None:
     page = text("docs/theory/heuristics.md")
-    assert [name for name in (*TABLE, *LPLB_GRAPHS) if f"| `{name}` |" not in page] == []
+    assert [name for name in NAMED if f"| `{name}` |" not in page] == []
 
 
 # What the JSON page says of fields. A path is written as on the page: `layers[].front[].budget`.

@@ -10,11 +10,11 @@ from eplb_opt.cli.output import show, table
 @click.command()
 def command() -> int:
     """List the built-in policies."""
-    from heuristics.policies import LPLB_GRAPHS, TABLE
+    from heuristics.policies import NAMED
 
     found = table("policy", "idea")
     found.columns[1].justify = "left"
-    for name, policy in (TABLE | LPLB_GRAPHS).items():
+    for name, policy in NAMED.items():
         found.add_row(name, policy.idea)
     show(
         found,

@@ -94,7 +94,8 @@ class Policy:
         function: ``(weight, num_replicas, num_groups, num_nodes, num_gpus)``, in DeepSeek EPLB's
             meaning; a sixth argument without default is given vLLM's old placement, or None. With
             the attribute ``takes_steps = True`` its weight is the steps [T, L, E], T = 1 without a
-            trace; else their sum [L, E].
+            trace; else their sum [L, E]. (A built-in policy that takes steps draws them around a
+            single one.)
         built_in: of ``heuristics``; always given the old placement.
     """
 
@@ -271,17 +272,16 @@ def known_policy(name: str) -> None:
 
 
 def _built_in(name: str) -> Policy:
-    from heuristics.policies import KEEPING, LPLB_GRAPHS, RELABEL, TABLE, UnknownPolicyError, placer
+    from heuristics.policies import KEEPING_NAMES, NAMED, UnknownPolicyError, placer
 
     try:
         return Policy(name, placer(name), built_in=True)
     except UnknownPolicyError:
-        known = TABLE | LPLB_GRAPHS
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, NAMED, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise PolicyError(
-            f"unknown policy {name!r}{meant}: give one of {', '.join(known)}, {KEEPING}:N, "
-            f"{KEEPING}:{RELABEL}, stages such as 'greedy + snake', or FILE.py[:FUNCTION]"
+            f"unknown policy {name!r}{meant}: give one of {', '.join(NAMED)}, {KEEPING_NAMES}, "
+            "stages such as 'greedy + snake', or FILE.py[:FUNCTION]"
         ) from None
     except ValueError as error:
         raise PolicyError(str(error)) from None

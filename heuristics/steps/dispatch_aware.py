@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from heuristics.shape import Shape
+from heuristics.shape import Shape, check_weight
 from heuristics.steps.noise import draw_steps
 from heuristics.steps.starts import starts
 from heuristics.steps.values import mean_makespans
@@ -54,6 +54,7 @@ def dispatch_aware(
         ValueError: an argument does not fit; the message names it.
     """
     del effort, old, move_budget
+    check_weight(weight)
     steps = weight if weight.ndim == 3 else draw_steps(weight, seed=seed)
     total = steps.double().sum(0)
     Shape.resolve(total, num_replicas, num_groups, num_nodes, num_gpus)
