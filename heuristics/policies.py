@@ -132,7 +132,7 @@ def _for_dispatch(effort: str, idea: str) -> NamedPolicy:
 
 STEP_POLICIES: dict[str, NamedPolicy] = {
     "dispatch-aware": _for_dispatch(
-        "default", "least mean makespan over steps [T, L, E]; needs a dispatcher"
+        "default", "the least mean makespan over the steps of a trace; needs a dispatcher"
     ),
     "dispatch-aware:fast": _for_dispatch("fast", "dispatch-aware with less search"),
     "dispatch-aware:thorough": _for_dispatch("thorough", "dispatch-aware with more search"),

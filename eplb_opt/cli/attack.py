@@ -118,6 +118,7 @@ def _hunt(policy: str, shape: Instance, limits: Limits, **options: Any) -> Attac
 
 
 def _show(found: Attack, policy: str) -> None:
+    from eplb_opt.problem.objective import Dispatch
     from eplb_opt.problem.rationals import exact_text
 
     if found.failed:
@@ -133,8 +134,10 @@ def _show(found: Attack, policy: str) -> None:
     if worst is None:
         click.echo("nothing found: no loads on which the policy is proven to be off the optimum")
         return
+    dispatch = worst.result.cost.dispatch
+    under = "" if dispatch == Dispatch.EVEN else f" under {dispatch} dispatch"
     click.echo(f"loads    {' '.join(map(str, worst.loads))}")
-    click.echo(f"makespan {exact_text(worst.makespan)} of {policy}")
+    click.echo(f"makespan {exact_text(worst.makespan)} of {policy}{under}")
     optimum = worst.result.objective or worst.result.lower_bound
     click.echo(f"optimum  {exact_text(optimum)}, proven ({worst.result.bound_source})")
     click.echo(f"ratio    {float(worst.ratio):.4f} = {exact_text(worst.ratio)}")

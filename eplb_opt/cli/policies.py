@@ -18,6 +18,7 @@ def command() -> int:
         found.add_row(name, policy.idea)
     show(
         found,
+        "From an old placement:  --policy refined:40, dispatch-aware:fast:40, refined:relabel",
         "Stages by name:         --policy 'huntington-hill + snake + pair-resplit'",
         "A program of your own:  --policy path/to/file.py[:function]",
     )

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.objective import EVEN_SUM, Cost
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.shown import printable
 from eplb_opt.problem.topology import Rule
@@ -107,6 +108,14 @@ class Policy:
     def takes_steps(self) -> bool:
         """Whether the function looks at the steps of a trace."""
         return getattr(self.function, "takes_steps", False) is True
+
+    @property
+    def cost(self) -> Cost:
+        """What it minimizes: a built-in policy says so; else the makespan of the summed loads."""
+        if not self.built_in:
+            return EVEN_SUM
+        dispatch = getattr(self.function, "dispatch", "even")
+        return Cost.of("mean" if self.takes_steps else "sum", dispatch)
 
     def call(self, weight: Any, sizes: Sequence[int], old: Any = None) -> Any:
         """What the function returns for loads (a tensor) and ``sizes`` as in :func:`arguments`.
@@ -242,6 +251,16 @@ def load_function(name: str, default: str) -> Callable[..., Any]:
         raise PolicyError(f"{given or default!r} of {path} is not a function")
     function: Callable[..., Any] = target
     return function
+
+
+def cost_of(policy: AnyPolicy) -> Cost:
+    """What a policy minimizes, see :attr:`Policy.cost`; a user's file is not loaded for it.
+
+    Raises:
+        PolicyError: there is no such policy.
+    """
+    named = isinstance(policy, str) and not is_user_file(policy)
+    return load_policy(policy).cost if named else EVEN_SUM
 
 
 def policy_name(policy: AnyPolicy) -> str:

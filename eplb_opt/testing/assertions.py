@@ -9,17 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from eplb_opt import bounds
 from eplb_opt.gap import SMALL_SLOTS, SMALL_TIME_LIMIT
 from eplb_opt.policies.names import AnyPolicy, load_policy
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
-from eplb_opt.problem.objective import step_makespans
+from eplb_opt.problem.objective import (
+    EVEN_SUM,
+    SUM,
+    Cost,
+    Dispatch,
+    Objective,
+    step_makespans,
+)
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.result import Limit
 from eplb_opt.problem.validity import find_violations
@@ -63,16 +69,21 @@ def assert_gap_below(
     instance: Instance,
     limit: float,
     *,
+    objective: Objective | str = SUM,
+    dispatch: Dispatch | str = Dispatch.EVEN,
     time_limit: float | None = None,
 ) -> None:
     """In every layer ``(makespan - bound) / bound <= limit``.
 
     The bound is proven: the closed form, and where that does not do, up to ``time_limit`` seconds
-    of exact search a layer (None: 10 s for up to 24 slots, no search for more).
+    of exact search a layer (None: 10 s for up to 24 slots, no search for more). ``objective`` and
+    ``dispatch`` are those of :func:`eplb_opt.gap.measure_gap`.
 
     Raises:
         AssertionError: names the layer, its gap and what is proven.
     """
+    cost = Cost.of(objective, dispatch)
+    cost.objective.check_steps(instance)
     if time_limit is None:
         small = instance.topology.num_physical_experts <= SMALL_SLOTS
         time_limit = SMALL_TIME_LIMIT if small else 0.0
@@ -80,11 +91,12 @@ def assert_gap_below(
     for layer, row in zip(instance.layers(), placement.phy2log.tolist(), strict=True):
         if not layer.has_load:
             continue
-        makespan, bound = value(layer, row).incumbent, bounds.of(layer).value
+        makespan, bound = value(layer, row, *cost).incumbent, bounds.of(layer, *cost).value
         if makespan > bound * (1 + Fraction(limit)) and time_limit > 0:
             from solvers import solve
 
-            found = solve(layer, time_limit=time_limit)
+            objective, dispatch = cost
+            found = solve(layer, objective=objective, dispatch=dispatch, time_limit=time_limit)
             if found.limit == Limit.INTERRUPT:
                 raise KeyboardInterrupt
             bound = max(bound, found.lower_bound)
@@ -97,11 +109,18 @@ def assert_gap_below(
 
 
 def measure_makespans(
-    policy: AnyPolicy, instance: Instance, runner: PolicyRunner | None = None
-) -> Any:
-    """The makespan of each layer, [L] float64."""
+    policy: AnyPolicy,
+    instance: Instance,
+    runner: PolicyRunner | None = None,
+    cost: Cost = EVEN_SUM,
+) -> NDArray[np.float64]:
+    """What the policy's placement costs in each layer, [L]."""
     placement = place(policy, instance, runner)
-    return step_makespans(placement, instance.loads[None], instance.topology.num_ranks)[0]
+    if cost != EVEN_SUM:
+        placed = zip(instance.layers(), placement.phy2log.tolist(), strict=True)
+        return np.array([float(value(layer, row, *cost).incumbent) for layer, row in placed])
+    (found,) = step_makespans(placement, instance.loads[None], instance.topology.num_ranks)
+    return np.asarray(found)
 
 
 def assert_never_worse(
@@ -110,15 +129,21 @@ def assert_never_worse(
     *,
     on: Instance | Sequence[Instance],
     tolerance: float = FLOAT_TOLERANCE,
+    objective: Objective | str = SUM,
+    dispatch: Dispatch | str = Dispatch.EVEN,
 ) -> None:
     """In no layer of any instance a larger makespan than the other policy, up to ``tolerance``.
+
+    ``objective`` and ``dispatch`` are those of :func:`eplb_opt.gap.measure_gap`.
 
     Raises:
         AssertionError: names the instance, the layer and both makespans.
     """
+    cost = Cost.of(objective, dispatch)
     with PolicyRunner() as runner:  # one process for each file, on all instances
         for instance in [on] if isinstance(on, Instance) else on:
-            ours, theirs = (measure_makespans(p, instance, runner) for p in (policy, than))
+            cost.objective.check_steps(instance)
+            ours, theirs = (measure_makespans(p, instance, runner, cost) for p in (policy, than))
             worse = ours > theirs * (1 + tolerance)
             if worse.any():
                 layer = int(np.argmax(ours / np.maximum(theirs, 1e-300)))

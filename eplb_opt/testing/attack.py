@@ -9,10 +9,13 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from eplb_opt.policies.names import PolicyError
+from eplb_opt.policies.names import PolicyError, cost_of
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.objective import Dispatch
+from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.result import Limit, Result
 from eplb_opt.problem.topology import Topology
 from eplb_opt.testing.search import (
@@ -91,7 +94,8 @@ def hunt(
 ) -> Attack:
     """The worst loads found in the time: seeded random starts, local search, then shrinking.
 
-    Only proven optima count. What is returned is the simplest found within ``SLACK`` of the worst.
+    Tokens are shared evenly; for a built-in policy that is made for another dispatch, by that. Only
+    proven optima count. What is returned is the simplest found within ``SLACK`` of the worst.
     Ctrl-C returns what is known so far. ``runner`` runs the policy, in place of one of its own.
     """
     chance = np.random.default_rng(seed)
@@ -122,6 +126,7 @@ class _Hunt:
         self.policy, self.machine, self.rule = policy, machine, rule
         self.num_experts, self.least = num_experts, least
         self.solve_seconds, self.chance, self.runner = solve_seconds, chance, runner
+        self.dispatch = cost_of(policy).dispatch
         self.elite: list[tuple[Fraction, tuple[int, ...]]] = []
         self.worst: Worst | None = None
         self.batches = self.failed = 0
@@ -173,11 +178,20 @@ class _Hunt:
             self.failed += 1
             self.message = self.message or str(error)
             return []
-        peaks = placement.rank_loads(batch, self.machine.num_ranks).max(1)
+        peaks = self._makespans(placement, instance)
         bound = batch.sum(1) / self.machine.num_ranks
         order = np.argsort(-peaks / np.maximum(bound, 1e-9), kind="stable")
         rows, phy2log = batch.tolist(), placement.phy2log.tolist()
         return [(float(peaks[i] / bound[i]), tuple(rows[i]), tuple(phy2log[i])) for i in order]
+
+    def _makespans(self, placement: Placement, instance: Instance) -> NDArray[np.float64]:
+        """Of all layers, [L]."""
+        if self.dispatch == Dispatch.EVEN:
+            loads = placement.rank_loads(instance.loads, self.machine.num_ranks)
+            return np.asarray(loads.max(1))
+        placed = zip(instance.layers(), placement.phy2log.tolist(), strict=True)
+        found = [value(layer, row, dispatch=self.dispatch).incumbent for layer, row in placed]
+        return np.array(found, dtype=np.float64)
 
     def _prove(self, candidate: tuple[float, tuple[int, ...], tuple[int, ...]]) -> Worst | None:
         """The exact ratio, if the optimum can be proven in time."""
@@ -186,47 +200,39 @@ class _Hunt:
             return None  # the ratio to the mean is at least that to the optimum
         layer = Instance([loads], self.machine, self.rule).layer(0)  # type: ignore[arg-type]
         if loads not in self._optima:
-            found = solve(layer, time_limit=self.solve_seconds)
+            found = solve(layer, dispatch=self.dispatch, time_limit=self.solve_seconds)
             if found.limit == Limit.INTERRUPT:  # no exception: the search keeps what it found
                 raise KeyboardInterrupt
             self._optima[loads] = found
         result = self._optima[loads]
         if result.status != "optimal" or not result.objective:
             return None
-        return Worst(loads, value(layer, phy2log).incumbent, result, phy2log)
+        makespan = value(layer, phy2log, dispatch=self.dispatch).incumbent
+        return Worst(loads, makespan, result, phy2log)
 
 
 def as_test(worst: Worst, policy: str, machine: Topology) -> str:
     """A pytest function that fails once the policy is that bad no more, or the optimum is wrong."""
-    optimum = worst.result.objective
+    optimum, dispatch = worst.result.objective, worst.result.cost.dispatch
     call = ", ".join(f"{name}={value}" for name, value in _sizes(machine).items())
+    word = "" if dispatch == Dispatch.EVEN else f', dispatch="{dispatch}"'
     return f'''"""Found by `eplb-opt attack`: {float(worst.ratio):.4f} times the optimum."""
 
 from fractions import Fraction
 
 from eplb_opt import Instance, Topology
 from eplb_opt.gap import measure_gap
-from eplb_opt.testing.search import (
-    LARGEST,
-    Loads,
-    change_loads,
-    random_loads,
-    search,
-    simpler_loads,
-    size_of,
-)
 from solvers import solve
-from solvers.dispatch import value
 
 LOADS = {list(worst.loads)}
 
 
 def test_worst_case_of_the_policy():
     instance = Instance([LOADS], Topology({call}))
-    result = solve(instance.layer(0))
+    result = solve(instance.layer(0){word})
     assert result.status == "optimal"
     assert result.objective == Fraction("{optimum}")
-    (layer,) = measure_gap(instance, [{policy!r}]).policies[0].layers
+    (layer,) = measure_gap(instance, [{policy!r}]{word}).policies[0].layers
     assert layer.makespan / result.objective <= Fraction("{worst.ratio}")
 '''
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import numpy as np
 from eplb_opt.gap import PolicyGap, measure_gap
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.synthetic import generate
-from eplb_opt.policies.names import load_policy
+from eplb_opt.policies.names import cost_of, load_policy
 from eplb_opt.policies.process import Limits
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost
 from eplb_opt.problem.topology import Topology
 from eplb_opt.testing.assertions import assert_never_worse, measure_makespans
 from eplb_opt.testing.contracts import CONTRACTS, Finding, message_of
@@ -75,6 +77,20 @@ def full_scale_instances(layers: int = 8) -> list[Instance]:
     return found
 
 
+STEPS = 8
+"""Drawn for a policy that looks at them."""
+
+
+def with_steps(instance: Instance) -> Instance:
+    """The instance with steps drawn around its loads, by :func:`heuristics.steps.draw_steps`."""
+    import torch
+
+    from heuristics.steps import draw_steps
+
+    trace = draw_steps(torch.tensor(instance.loads), steps=STEPS).numpy()
+    return replace(instance, loads=trace, source=f"{instance.source}, {STEPS} drawn steps")
+
+
 def run_suite(
     name: str,
     *,
@@ -90,6 +106,9 @@ def run_suite(
     First the policy runs in a process of its own on every instance; only what survives that is
     called in this process.
 
+    Compared is the makespan under even dispatch; of a built-in policy that is made for another
+    dispatch the makespan under that, and of one that looks at steps the mean over drawn ones.
+
     Args:
         name: of the policy, or its file.
         limits: of time and memory for each call.
@@ -102,8 +121,10 @@ def run_suite(
     Raises:
         KeyboardInterrupt: Ctrl-C; a file of gaps that is missing then has those measured.
     """
+    cost, alive = cost_of(name), True
     instances = [*small_instances(), *full_scale_instances()]
-    alive = True
+    if cost.objective != SUM:
+        instances = [with_steps(instance) for instance in instances]
     with PolicyRunner(limits) if runner is None else nullcontext(runner) as running:
         for instance in instances:
             failed = message_of(partial(running.run, name, instance))
@@ -111,7 +132,7 @@ def run_suite(
             yield Finding(f"valid: {instance.source}", failed)
         if alive:
             yield from _quality(
-                name, instances, running, never_worse_than, gap_below, baseline, tolerance
+                name, instances, cost, running, never_worse_than, gap_below, baseline, tolerance
             )
     if not alive:
         yield Finding("contracts", "not checked: the policy must first pass the checks above")
@@ -124,6 +145,7 @@ def run_suite(
 def _quality(
     name: str,
     instances: list[Instance],
+    cost: Cost,
     runner: PolicyRunner,
     never_worse_than: str | None,
     gap_below: float | None,
@@ -131,27 +153,28 @@ def _quality(
     tolerance: float,
 ) -> Iterator[Finding]:
     yield Finding("same result in every process", message_of(lambda: _reproduces(name, instances)))
+    words, judged = cost._asdict(), "" if cost == EVEN_SUM else f" ({cost})"
     if never_worse_than is not None:
-        check = partial(assert_never_worse, name, never_worse_than, on=instances)
-        yield Finding(f"never worse than {never_worse_than}", message_of(check))
+        check = partial(assert_never_worse, name, never_worse_than, on=instances, **words)
+        yield Finding(f"never worse than {never_worse_than}{judged}", message_of(check))
     if gap_below is None and baseline is None:
         return
     gaps: dict[str, PolicyGap] = {}
     try:
         for instance in instances:
-            gaps[instance.source] = _gap(name, instance, runner)
+            gaps[instance.source] = _gap(name, instance, cost, runner)
     except KeyboardInterrupt:
         if baseline is not None and not baseline.exists():
             write_gaps(baseline, _means(gaps), interrupted=True)
         raise
     if gap_below is not None:
-        yield Finding(f"gap at most {gap_below:.4%}", _too_large(gaps, gap_below))
+        yield Finding(f"gap at most {gap_below:.4%}{judged}", _too_large(gaps, gap_below))
     if baseline is not None:
-        yield Finding("gaps have not risen", risen(_means(gaps), baseline, tolerance))
+        yield Finding(f"gaps have not risen{judged}", risen(_means(gaps), baseline, tolerance))
 
 
-def _gap(name: str, instance: Instance, runner: PolicyRunner) -> PolicyGap:
-    report = measure_gap(instance, [name], runner=runner)
+def _gap(name: str, instance: Instance, cost: Cost, runner: PolicyRunner) -> PolicyGap:
+    report = measure_gap(instance, [name], runner=runner, **cost._asdict())
     if report.interrupted:
         raise KeyboardInterrupt
     return report.policies[0]

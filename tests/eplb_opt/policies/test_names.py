@@ -9,9 +9,17 @@ import pytest
 import torch
 
 from eplb_opt import Instance, Topology
-from eplb_opt.policies.names import InvalidPlacementError, PolicyError, arguments, load_policy
+from eplb_opt.policies.names import (
+    InvalidPlacementError,
+    PolicyError,
+    arguments,
+    cost_of,
+    load_policy,
+)
 from eplb_opt.policies.runner import PolicyRunner
+from eplb_opt.problem.objective import EVEN_SUM, Cost
 from heuristics.policies import refined
+from heuristics.steps import dispatch_aware
 from tests.eplb_opt.policies import user_programs
 
 FILE = Path(__file__).with_name("user_programs.py")
@@ -189,3 +197,23 @@ def test_a_policy_that_takes_steps_sees_them() -> None:
             expected = [(first + p) % 4 for p in range(6)]
             for run in (policy.run(instance), runner.run(file, instance)):
                 assert run.placement.phy2log.tolist() == [expected]
+
+
+def test_a_built_in_policy_for_steps_sees_them_and_draws_them_around_a_single_one() -> None:
+    """The sum, (12, 4, 5, 7), is another problem."""
+    sizes = (6, 1, 1, 3)
+    steps = torch.from_numpy(np.asarray(TRACE.trace, dtype=np.float32))
+    for instance, weight in (
+        (TRACE, steps),
+        (Instance(TRACE.loads, TRACE.topology), steps.sum(0)),
+        (Instance(TRACE.loads[None], TRACE.topology), steps.sum(0)),
+    ):
+        run = load_policy("dispatch-aware").run(instance, once=True)
+        assert run.placement.phy2log.tolist() == dispatch_aware(weight, *sizes).tolist()
+
+
+def test_what_a_policy_minimizes() -> None:
+    assert cost_of("dispatch-aware:fast:40") == Cost.of("mean", "optimal")
+    assert cost_of("lplb-graph:ring") == Cost.of("sum", "optimal")
+    for policy in ("refined", "no_such_file.py", user_programs.from_heaviest_step):
+        assert cost_of(policy) == EVEN_SUM

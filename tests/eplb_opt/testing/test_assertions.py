@@ -51,6 +51,20 @@ def test_comparisons() -> None:
         assert_equivalent("deepseek", "refined", on=SMALL)
 
 
+def test_comparisons_over_steps_under_a_dispatcher() -> None:
+    steps = np.random.default_rng(0).poisson([20, 18, 9, 9, 5, 5, 3, 3], (8, 1, 8))
+    trace = Instance(steps, Topology(12, 4))
+    served = {"objective": "mean", "dispatch": "optimal"}
+    assert_never_worse("dispatch-aware:fast", "deepseek", on=trace, **served)
+    assert_gap_below("dispatch-aware:fast", trace, 0.05, time_limit=0, **served)
+    with pytest.raises(AssertionError, match=r"worse than the .* of dispatch-aware"):
+        assert_never_worse("deepseek", "dispatch-aware:fast", on=trace, **served)
+    with pytest.raises(AssertionError, match=r"layer 0: makespan .* above the proven bound"):
+        assert_gap_below("deepseek", trace, 0.01, time_limit=0, **served)
+    with pytest.raises(ValueError, match="steps are needed"):
+        assert_never_worse("refined", on=SMALL, **served)
+
+
 def test_drop_in() -> None:
     assert_drop_in("refined")
     assert_drop_in(broken_policies.deepseek)

@@ -67,6 +67,15 @@ def test_attack_finds_loads_on_which_the_baseline_is_far_off() -> None:
 
 
 @pytest.mark.usefixtures("second_a_step")
+def test_a_policy_for_a_dispatcher_is_attacked_under_one(tmp_path: Path) -> None:
+    machine = ["--experts", "8", "--physical", "12", "--gpus", "4"]
+    options = [*machine, "--seconds", "2", "-o", "test_worst.py"]
+    result = eplb_opt("attack", "lplb-graph:ring", *options, cwd=tmp_path)
+    assert "of lplb-graph:ring under optimal dispatch" in result.stdout, result
+    assert (tmp_path / "test_worst.py").read_text().count('dispatch="optimal"') == 2
+
+
+@pytest.mark.usefixtures("second_a_step")
 def test_nothing_is_found_where_the_policy_is_optimal() -> None:
     worst = hunt("deepseek", 4, Topology(4, 4), seconds=12).worst
     assert worst is None or worst.ratio == 1

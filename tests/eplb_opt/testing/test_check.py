@@ -9,6 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from eplb_opt import Instance, Topology
+from eplb_opt.testing import suite
+from eplb_opt.testing.contracts import CONTRACTS
 from eplb_opt.testing.suite import run_suite
 from heuristics import POLICIES
 from tests.command_line import Done, eplb_opt
@@ -23,6 +26,30 @@ def check(*arguments: str) -> Done:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_here_passes(policy: str) -> None:
     assert [finding for finding in run_suite(policy) if finding.message] == []
+
+
+def test_a_policy_for_steps_is_judged_by_what_it_minimizes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its contracts are those of all; here the cheapest of them."""
+    machines = (Topology(12, 4), Topology(12, 4, 2, 4))
+    few = [
+        Instance([[57, 17, 9, 9, 5, 1, 1, 1]], machine, source=f"{machine}") for machine in machines
+    ]
+    monkeypatch.setattr(suite, "small_instances", lambda: few)
+    monkeypatch.setattr(suite, "full_scale_instances", list)
+    monkeypatch.setattr(suite, "CONTRACTS", {name: CONTRACTS[name] for name in ("one rank",)})
+    asked = {"never_worse_than": "deepseek", "gap_below": 0.1, "baseline": tmp_path / "gaps.json"}
+    found = list(run_suite("dispatch-aware:fast", **asked))
+    assert [finding for finding in found if finding.message] == []
+    judged = " (objective='mean', dispatch='optimal')"
+    assert [finding.check for finding in found][-4:] == [
+        f"never worse than deepseek{judged}",
+        f"gap at most 10.0000%{judged}",
+        f"gaps have not risen{judged}",
+        "one rank",
+    ]
+    assert all("8 drawn steps" in source for source in json.loads(asked["baseline"].read_text()))
 
 
 @pytest.fixture(scope="module")
