@@ -27,10 +27,10 @@ def test_only_those_for_steps_see_them() -> None:
 
 
 def test_a_single_step_is_no_trace() -> None:
-    policy = placer("dispatch-aware")
+    policy = placer("dispatch-aware:fast")
     drawn = policy(STEPS[0], *SIZES)
     assert torch.equal(drawn, policy(STEPS[:1], *SIZES))
-    assert torch.equal(drawn, dispatch_aware(STEPS[0], *SIZES))
+    assert torch.equal(drawn, dispatch_aware(STEPS[0], *SIZES, effort="fast"))
 
 
 def test_names_say_effort_and_what_is_kept() -> None:

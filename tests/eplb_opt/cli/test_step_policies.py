@@ -15,7 +15,7 @@ from tests.command_line import eplb_opt
 
 MACHINE = ("--redundant", 4, "--gpus", 4)
 SERVED = ("--objective", "mean", "--dispatch", "optimal", "--time-limit", 0)
-POLICIES = ("deepseek", "dispatch-aware", "dispatch-aware:fast:3")
+POLICIES = ("deepseek", "dispatch-aware:fast", "dispatch-aware:fast:3")
 STEPS = np.random.default_rng(2).poisson(np.geomspace(20, 2, 8), (12, 2, 8))
 
 
@@ -38,7 +38,8 @@ def test_from_a_trace_to_the_file_that_an_engine_serves(trace: Path, tmp_path: P
     converted = eplb_opt("convert", "p.npz", *to_sglang, cwd=tmp_path)
     assert converted.returncode == 0, converted.stderr
     served = json.loads((tmp_path / "init.json").read_text())["physical_to_logical_map"]
-    assert served == dispatch_aware(torch.tensor(STEPS).float(), 12, 1, 1, 4).tolist()
+    placed = dispatch_aware(torch.tensor(STEPS).float(), 12, 1, 1, 4, effort="fast")
+    assert served == placed.tolist()
 
 
 def test_replay_gives_it_the_window_and_the_placement_until_now(trace: Path) -> None:
