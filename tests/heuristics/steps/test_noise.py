@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,6 @@ def test_one_expert_has_no_spread() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"steps": 0}, {"tokens": 0}, {"spread": -0.1}, {"per_token": 0.5}]
 )
-def test_numbers_out_of_range(wrong: dict[str, float]) -> None:
+def test_numbers_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         draw_steps(LOADS, **wrong)
