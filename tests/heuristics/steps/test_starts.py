@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from eplb_opt import Instance, Placement, Topology
 from eplb_opt.problem.validity import find_violations
 from heuristics.replication import count_replicas
-from heuristics.steps.starts import pack_chain, pack_links, starts
+from heuristics.steps.starts import hop_widths, pack_chain, pack_links, starts
 from heuristics.steps.values import mean_makespans
 from tests.heuristics.loads import lognormal
 
@@ -31,7 +31,7 @@ def test_all_starts_are_valid_for_any_sizes(layers, experts, ranks, further, idl
     for name, placed in found.items():
         assert find_violations(Placement(placed.numpy(), experts), instance) == [], name
     baseline = count_replicas(found["deepseek"], experts)
-    for name in ("chain", "links"):
+    for name in ("chain", "links"):  # the flat chain has counts of its own
         assert torch.equal(count_replicas(found[name], experts), baseline)
 
 
@@ -85,3 +85,11 @@ def test_a_chain_loses_less_than_the_baseline(slots: int) -> None:
     chain, deepseek = mean_makespans(steps, torch.stack([found["chain"], found["deepseek"]]), 8)
     mean = steps.sum(-1).mean(0) / 8
     assert float((chain - mean).sum()) < float((deepseek - mean).sum()) / 3
+
+
+def test_every_round_of_a_chain_visits_all_ranks() -> None:
+    assert hop_widths(32, 4).tolist() == [1, 7, 17, 23]
+    assert hop_widths(8, 3).tolist() == [1, 3, 1]
+    for num_ranks in range(1, 20):
+        for width in hop_widths(num_ranks, 5).tolist():
+            assert len({width * hop % num_ranks for hop in range(num_ranks)}) == num_ranks
