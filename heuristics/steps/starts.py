@@ -9,7 +9,7 @@ for any sizes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from math import gcd, sqrt
 from typing import Any
@@ -176,7 +176,7 @@ def flat_replicas(loads: Tensor, num_slots: int) -> Tensor:
     return greedy_replicas(loads**FLATTEN, num_slots)
 
 
-BUILT = {
+BUILT: dict[str, Callable[..., Tensor]] = {
     "deepseek": Pipeline(by_total(lpt), greedy_replicas, by_load(lpt)),
     "refined": refined,
     "chain": Pipeline(by_total(lpt), greedy_replicas, pack_chain),
