@@ -93,3 +93,12 @@ def test_every_round_of_a_chain_visits_all_ranks() -> None:
     for num_ranks in range(1, 20):
         for width in hop_widths(num_ranks, 5).tolist():
             assert len({width * hop % num_ranks for hop in range(num_ranks)}) == num_ranks
+
+
+def test_on_other_devices_torch_deals_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = lognormal(3, 20, sigma=1.0, seed=4)
+    sizes = (32, 1, 1, 4)
+    by_numpy = starts(loads, *sizes)
+    monkeypatch.setattr("heuristics.steps.starts.native", lambda tensor: tensor)
+    by_torch = starts(loads, *sizes)
+    assert [name for name in by_numpy if not torch.equal(by_numpy[name], by_torch[name])] == []
