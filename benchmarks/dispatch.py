@@ -30,22 +30,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from yardstick import (
     DATA,
-    GRAPH,
-    RANKS,
+    LAYERS,
+    SIZES,
     Makespans,
     Served,
+    Task,
     best_shares,
     even,
     floor,
-    full_scale_case,
+    full_scale,
     full_scale_weights,
+    halves,
     loss,
     optimal,
-    place,
     replay,
     shares,
     steps_of,
@@ -58,6 +58,8 @@ from heuristics import dispatch
 from heuristics.dispatch.drawn import drawn as draw
 from heuristics.dispatch.drawn import hashed as hash_tokens
 from heuristics.dispatch.lplb import lplb as lplb_rule
+
+GRAPH = {40: "lplb-graph:ring", 48: "lplb-graph:cube"}
 
 
 def drawn(served: Served, by: Tensor) -> Makespans:
@@ -172,39 +174,28 @@ def header(first: str) -> str:
     return f"\n| {' | '.join(names)} |\n|---|{'--:|' * (len(names) - 1)}"
 
 
+def serve(policy: str, tasks: Sequence[Task]) -> list[Served]:
+    return [task.serve(task.place(policy)) for task in tasks]
+
+
 def yardstick(options: argparse.Namespace) -> None:
     routing = read_routing(options.data / "gpt_oss_20b_tokens.npz")
     print(header("64 tokens a step"))
     for name, order in (("steady", "shuffled"), ("topics", "topic")):
-        trace, chosen = steps_of(routing, 64, order)
+        steps = steps_of(routing, 64, order)
         for slots, graph in GRAPH.items():
+            tasks = replay(*steps, slots)
             for policy in ("deepseek", "refined", graph):
-                cases = replay(policy, trace, chosen, slots)
                 case = f"{name}, {slots} slots, `{policy}`"
-                print(row(case, cases, options.steps), flush=True)
+                print(row(case, serve(policy, tasks), options.steps), flush=True)
 
 
-def full_scale(options: argparse.Namespace) -> None:
+def full_scale_layers(options: argparse.Namespace) -> None:
     weights = full_scale_weights(options.data)
+    tasks = [full_scale(weights, [layer]) for layer in LAYERS]
     print(header("4,096 tokens a step"))
     for policy in ("deepseek", "refined", "lplb-graph:ring"):
-        layers = range(3, 58, 6)
-        cases = [full_scale_case(weights[layer], layer, policy) for layer in layers]
-        print(row(f"`{policy}`", cases, options.steps), flush=True)
-
-
-SIZES = [(16, 1, 1), (64, 1, 1), (128, 1, 1), (256, 1, 4), (256, 4, 8), (256, 16, 16)]
-"""Requests decoded together; steps of them summed; random orders of the requests."""
-
-
-def halves(policy: str, trace: Tensor, chosen: NDArray[np.int8], summed: int) -> Served:
-    """Placed on the first half of the steps, at most 256 after it served."""
-    steps = len(trace) // summed
-    loads = trace[: steps * summed].unflatten(0, (steps, summed)).sum(1)
-    tokens = chosen[: steps * summed].reshape(steps, -1, *chosen.shape[2:])
-    after = slice(steps // 2, steps // 2 + 256)
-    phy2log = place(policy, loads[: steps // 2].sum(0), 40, RANKS)
-    return Served(loads[after], phy2log, RANKS, tokens[after])
+        print(row(f"`{policy}`", serve(policy, tasks), options.steps), flush=True)
 
 
 def by_size(options: argparse.Namespace) -> None:
@@ -212,19 +203,17 @@ def by_size(options: argparse.Namespace) -> None:
     print(header("tokens a step"))
     for policy in ("deepseek", "refined", "lplb-graph:ring"):
         for batch, summed, orders in SIZES:
-            cases = [
-                halves(policy, *steps_of(routing, batch, "shuffled", seed), summed)
-                for seed in range(3, 3 + orders)
-            ]
-            served = sum(len(case.first(options.steps).loads) for case in cases)
+            seeds = range(3, 3 + orders)
+            tasks = [halves(*steps_of(routing, batch, "shuffled", seed), summed) for seed in seeds]
+            served = sum(len(task.served[: options.steps]) for task in tasks)
             name = f"{batch * summed:,} ({served} steps), `{policy}`"
-            print(row(name, cases, options.steps), flush=True)
+            print(row(name, serve(policy, tasks), options.steps), flush=True)
 
 
 def main() -> None:
     parts: dict[str, Callable[[argparse.Namespace], Any]] = {
         "yardstick": yardstick,
-        "full-scale": full_scale,
+        "full-scale": full_scale_layers,
         "by-size": by_size,
     }
     as_written = argparse.RawDescriptionHelpFormatter

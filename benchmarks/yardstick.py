@@ -1,7 +1,7 @@
 """The steps that the benchmarks of dispatchers and of placements serve, and what is lost on them.
 
-- decode steps of gpt-oss-20b, 8 ranks: ``steps_of``, ``replay`` (needs the recordings);
-- layers of DeepSeek-V3 at (256, 288, 32), steps drawn: ``full_scale_case`` (needs them, too);
+- a ``Task``: steps to place on and steps to serve. Decode steps of gpt-oss-20b, 8 ranks:
+  ``replay``, ``halves``; layers of DeepSeek-V3, 32 ranks, steps drawn: ``full_scale``;
 - ``Served`` steps of a placement, and their makespans by a way of dispatching, [T, L]: ``even``,
   ``optimal`` (exact), ``floor`` (ceil of it, the best in whole tokens), ``shares`` and ``whole``
   (of ``heuristics.dispatch``); ``loss`` of them in %.
@@ -25,17 +25,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eplb_opt.io.routing import Routing, batches, counts
-from heuristics import dispatch, rebalance_experts
+from heuristics import dispatch
 from heuristics.dispatch.slots import even_shares, expert_loads, rank_loads
+from heuristics.policies import placer
 from solvers.dispatch.classes import classes_of, holders
 from solvers.dispatch.optimal import optimal_makespans
 
 DATA = Path(os.environ.get("EPLB_RECORDED_LOADS", Path(__file__).parents[2] / "shared" / "data"))
 EXPERTS, RANKS = 32, 8
 """Of gpt-oss-20b, on the yardstick's machine."""
-SEEN = {"deepseek": 256, "refined": 256}
-"""Steps that a placement sees; others see 512."""
-GRAPH = {40: "lplb-graph:ring", 48: "lplb-graph:cube"}
+LAYERS = range(3, 58, 6)
+"""Of DeepSeek-V3, at full scale."""
+BALANCED = ("deepseek", "refined")
+"""Policies that balance one sum of loads."""
 Makespans = NDArray[np.float64]
 
 
@@ -118,9 +120,53 @@ def loss(found: Sequence[Makespans], cases: Sequence[Served]) -> float:
     return (sum(float(makespans.sum()) for makespans in found) / mean - 1) * 100
 
 
-def place(policy: str, loads: Tensor, num_slots: int, num_ranks: int) -> Tensor:
-    """[L, P] from loads [L, E]."""
-    return rebalance_experts(loads.float(), num_slots, 1, 1, num_ranks, policy=policy)[0]
+def place(
+    policy: str,
+    loads: Tensor,
+    num_slots: int,
+    num_ranks: int,
+    num_groups: int = 1,
+    num_nodes: int = 1,
+    old: Tensor | None = None,
+) -> Tensor:
+    """[L, P] from loads [L, E] or steps [T, L, E]; ``old`` [L, P] is the placement until now."""
+    return placer(policy)(loads.float(), num_slots, num_groups, num_nodes, num_ranks, old)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A placement to make, and the steps that it will serve.
+
+    Attributes:
+        seen: [T, L, E] int64, steps to place on.
+        served: [T', L, E] int64.
+        num_slots: P.
+        num_ranks: G.
+        num_groups: K.
+        num_nodes: N.
+        recent: those that balance one sum of loads see so many of the last steps; None: all.
+        chosen: the experts of each token that is served, [T', B, L, k].
+    """
+
+    seen: Tensor
+    served: Tensor
+    num_slots: int
+    num_ranks: int
+    num_groups: int = 1
+    num_nodes: int = 1
+    recent: int | None = None
+    chosen: NDArray[np.int8] | None = None
+
+    def place(self, policy: str, old: Tensor | None = None) -> Tensor:
+        """[L, P] of all layers, in one call."""
+        recent = self.recent if policy in BALANCED else None
+        seen = self.seen[-recent:] if recent else self.seen
+        sizes = (self.num_slots, self.num_ranks, self.num_groups, self.num_nodes)
+        return place(policy, seen, *sizes, old=old)
+
+    def serve(self, phy2log: Tensor) -> Served:
+        """The steps to come, on a placement."""
+        return Served(self.served, phy2log, self.num_ranks, self.chosen)
 
 
 def steps_of(
@@ -131,24 +177,27 @@ def steps_of(
     return torch.from_numpy(counts(routing, rows, EXPERTS)), routing.experts[rows]
 
 
-def replay(policy: str, trace: Tensor, chosen: NDArray[np.int8], num_slots: int) -> list[Served]:
-    """Placed before steps 512, 768 and 1,024, and the 256 steps after each."""
-    cases = []
+def replay(trace: Tensor, chosen: NDArray[np.int8], num_slots: int) -> list[Task]:
+    """Placed before steps 512, 768 and 1,024 on the 512 before, and the 256 steps after each."""
+    tasks = []
     for start in (512, 768, 1024):
-        seen = trace[start - SEEN.get(policy, 512) : start].sum(0)
-        after = slice(start, start + 256)
-        phy2log = place(policy, seen, num_slots, RANKS)
-        cases.append(Served(trace[after], phy2log, RANKS, chosen[after]))
-    return cases
+        before, after = slice(start - 512, start), slice(start, start + 256)
+        served = (trace[after], num_slots, RANKS)
+        tasks.append(Task(trace[before], *served, recent=256, chosen=chosen[after]))
+    return tasks
 
 
-def drawn_steps(weights: NDArray[np.float64], seed: int, steps: int) -> NDArray[np.int64]:
-    """[T, E] tokens: the weights times exp(0.2 z), normalised, then 32,768 assignments drawn."""
-    random, found = np.random.default_rng(seed), []
-    for _ in range(steps):
-        popular = weights * np.exp(0.2 * random.normal(size=len(weights)))
-        found.append(random.multinomial(32768, popular / popular.sum()))
-    return np.array(found)
+SIZES = [(16, 1, 1), (64, 1, 1), (128, 1, 1), (256, 1, 4), (256, 4, 8), (256, 16, 16)]
+"""Requests decoded together; steps of them summed; random orders of the requests."""
+
+
+def halves(trace: Tensor, chosen: NDArray[np.int8], summed: int) -> Task:
+    """Placed on the first half of the steps, at most 256 after it served."""
+    steps = len(trace) // summed
+    loads = trace[: steps * summed].unflatten(0, (steps, summed)).sum(1)
+    tokens = chosen[: steps * summed].reshape(steps, -1, *chosen.shape[2:])
+    after = slice(steps // 2, steps // 2 + 256)
+    return Task(loads[: steps // 2], loads[after], 40, RANKS, chosen=tokens[after])
 
 
 def full_scale_weights(data: Path) -> NDArray[np.float64]:
@@ -157,8 +206,31 @@ def full_scale_weights(data: Path) -> NDArray[np.float64]:
     return np.array(document["logical_count"], dtype=np.float64).reshape(-1, 61, 256).sum(0)
 
 
-def full_scale_case(weights: NDArray[np.float64], layer: int, policy: str) -> Served:
-    """One layer of DeepSeek-V3, placed on 1,000 drawn steps, 24 others served."""
-    seen = torch.from_numpy(drawn_steps(weights, layer, 1000).sum(0))
-    loads = torch.from_numpy(drawn_steps(weights, 1000 + layer, 24))
-    return Served(loads[:, None], place(policy, seen[None], 288, 32), 32)
+def drawn_steps(
+    weights: NDArray[np.float64], seed: int, steps: int, spread: float = 0.2
+) -> NDArray[np.int64]:
+    """[T, E] tokens: weights times exp(spread z), normalised, then 32,768 assignments drawn."""
+    random, found = np.random.default_rng(seed), []
+    for _ in range(steps):
+        popular = weights * np.exp(spread * random.normal(size=len(weights)))
+        found.append(random.multinomial(32768, popular / popular.sum()))
+    return np.array(found)
+
+
+def full_scale(
+    weights: NDArray[np.float64],
+    layers: Sequence[int],
+    num_slots: int = 288,
+    num_ranks: int = 32,
+    num_groups: int = 1,
+    num_nodes: int = 1,
+    spread: float = 0.2,
+) -> Task:
+    """Layers of DeepSeek-V3, placed on 1,000 drawn steps, 24 others served."""
+
+    def drawn(seed: int, steps: int) -> Tensor:
+        each = [drawn_steps(weights[layer], seed + layer, steps, spread) for layer in layers]
+        return torch.from_numpy(np.stack(each, 1))
+
+    sizes = (num_slots, num_ranks, num_groups, num_nodes)
+    return Task(drawn(0, 1000), drawn(1000, 24), *sizes)
