@@ -104,8 +104,8 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Made for the dispatcher, these placements need it. Where tokens are shared evenly nearly all of the
-# gain is gone, and a ring is worse than `deepseek`.
+# Made for the dispatcher, these placements need it. Where tokens are shared evenly nearly all of
+# the gain is gone, and a ring is worse than `deepseek`.
 
 # %%
 for policy, phy2log in placements.items():
