@@ -75,7 +75,7 @@ def shares(loads: Tensor, phy2log: Tensor, num_ranks: int, *, sweeps: int = SWEE
     steps = loads.reshape(-1, *loads.shape[-2:])
     elements = CHUNK if loads.device.type == "cpu" else 64 * CHUNK
     chunk = max(1, elements // tiles.copies.numel())
-    found = [tiles.slots(best_tiles(part, tiles, sweeps)) for part in torch.split(steps, chunk)]
+    found = [tiles.slots(best_tiles(part, tiles, sweeps)[0]) for part in torch.split(steps, chunk)]
     return torch.cat(found).view_as(even)
 
 
@@ -85,9 +85,17 @@ def check_sweeps(sweeps: int) -> None:
         raise ValueError(f"sweeps={sweeps} is negative: 0 gives even shares")
 
 
-def best_tiles(loads: Tensor, tiles: Tiles, sweeps: int) -> Tensor:
-    """Shares [T, L, R, G] of the replicated experts at each rank, from loads [T, L, E]."""
+def best_tiles(
+    loads: Tensor, tiles: Tiles, sweeps: int, room: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Shares [T, L, R, G] of the replicated experts at each rank, from loads [T, L, E]; and the
+    price of a token on each rank [T, L, G] after the last sweep.
+
+    Ranks may have ``room`` [T, L, G] for that many mean rank loads more than others.
+    """
     load, base = tiles.split(loads)
+    if room is not None:
+        base = base - room
     best, least = tiles.even.expand(len(loads), -1, -1, -1), _makespan(load, base, tiles.even)
     point = _Point(load, base, tiles)
     for _ in range(sweeps):
@@ -97,7 +105,7 @@ def best_tiles(loads: Tensor, tiles: Tiles, sweeps: int) -> Tensor:
         better = makespan < least
         best = torch.where(better, now, best)
         least = torch.where(better, makespan, least)
-    return torch.where(load > 0, best, tiles.even)
+    return torch.where(load > 0, best, tiles.even), point.y[..., 0]
 
 
 def _makespan(load: Tensor, base: Tensor, part: Tensor) -> Tensor:

@@ -1,0 +1,309 @@
+"""Changes of placements tried one after another, and kept where they lower the mean makespan.
+
+A *move* is (slot p, slot q, expert b): p and q exchange their experts, or, where q is -1, p takes
+expert b as a further replica. Not tried is what would put an expert twice on a rank, leave one
+without a slot, change a slot a second time in one call, or take more transfers than are left.
+
+A move is given up early where the steps so far speak against it (racing: Maron and Moore, NIPS 6
+(1994) 59): after 16, 32, 64 .. steps, if the mean difference is above the threshold by ``DOUBT``
+standard errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heuristics.compiled import compiled
+from heuristics.matching import count_on_ranks, count_transfers
+from heuristics.steps.pushes import Array, index_slots, level
+from heuristics.steps.values import Dispatched, dispatched, use_compiled
+
+FIRST_LOOK = 16
+"""Steps, and twice as many until each next look."""
+DOUBT = 1.5
+
+
+@dataclass
+class Transfers:
+    """Experts that ranks receive, against a limit.
+
+    Attributes:
+        held: [L, G, E] bool, what each rank held before.
+        left: [L] int64, transfers that are still allowed; changed in place.
+    """
+
+    held: Tensor
+    left: Tensor
+
+    @staticmethod
+    def of(
+        phy2log: Tensor, old: Tensor | None, budget: int | None, num_ranks: int, num_experts: int
+    ) -> Transfers:
+        """From ``old`` [L, P], of which ``phy2log`` [L, P] is a change that the budget allows; any
+        number without a budget.
+        """
+        layers = len(phy2log)
+        left = torch.zeros(layers, dtype=torch.int64, device=phy2log.device)
+        if old is None or budget is None:
+            held = torch.ones(layers, num_ranks, num_experts, dtype=torch.bool)
+            return Transfers(held.to(phy2log.device), left)
+        held = count_on_ranks(old, num_ranks, num_experts) > 0
+        return Transfers(
+            held, left + budget - count_transfers(old, phy2log, num_ranks, num_experts)
+        )
+
+
+def try_moves(
+    steps: Dispatched, phy2log: Tensor, moves: Tensor, thresholds: Tensor, transfers: Transfers
+) -> Tensor:
+    """Try moves in order, all layers at once; ``steps``, ``phy2log`` [L, P] and ``transfers`` are
+    changed in place.
+
+    Args:
+        steps: under the placement.
+        phy2log: the expert in each slot.
+        moves: [L, C, 3] int64.
+        thresholds: [L, C] a move is kept if the mean makespan changes by less than this.
+        transfers: what is left of them.
+
+    Returns:
+        [L, C] bool, the moves that were kept.
+    """
+    kept = torch.zeros(moves.shape[:2], dtype=torch.bool, device=moves.device)
+    if not use_compiled(phy2log):
+        _try_together(steps, phy2log, moves, thresholds, transfers, kept)
+        return kept
+    tensors = (
+        steps.loads, phy2log, steps.tokens, steps.ranks, steps.critical, steps.makespans, moves,
+        thresholds,
+        transfers.held, transfers.left, kept,
+    )  # fmt: skip
+    _try_each(*(tensor.numpy() for tensor in tensors))
+    return kept
+
+
+def _try_together(
+    steps: Dispatched,
+    phy2log: Tensor,
+    moves: Tensor,
+    thresholds: Tensor,
+    transfers: Transfers,
+    kept: Tensor,
+) -> None:
+    """The torch form: each move of all layers at once."""
+    num_ranks = steps.ranks.shape[2]
+    changed = torch.zeros_like(phy2log, dtype=torch.bool)
+    for c in range(moves.shape[1]):
+        move = moves[:, c]
+        after, takes = apply(phy2log, move, transfers.held)
+        touched = torch.zeros_like(changed).scatter_(1, move[:, :2].clamp(min=0), True)
+        touched[:, 0] &= (move[:, :2] == 0).any(1)
+        allowed = is_placement(phy2log, after, move, num_ranks)
+        allowed &= ~(touched & changed).any(1) & (takes <= transfers.left)
+        new = dispatched(steps.loads, torch.where(allowed[:, None], after, phy2log), num_ranks)
+        wins = allowed & race(new.makespans - steps.makespans, thresholds[:, c])
+        phy2log.copy_(torch.where(wins[:, None], after, phy2log))
+        for name in ("tokens", "ranks", "makespans", "critical"):
+            now: Tensor = getattr(steps, name)
+            rows = wins.view(-1, *[1] * (now.dim() - 1))
+            now.copy_(torch.where(rows, getattr(new, name), now))
+        changed |= touched & wins[:, None]
+        transfers.left -= takes * wins
+        kept[:, c] = wins
+
+
+def apply(phy2log: Tensor, move: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Placements [L, P] after one move [L, 3] of each, and the transfers [L] it takes."""
+    slots_per_rank = phy2log.shape[1] // held.shape[1]
+    p, q, b = move.unbind(1)
+    swaps = q >= 0
+    row, q = torch.arange(len(move), device=move.device), torch.where(swaps, q, p)
+    before = phy2log[row, p], phy2log[row, q]
+    now = torch.where(swaps, before[1], b), torch.where(swaps, before[0], b)
+    after = phy2log.clone()
+    after[row, p], after[row, q] = now
+    g, h = p // slots_per_rank, q // slots_per_rank
+    takes = held[row, g, before[0]].long() - held[row, g, now[0]].long()
+    other = held[row, h, before[1]].long() - held[row, h, now[1]].long()
+    return after, takes + other * swaps
+
+
+def is_placement(before: Tensor, after: Tensor, move: Tensor, num_ranks: int) -> Tensor:
+    """[L] whether the slots that a move changes hold experts that their ranks hold once, and no
+    expert is left without a slot.
+    """
+    slots_per_rank = after.shape[1] // num_ranks
+    row, p = torch.arange(len(move), device=move.device), move[:, 0]
+    q = torch.where(move[:, 1] >= 0, move[:, 1], p)
+    on_rank = after.view(len(after), num_ranks, slots_per_rank)
+    once = [
+        (on_rank[row, slot // slots_per_rank] == after[row, slot][:, None]).sum(1) == 1
+        for slot in (p, q)
+    ]
+    held = (after == before[row, p][:, None]).any(1)
+    return once[0] & once[1] & held & (after[row, p] != before[row, p])
+
+
+def race(change: Tensor, threshold: Tensor) -> Tensor:
+    """[L] whether the mean of changes [L, T] is below the threshold [L], and was not given up."""
+    steps = change.shape[1]
+    number = torch.arange(1, steps + 1, device=change.device)
+    mean = change.cumsum(1) / number
+    spread = (change.square().cumsum(1) / number - mean.square()).clamp(min=0)
+    given_up = mean - DOUBT * (spread / number).sqrt() > threshold[:, None]
+    looks = [n - 1 for n in iterate_looks(steps)]
+    return (mean[:, -1] < threshold) & ~given_up[:, looks].any(1)
+
+
+def iterate_looks(steps: int) -> list[int]:
+    """Numbers of steps after which a race is looked at."""
+    looks, n = [], FIRST_LOOK
+    while n <= steps:
+        looks.append(n)
+        n *= 2
+    return looks
+
+
+@compiled
+def _try_each(
+    loads: Array,
+    placements: Array,
+    tokens: Array,
+    ranks: Array,
+    cuts: Array,
+    makespans: Array,
+    moves: Array,
+    thresholds: Array,
+    held: Array,
+    left: Array,
+    kept: Array,
+) -> None:
+    """The compiled form: layer by layer, move by move, step by step.
+
+    Args:
+        loads: [L, T, E] tokens of each expert.
+        placements: [L, P] the expert in each slot; changed in place.
+        tokens: [L, T, P] of each slot; changed in place.
+        ranks: [L, T, G] of each rank; changed in place.
+        cuts: [L, T, G] ranks that hold up a step; changed in place.
+        makespans: [L, T]; changed in place.
+        moves: [L, C, 3].
+        thresholds: [L, C].
+        held: [L, G, E] whether a rank held an expert before.
+        left: [L] transfers; changed in place.
+        kept: [L, C] result.
+    """
+    num_layers, steps, num_experts = loads.shape
+    num_slots, num_ranks = placements.shape[1], ranks.shape[2]
+    slots_per_rank = num_slots // num_ranks
+    first, by_expert = np.zeros(num_experts + 1, np.int64), np.zeros(num_slots, np.int64)
+    start, shared = np.zeros(num_ranks + 1, np.int64), np.zeros(num_slots, np.int64)
+    via, queue = np.zeros(num_ranks, np.int64), np.zeros(num_ranks, np.int64)
+    seen, new_cuts = np.zeros(num_experts, np.bool_), np.zeros((steps, num_ranks), np.bool_)
+    new_tokens, new_ranks = np.zeros((steps, num_slots)), np.zeros((steps, num_ranks))
+    new_makespans = np.zeros(steps)
+    for layer in range(num_layers):
+        phy2log = placements[layer]
+        changed = np.zeros(num_slots, np.bool_)
+        for c in range(moves.shape[1]):
+            p, q, b = moves[layer, c]
+            if changed[p] or (q >= 0 and changed[q]):
+                continue
+            a, g, h = phy2log[p], p // slots_per_rank, q // slots_per_rank
+            b = phy2log[q] if q >= 0 else b
+            phy2log[p] = b
+            takes = int(held[layer, g, a]) - int(held[layer, g, b])
+            if q >= 0:
+                phy2log[q] = a
+                takes += int(held[layer, h, b]) - int(held[layer, h, a])
+            index_slots(phy2log, first, by_expert, start, shared)
+            wins = (
+                a != b
+                and first[a + 1] > first[a]
+                and takes <= left[layer]
+                and number_on_rank(phy2log, b, g, slots_per_rank) == 1
+                and (q < 0 or number_on_rank(phy2log, a, h, slots_per_rank) == 1)
+            )
+            total, squares, look = 0.0, 0.0, FIRST_LOOK
+            for t in range(steps):
+                if not wins:
+                    break
+                now, load = new_tokens[t], new_ranks[t]
+                now[:] = tokens[layer, t]
+                load[:] = ranks[layer, t]
+                hand_over(now, load, p, q, a, first, by_expert)
+                cut = new_cuts[t]
+                cut[:] = cuts[layer, t]
+                level(now, load, phy2log, first, by_expert, start, shared, via, queue, seen, cut)
+                new_makespans[t] = load.max()
+                change = new_makespans[t] - makespans[layer, t]
+                total += change
+                squares += change * change
+                if t + 1 == look:
+                    mean = total / look
+                    spread = max(squares / look - mean * mean, 0.0)
+                    wins = mean - DOUBT * np.sqrt(spread / look) <= thresholds[layer, c]
+                    look *= 2
+            wins = wins and total / steps < thresholds[layer, c]
+            kept[layer, c] = wins
+            if wins:
+                tokens[layer], ranks[layer], makespans[layer] = new_tokens, new_ranks, new_makespans
+                cuts[layer] = new_cuts
+                left[layer] -= takes
+                changed[p] = True
+                if q >= 0:
+                    changed[q] = True
+            else:
+                phy2log[p] = a
+                if q >= 0:
+                    phy2log[q] = b
+
+
+@compiled
+def number_on_rank(phy2log: Array, expert: int, rank: int, slots_per_rank: int) -> int:
+    """Slots of an expert on a rank.
+
+    Args:
+        phy2log: [P] the expert in each slot.
+        expert: e.
+        rank: g.
+        slots_per_rank: S.
+    """
+    found = 0
+    for p in range(rank * slots_per_rank, (rank + 1) * slots_per_rank):
+        found += phy2log[p] == expert
+    return found
+
+
+@compiled
+def hand_over(
+    tokens: Array, load: Array, p: int, q: int, expert: int, first: Array, by_expert: Array
+) -> None:
+    """Give tokens to the slots that serve them after a move: a dispatch to start from.
+
+    Args:
+        tokens: [P] of each slot; changed in place.
+        load: [G] of each rank; changed in place.
+        p: the first slot of the move.
+        q: the second slot, or -1.
+        expert: that p held.
+        first: [E + 1], after the move, as of :func:`heuristics.steps.pushes.index_slots`.
+        by_expert: [P], likewise.
+    """
+    slots_per_rank = len(tokens) // len(load)
+    more = tokens[p]
+    if q >= 0:
+        more -= tokens[q]
+    else:
+        q = by_expert[first[expert]]
+        for i in range(first[expert], first[expert + 1]):
+            if load[by_expert[i] // slots_per_rank] < load[q // slots_per_rank]:
+                q = by_expert[i]
+    tokens[p] -= more
+    tokens[q] += more
+    load[p // slots_per_rank] -= more
+    load[q // slots_per_rank] += more
