@@ -26,6 +26,8 @@ RARELY = 1e-6
 """Weight of what is only tried where there is nothing else."""
 GIVE = 0.125
 """Part of the moves that give a slot to another expert."""
+ANYWHERE = 0.5
+"""Of these, over those of an expert whose rank holds the slot's expert as well."""
 
 
 def propose(
@@ -42,11 +44,12 @@ def propose(
         number: of moves of each layer.
         generator: of random numbers, on the CPU.
     """
+    num_ranks = steps.ranks.shape[2]
     gives = int(number * GIVE) if phy2log.shape[1] > steps.loads.shape[2] else 0
     swaps = propose_swaps(steps, phy2log, num_nodes, number - gives, generator)
     if not gives:
         return swaps
-    moves = torch.cat([swaps, propose_gives(phy2log, steps.ranks.shape[2], gives, generator)], 1)
+    moves = torch.cat([swaps, propose_gives(phy2log, num_ranks, num_nodes, gives, generator)], 1)
     return moves[:, torch.randperm(number, generator=generator).to(moves.device)]
 
 
@@ -79,24 +82,27 @@ def propose_swaps(
     there = held[row, phy2log[row, p]][..., rank]  # p's expert on the rank of q
     here = held[row[..., None], phy2log[:, None], g[..., None]]  # q's expert on the rank of p
     node = rank // (num_ranks // num_nodes)
-    q = gain.masked_fill(there | here | (node != node[p][..., None]), -torch.inf).argmax(2)
-    return torch.stack([p, q, torch.full_like(p, -1)], 2)
+    most, q = gain.masked_fill(there | here | (node != node[p][..., None]), -torch.inf).max(2)
+    return torch.stack([p, torch.where(most > -torch.inf, q, p), torch.full_like(p, -1)], 2)
 
 
 def propose_gives(
-    phy2log: Tensor, num_ranks: int, number: int, generator: torch.Generator
+    phy2log: Tensor, num_ranks: int, num_nodes: int, number: int, generator: torch.Generator
 ) -> Tensor:
-    """Slots of replicated experts, each for an expert of a rank that holds the same one: the two
-    ranks then share that in its place.
+    """Slots of replicated experts, each for an expert of another rank of the node: mostly of one
+    that holds the same expert, and then the two ranks share that in its place.
     """
     layers, num_slots = phy2log.shape
     slots_per_rank, device = num_slots // num_ranks, phy2log.device
     row = torch.arange(layers, device=device)[:, None]
+    node = torch.arange(num_slots, device=device) // (num_slots // num_nodes)
     same = (phy2log[:, :, None] == phy2log[:, None]).double()
     same.diagonal(dim1=1, dim2=2).zero_()
-    shared = same.amax(2)[:, None].expand(-1, number, -1)
-    p = choose(shared + RARELY, number, generator)
-    other = choose(same[row, p] + RARELY, number, generator)
+    shared = same.sum(2, keepdim=True).clamp(min=1)
+    nearby = (node[:, None] == node) * (ANYWHERE * num_nodes / num_slots)
+
+    p = choose((same.amax(2) + RARELY)[:, None].expand(-1, number, -1), number, generator)
+    other = choose((same / shared + nearby)[row, p], number, generator)
     slot = torch.randint(slots_per_rank, (number,), generator=generator).to(device)
     expert = phy2log[row, other // slots_per_rank * slots_per_rank + slot]
     return torch.stack([p, torch.full_like(p, -1), expert], 2)
