@@ -19,14 +19,16 @@ from heuristics.steps.proposals import propose
 from heuristics.steps.trials import Transfers, try_moves
 from heuristics.steps.values import dispatched
 
-HOT, COLD = 1e-4, 1e-6
-"""Temperature at first and at last, in mean rank loads."""
+HOT, COLD = 0.01, 1e-4
+"""Temperature at first and at last, as parts of what the steps of a round lose."""
 FEW, MANY = 64, 1024
 """Steps of the first and of the last round."""
 ROOM = 0.16
 """In mean rank loads of the step."""
 STEPS_PER_MOVE = 4
 """Steps of a round over moves that are tried in it."""
+LEAST_MOVES = 16
+"""Of a round."""
 
 
 def anneal(
@@ -48,7 +50,7 @@ def anneal(
         rounds: one after another.
         seed: of all that is random.
     """
-    phy2log, (num_layers, num_ranks, _) = phy2log.clone(), transfers.held.shape
+    phy2log, num_ranks = phy2log.clone(), transfers.held.shape[1]
     mean = steps.sum((0, 2), dtype=torch.float64) / (len(steps) * num_ranks)
     scale = torch.where(mean > 0, 1 / mean, 0)[:, None, None]
     generator = torch.Generator().manual_seed(seed)
@@ -62,9 +64,10 @@ def anneal(
         spare = torch.randint(num_ranks, (size,), generator=generator)
         room = ROOM * torch.nn.functional.one_hot(spare, num_ranks).to(scale)
         batch = dispatched(steps[turn].transpose(0, 1) * scale, phy2log, num_ranks, room)
-        moves = propose(batch, phy2log, num_nodes, max(size // STEPS_PER_MOVE, 1), generator)
-        chance = torch.rand(moves.shape[1], generator=generator, dtype=torch.float64)
-        thresholds = -HOT * (COLD / HOT) ** done * chance.log()
-        thresholds = thresholds.to(steps.device).expand(num_layers, -1)
+        number = max(size // STEPS_PER_MOVE, LEAST_MOVES)
+        moves = propose(batch, phy2log, num_nodes, number, generator)
+        lost = (batch.makespans - batch.ranks.mean(2)).mean(1, keepdim=True)
+        chance = torch.rand(moves.shape[1], generator=generator, dtype=torch.float64).to(scale)
+        thresholds = -HOT * (COLD / HOT) ** done * lost * chance.log()
         try_moves(batch, phy2log, moves, thresholds, transfers)
     return phy2log

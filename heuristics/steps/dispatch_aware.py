@@ -10,6 +10,8 @@ from the best of several constructions (:mod:`.starts`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -21,8 +23,21 @@ from heuristics.steps.starts import starts
 from heuristics.steps.trials import Transfers
 from heuristics.steps.values import mean_makespans, use_compiled
 
-ROUNDS = {"fast": 3, "default": 45, "thorough": 500}
-"""Of annealing, by effort."""
+
+@dataclass(frozen=True)
+class Work:
+    """Of an effort.
+
+    Attributes:
+        runs: of annealing, from as many different starts, the best first.
+        rounds: of a run.
+    """
+
+    runs: int
+    rounds: int
+
+
+EFFORTS = {"fast": Work(1, 3), "default": Work(1, 45), "thorough": Work(4, 125)}
 CHUNK = 2**20
 """Tokens of slots that compiled code takes at once, 8 MB."""
 
@@ -63,8 +78,8 @@ def dispatch_aware(
         ValueError: an argument does not fit; the message names it.
     """
     check_weight(weight)
-    if effort not in ROUNDS:
-        raise ValueError(f"effort={effort!r} is not one of {', '.join(ROUNDS)}")
+    if effort not in EFFORTS:
+        raise ValueError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
     if move_budget is not None and (old is None or move_budget < 0):
         raise ValueError(f"move_budget={move_budget} must not be negative, and needs old")
     total = weight.double().sum(0) if weight.ndim == 3 else weight
@@ -83,7 +98,7 @@ def dispatch_aware(
         before = None if old is None else old[part]
         found.append(
             _search(
-                steps[:, part], placed[:, part], before, shape, ROUNDS[effort], seed, move_budget
+                steps[:, part], placed[:, part], before, shape, EFFORTS[effort], seed, move_budget
             )
         )
     return torch.cat(found)
@@ -94,33 +109,43 @@ def _search(
     placed: Tensor,
     old: Tensor | None,
     shape: Shape,
-    rounds: int,
+    work: Work,
     seed: int,
     budget: int | None,
 ) -> Tensor:
     """The best of the starts ``placed`` [C, L, P], annealed, for steps [T, L, E]."""
     num_ranks, num_nodes, num_experts = shape.num_ranks, shape.num_nodes, steps.shape[-1]
     if old is not None:
-        placed = torch.stack(
-            [relabel(each, old, num_ranks, num_nodes, num_experts) for each in placed]
-        )
-    if old is not None and budget is not None:
-        takes = torch.stack([count_transfers(old, p, num_ranks, num_experts) for p in placed])
-        placed = torch.where((takes <= budget)[..., None], placed, old)
-        placed = torch.cat([placed, old[None]])
+        placed = write_beside(placed, old, shape, num_experts, budget)
     values = mean_makespans(steps, placed, num_ranks)
-    start, least = _best(values, placed), values.amin(0)
-
-    transfers = Transfers.of(
-        start, old if budget is not None else None, budget, num_ranks, num_experts
+    order, row = (
+        values.argsort(dim=0, stable=True),
+        torch.arange(len(values[0]), device=values.device),
     )
-    found = anneal(steps, start, transfers, num_nodes=num_nodes, rounds=rounds, seed=seed)
+    best, least = placed[order[0], row], values.amin(0)
+    for run in range(work.runs):
+        start = placed[order[min(run, len(order) - 1)], row]
+        transfers = Transfers.of(start, old, budget, num_ranks, num_experts)
+        found = anneal(
+            steps, start, transfers, num_nodes=num_nodes, rounds=work.rounds, seed=seed + run
+        )
+        value = mean_makespans(steps, found[None], num_ranks)[0]
+        best = torch.where((value < least)[:, None], found, best)
+        least = torch.minimum(value, least)
     if old is not None and budget is None:
-        found = relabel(found, old, num_ranks, num_nodes, num_experts)
-    better = mean_makespans(steps, found[None], num_ranks)[0] < least
-    return torch.where(better[:, None], found, start)
+        best = relabel(best, old, num_ranks, num_nodes, num_experts)
+    return best
 
 
-def _best(values: Tensor, placed: Tensor) -> Tensor:
-    """[L, P] of the placements [C, L, P] those with the least values [C, L]."""
-    return placed[values.argmin(0), torch.arange(placed.shape[1], device=placed.device)]
+def write_beside(
+    placed: Tensor, old: Tensor, shape: Shape, num_experts: int, budget: int | None
+) -> Tensor:
+    """Placements [C, L, P] written so that much stays where ``old`` [L, P] has it; with a budget of
+    transfers, ``old`` itself as another, and in place of those that take more.
+    """
+    ranks, nodes = shape.num_ranks, shape.num_nodes
+    placed = torch.stack([relabel(each, old, ranks, nodes, num_experts) for each in placed])
+    if budget is None:
+        return placed
+    takes = torch.stack([count_transfers(old, each, ranks, num_experts) for each in placed])
+    return torch.cat([torch.where((takes <= budget)[..., None], placed, old), old[None]])
