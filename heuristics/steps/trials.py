@@ -126,10 +126,13 @@ def apply(phy2log: Tensor, move: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     now = torch.where(swaps, before[1], b), torch.where(swaps, before[0], b)
     after = phy2log.clone()
     after[row, p], after[row, q] = now
-    g, h = p // slots_per_rank, q // slots_per_rank
-    takes = held[row, g, before[0]].long() - held[row, g, now[0]].long()
-    other = held[row, h, before[1]].long() - held[row, h, now[1]].long()
-    return after, takes + other * swaps
+    on_rank, takes = after.view(len(after), -1, slots_per_rank), torch.zeros_like(p)
+    for slot, comes, goes, counts in ((p, now[0], before[0], True), (q, now[1], before[1], swaps)):
+        rank = slot // slots_per_rank
+        gone = (on_rank[row, rank] != goes[:, None]).all(1)
+        takes += (~held[row, rank, comes]).long() * counts
+        takes -= (~held[row, rank, goes] & gone).long() * counts
+    return after, takes
 
 
 def is_placement(before: Tensor, after: Tensor, move: Tensor, num_ranks: int) -> Tensor:
@@ -216,10 +219,10 @@ def _try_each(
             a, g, h = phy2log[p], p // slots_per_rank, q // slots_per_rank
             b = phy2log[q] if q >= 0 else b
             phy2log[p] = b
-            takes = int(held[layer, g, a]) - int(held[layer, g, b])
+            takes = received(phy2log, held[layer, g], b, a, g, slots_per_rank)
             if q >= 0:
                 phy2log[q] = a
-                takes += int(held[layer, h, b]) - int(held[layer, h, a])
+                takes += received(phy2log, held[layer, h], a, b, h, slots_per_rank)
             index_slots(phy2log, first, by_expert, start, shared)
             wins = (
                 a != b
@@ -261,6 +264,24 @@ def _try_each(
                 phy2log[p] = a
                 if q >= 0:
                     phy2log[q] = b
+
+
+@compiled
+def received(
+    phy2log: Array, held: Array, comes: int, goes: int, rank: int, slots_per_rank: int
+) -> int:
+    """Transfers of a rank that a change in one slot adds.
+
+    Args:
+        phy2log: [P] the expert in each slot, after the change.
+        held: [E] what the rank held before.
+        comes: the expert in the slot now.
+        goes: the expert in it until now; its transfer is saved if no other slot of the rank has it.
+        rank: g.
+        slots_per_rank: S.
+    """
+    saved = not held[goes] and number_on_rank(phy2log, goes, rank, slots_per_rank) == 0
+    return int(not held[comes]) - int(saved)
 
 
 @compiled
