@@ -37,7 +37,7 @@ class Work:
     rounds: int
 
 
-EFFORTS = {"fast": Work(1, 3), "default": Work(1, 45), "thorough": Work(4, 125)}
+EFFORTS = {"fast": Work(1, 5), "default": Work(1, 55), "thorough": Work(3, 200)}
 CHUNK = 2**20
 """Tokens of slots that compiled code takes at once, 8 MB."""
 
