@@ -17,6 +17,8 @@ from heuristics.compiled import compiled
 
 Array = Any
 """A numpy array."""
+Arrays = Any
+"""A tuple of them: what :func:`index_slots` lists, or scratch of :func:`make_scratch`."""
 
 CLOSE = 1e-5
 """Of the mean rank load: ranks this much above the makespan count as level."""
@@ -28,17 +30,43 @@ UNSEEN, SOURCE = -2, -1
 
 
 @compiled
-def index_slots(phy2log: Array, first: Array, by_expert: Array, start: Array, shared: Array) -> int:
+def make_index(num_experts: int, num_slots: int, num_ranks: int) -> Arrays:
+    """Space for what :func:`index_slots` lists.
+
+    Returns:
+        first: [E + 1] where the slots of each expert begin in ``by_expert``.
+        by_expert: [P] slots in the order of their experts.
+        start: [G + 1] where the shared slots of each rank begin in ``shared``.
+        shared: [P] slots whose expert has others, in the order of their ranks.
+    """
+    first, start = np.zeros(num_experts + 1, np.int64), np.zeros(num_ranks + 1, np.int64)
+    return first, np.zeros(num_slots, np.int64), start, np.zeros(num_slots, np.int64)
+
+
+@compiled
+def make_scratch(num_experts: int, num_ranks: int) -> Arrays:
+    """Space for a search.
+
+    Returns:
+        via: [G] the slot from which, times P, plus that to which a search reached a rank.
+        queue: [G] ranks in the order in which they were reached.
+        seen: [E] whether the search went through an expert.
+    """
+    ranks = np.zeros(num_ranks, np.int64)
+    return ranks, np.zeros(num_ranks, np.int64), np.zeros(num_experts, np.bool_)
+
+
+@compiled
+def index_slots(phy2log: Array, index: Arrays) -> None:
     """List the slots of every expert, and on every rank those that another slot shares with.
 
     Args:
         phy2log: [P] the expert in each slot.
-        first: [E + 1] result: where the slots of each expert begin in ``by_expert``.
-        by_expert: [P] result: slots in the order of their experts.
-        start: [G + 1] result: where the shared slots of each rank begin in ``shared``.
-        shared: [P] result: slots whose expert has others, in the order of their ranks.
+        index: result, as of :func:`make_index`.
     """
+    first, by_expert, start, shared = index
     num_slots, num_ranks = len(phy2log), len(start) - 1
+    slots_per_rank = num_slots // num_ranks
     first[:] = 0
     for p in range(num_slots):
         first[phy2log[p] + 1] += 1
@@ -53,48 +81,31 @@ def index_slots(phy2log: Array, first: Array, by_expert: Array, start: Array, sh
     n = 0
     for g in range(num_ranks):
         start[g] = n
-        for p in range(g * (num_slots // num_ranks), (g + 1) * (num_slots // num_ranks)):
+        for p in range(g * slots_per_rank, (g + 1) * slots_per_rank):
             if first[phy2log[p] + 1] - first[phy2log[p]] > 1:
                 shared[n] = p
                 n += 1
     start[num_ranks] = n
-    return n
 
 
 @compiled
 def level(
-    tokens: Array,
-    load: Array,
-    phy2log: Array,
-    first: Array,
-    by_expert: Array,
-    start: Array,
-    shared: Array,
-    via: Array,
-    queue: Array,
-    seen: Array,
-    cut: Array,
+    tokens: Array, load: Array, phy2log: Array, index: Arrays, scratch: Arrays, cut: Array
 ) -> None:
-    """Tokens of one step that make its fullest rank as light as possible.
+    """Share tokens of one step so that its fullest rank is as light as possible.
 
     Args:
         tokens: [P] of each slot; changed in place.
         load: [G] of each rank, their sums; changed in place.
         phy2log: [P] the expert in each slot.
-        first: [E + 1], as of :func:`index_slots`.
-        by_expert: [P], as of :func:`index_slots`.
-        start: [G + 1], as of :func:`index_slots`.
-        shared: [P], as of :func:`index_slots`.
-        via: [G] scratch: the slot from which, times P, plus that to which a search reached a rank.
-        queue: [G] scratch: ranks in the order in which they were reached.
-        seen: [E] scratch: whether the search went through an expert.
+        index: as of :func:`index_slots`.
+        scratch: as of :func:`make_scratch`.
         cut: [G] a set of ranks that may hold up the step; result: one that does, none where all
             ranks are level.
     """
-    num_ranks, num_slots = len(load), len(tokens)
-    slots_per_rank = num_slots // num_ranks
-    mean = load.sum() / num_ranks
-    trial = load_inside(tokens, load, phy2log, first, by_expert, start, shared, cut)
+    via, queue, seen = scratch
+    mean = load.sum() / len(load)
+    trial = load_inside(tokens, load, phy2log, index, cut)
     if trial <= mean:
         trial = mean
         cut[:] = False
@@ -102,51 +113,27 @@ def level(
         via[:] = UNSEEN
         seen[:] = False
         reached = 0
-        for g in range(num_ranks):
+        for g in range(len(load)):
             if load[g] > trial + CLOSE * mean:
                 via[g] = SOURCE
                 queue[reached] = g
                 reached += 1
         if reached == 0:
             return
-        end = search(
-            reached, tokens, load, trial, mean, phy2log, first, by_expert, start, shared, via,
-            queue, seen,
-        )  # fmt: skip
-        if end < 0:
-            reached = -end
-            total = 0.0
-            cut[:] = False
-            for i in range(reached):
-                total += load[queue[i]]
-                cut[queue[i]] = True
-            trial = total / reached
+        end = search(reached, tokens, load, trial, phy2log, index, scratch)
+        if end >= 0:
+            push(end, tokens, load, trial, via)
             continue
-        amount, g = trial - load[end], end
-        while via[g] != SOURCE:
-            amount = min(amount, tokens[via[g] // num_slots])
-            g = via[g] // num_slots // slots_per_rank
-        amount = min(amount, load[g] - trial)
-        load[g] -= amount
-        load[end] += amount
-        g = end
-        while via[g] != SOURCE:
-            tokens[via[g] // num_slots] -= amount
-            tokens[via[g] % num_slots] += amount
-            g = via[g] // num_slots // slots_per_rank
+        total = 0.0
+        cut[:] = False
+        for i in range(-end):
+            total += load[queue[i]]
+            cut[queue[i]] = True
+        trial = total / -end
 
 
 @compiled
-def load_inside(
-    tokens: Array,
-    load: Array,
-    phy2log: Array,
-    first: Array,
-    by_expert: Array,
-    start: Array,
-    shared: Array,
-    cut: Array,
-) -> float:
+def load_inside(tokens: Array, load: Array, phy2log: Array, index: Arrays, cut: Array) -> float:
     """The load of a set of ranks that no dispatch can send elsewhere, over their number: a lower
     bound on the makespan; 0 for no ranks.
 
@@ -154,12 +141,10 @@ def load_inside(
         tokens: [P] of each slot.
         load: [G] of each rank.
         phy2log: [P] the expert in each slot.
-        first: [E + 1], as of :func:`index_slots`.
-        by_expert: [P], as of :func:`index_slots`.
-        start: [G + 1], as of :func:`index_slots`.
-        shared: [P], as of :func:`index_slots`.
+        index: as of :func:`index_slots`.
         cut: [G] whether a rank is in the set.
     """
+    first, by_expert, start, shared = index
     slots_per_rank = len(tokens) // len(load)
     total, number = 0.0, 0
     for g in range(len(load)):
@@ -182,15 +167,9 @@ def search(
     tokens: Array,
     load: Array,
     trial: float,
-    mean: float,
     phy2log: Array,
-    first: Array,
-    by_expert: Array,
-    start: Array,
-    shared: Array,
-    via: Array,
-    queue: Array,
-    seen: Array,
+    index: Arrays,
+    scratch: Arrays,
 ) -> int:
     """A nearest rank that takes tokens; minus the number of ranks reached if there is none.
 
@@ -199,18 +178,15 @@ def search(
         tokens: [P] of each slot.
         load: [G] of each rank.
         trial: ranks below take tokens.
-        mean: rank load.
         phy2log: [P] the expert in each slot.
-        first: [E + 1], as of :func:`index_slots`.
-        by_expert: [P], as of :func:`index_slots`.
-        start: [G + 1], as of :func:`index_slots`.
-        shared: [P], as of :func:`index_slots`.
-        via: [G] as of :func:`level`; changed in place.
-        queue: [G] as of :func:`level`; changed in place.
-        seen: [E] as of :func:`level`; changed in place.
+        index: as of :func:`index_slots`.
+        scratch: as of :func:`make_scratch`; changed in place.
     """
+    first, by_expert, start, shared = index
+    via, queue, seen = scratch
     num_slots = len(tokens)
     slots_per_rank = num_slots // len(load)
+    mean = load.sum() / len(load)
     at = 0
     while at < reached:
         g = queue[at]
@@ -235,6 +211,33 @@ def search(
 
 
 @compiled
+def push(end: int, tokens: Array, load: Array, trial: float, via: Array) -> None:
+    """Push along the path to a rank what its tokens, the first rank and the last allow.
+
+    Args:
+        end: the last rank of the path, below ``trial``.
+        tokens: [P] of each slot; changed in place.
+        load: [G] of each rank; changed in place.
+        trial: no rank gets above it, nor the first one below.
+        via: [G] as of :func:`make_scratch`.
+    """
+    num_slots = len(tokens)
+    slots_per_rank = num_slots // len(load)
+    amount, g = trial - load[end], end
+    while via[g] != SOURCE:
+        amount = min(amount, tokens[via[g] // num_slots])
+        g = via[g] // num_slots // slots_per_rank
+    amount = min(amount, load[g] - trial)
+    load[g] -= amount
+    load[end] += amount
+    g = end
+    while via[g] != SOURCE:
+        tokens[via[g] // num_slots] -= amount
+        tokens[via[g] % num_slots] += amount
+        g = via[g] // num_slots // slots_per_rank
+
+
+@compiled
 def dispatch_all(
     loads: Array, phy2log: Array, tokens: Array, ranks: Array, values: Array, cuts: Array
 ) -> None:
@@ -252,13 +255,11 @@ def dispatch_all(
     num_layers, steps, num_experts = loads.shape
     num_slots, num_ranks = phy2log.shape[1], ranks.shape[2]
     slots_per_rank = num_slots // num_ranks
-    first, by_expert = np.zeros(num_experts + 1, np.int64), np.zeros(num_slots, np.int64)
-    start, shared = np.zeros(num_ranks + 1, np.int64), np.zeros(num_slots, np.int64)
-    via, queue = np.zeros(num_ranks, np.int64), np.zeros(num_ranks, np.int64)
-    seen = np.zeros(num_experts, np.bool_)
+    index = make_index(num_experts, num_slots, num_ranks)
+    scratch, first = make_scratch(num_experts, num_ranks), index[0]
     for layer in range(num_layers):
         slots = phy2log[layer]
-        index_slots(slots, first, by_expert, start, shared)
+        index_slots(slots, index)
         cuts[layer, :1] = False
         for t in range(steps):
             load = ranks[layer, t]
@@ -267,8 +268,5 @@ def dispatch_all(
                 tokens[layer, t, p] = loads[layer, t, e] / (first[e + 1] - first[e])
                 load[p // slots_per_rank] += tokens[layer, t, p]
             cuts[layer, t] = cuts[layer, max(t - 1, 0)]  # often critical again
-            level(
-                tokens[layer, t], load, slots, first, by_expert, start, shared, via, queue,
-                seen, cuts[layer, t],
-            )  # fmt: skip
+            level(tokens[layer, t], load, slots, index, scratch, cuts[layer, t])
             values[layer, t] = load.max()

@@ -19,12 +19,21 @@ from torch import Tensor
 
 from heuristics.compiled import compiled
 from heuristics.matching import count_on_ranks, count_transfers
-from heuristics.steps.pushes import Array, index_slots, level
+from heuristics.steps.pushes import (
+    Array,
+    Arrays,
+    index_slots,
+    level,
+    make_index,
+    make_scratch,
+)
 from heuristics.steps.values import Dispatched, dispatched, use_compiled
 
 FIRST_LOOK = 16
 """Steps, and twice as many until each next look."""
 DOUBT = 1.5
+NEVER = 2**62
+"""Transfers of a move that makes no placement."""
 
 
 @dataclass
@@ -202,68 +211,106 @@ def _try_each(
     """
     num_layers, steps, num_experts = loads.shape
     num_slots, num_ranks = placements.shape[1], ranks.shape[2]
-    slots_per_rank = num_slots // num_ranks
-    first, by_expert = np.zeros(num_experts + 1, np.int64), np.zeros(num_slots, np.int64)
-    start, shared = np.zeros(num_ranks + 1, np.int64), np.zeros(num_slots, np.int64)
-    via, queue = np.zeros(num_ranks, np.int64), np.zeros(num_ranks, np.int64)
-    seen, new_cuts = np.zeros(num_experts, np.bool_), np.zeros((steps, num_ranks), np.bool_)
+    index = make_index(num_experts, num_slots, num_ranks)
+    scratch = make_scratch(num_experts, num_ranks)
     new_tokens, new_ranks = np.zeros((steps, num_slots)), np.zeros((steps, num_ranks))
-    new_makespans = np.zeros(steps)
+    new_cuts, new_makespans = np.zeros((steps, num_ranks), np.bool_), np.zeros(steps)
+    new = new_tokens, new_ranks, new_cuts, new_makespans
     for layer in range(num_layers):
         phy2log = placements[layer]
+        now = tokens[layer], ranks[layer], cuts[layer], makespans[layer]
         changed = np.zeros(num_slots, np.bool_)
         for c in range(moves.shape[1]):
             p, q, b = moves[layer, c]
             if changed[p] or (q >= 0 and changed[q]):
                 continue
-            a, g, h = phy2log[p], p // slots_per_rank, q // slots_per_rank
-            b = phy2log[q] if q >= 0 else b
-            phy2log[p] = b
-            takes = received(phy2log, held[layer, g], b, a, g, slots_per_rank)
+            a = phy2log[p]
+            phy2log[p] = b = phy2log[q] if q >= 0 else b
             if q >= 0:
                 phy2log[q] = a
-                takes += received(phy2log, held[layer, h], a, b, h, slots_per_rank)
-            index_slots(phy2log, first, by_expert, start, shared)
-            wins = (
-                a != b
-                and first[a + 1] > first[a]
-                and takes <= left[layer]
-                and number_on_rank(phy2log, b, g, slots_per_rank) == 1
-                and (q < 0 or number_on_rank(phy2log, a, h, slots_per_rank) == 1)
-            )
-            total, squares, look = 0.0, 0.0, FIRST_LOOK
-            for t in range(steps):
-                if not wins:
-                    break
-                now, load = new_tokens[t], new_ranks[t]
-                now[:] = tokens[layer, t]
-                load[:] = ranks[layer, t]
-                hand_over(now, load, p, q, a, first, by_expert)
-                cut = new_cuts[t]
-                cut[:] = cuts[layer, t]
-                level(now, load, phy2log, first, by_expert, start, shared, via, queue, seen, cut)
-                new_makespans[t] = load.max()
-                change = new_makespans[t] - makespans[layer, t]
-                total += change
-                squares += change * change
-                if t + 1 == look:
-                    mean = total / look
-                    spread = max(squares / look - mean * mean, 0.0)
-                    wins = mean - DOUBT * np.sqrt(spread / look) <= thresholds[layer, c]
-                    look *= 2
-            wins = wins and total / steps < thresholds[layer, c]
-            kept[layer, c] = wins
-            if wins:
-                tokens[layer], ranks[layer], makespans[layer] = new_tokens, new_ranks, new_makespans
-                cuts[layer] = new_cuts
+            index_slots(phy2log, index)
+            takes = added_transfers(phy2log, p, q, a, held[layer], index)
+            if takes <= left[layer] and wins_race(
+                phy2log, p, q, a, now, new, index, scratch, thresholds[layer, c]
+            ):
+                tokens[layer], ranks[layer], cuts[layer], makespans[layer] = new
                 left[layer] -= takes
-                changed[p] = True
+                kept[layer, c] = changed[p] = True
                 if q >= 0:
                     changed[q] = True
             else:
                 phy2log[p] = a
                 if q >= 0:
                     phy2log[q] = b
+
+
+@compiled
+def wins_race(
+    phy2log: Array,
+    p: int,
+    q: int,
+    a: int,
+    now: Arrays,
+    new: Arrays,
+    index: Arrays,
+    scratch: Arrays,
+    threshold: float,
+) -> bool:
+    """Whether the mean makespan changes by less than the threshold, and was not given up.
+
+    Args:
+        phy2log: [P] the expert in each slot, after the move.
+        p: the first slot of the move.
+        q: the second slot, or -1.
+        a: the expert that p held.
+        now: tokens [T, P], ranks [T, G], cuts [T, G] and makespans [T] before.
+        new: the same after the move; result.
+        index: as of :func:`heuristics.steps.pushes.index_slots`, after the move.
+        scratch: as of :func:`heuristics.steps.pushes.make_scratch`.
+        threshold: of the mean change.
+    """
+    tokens, ranks, cuts, makespans = now
+    new_tokens, new_ranks, new_cuts, new_makespans = new
+    total, squares, look = 0.0, 0.0, FIRST_LOOK
+    for t in range(len(makespans)):
+        new_tokens[t], new_ranks[t], new_cuts[t] = tokens[t], ranks[t], cuts[t]
+        hand_over(new_tokens[t], new_ranks[t], p, q, a, index)
+        level(new_tokens[t], new_ranks[t], phy2log, index, scratch, new_cuts[t])
+        new_makespans[t] = new_ranks[t].max()
+        change = new_makespans[t] - makespans[t]
+        total += change
+        squares += change * change
+        if t + 1 == look:
+            mean = total / look
+            spread = max(squares / look - mean * mean, 0.0)
+            if mean - DOUBT * np.sqrt(spread / look) > threshold:
+                return False
+            look *= 2
+    return bool(total / len(makespans) < threshold)
+
+
+@compiled
+def added_transfers(phy2log: Array, p: int, q: int, a: int, held: Array, index: Arrays) -> int:
+    """Transfers that a move adds; more than any number that may be left if it makes no placement.
+
+    Args:
+        phy2log: [P] the expert in each slot, after the move.
+        p: the first slot of the move.
+        q: the second slot, or -1.
+        a: the expert that p held.
+        held: [G, E] whether a rank held an expert before.
+        index: as of :func:`heuristics.steps.pushes.index_slots`, after the move.
+    """
+    first, slots_per_rank = index[0], len(phy2log) // len(held)
+    b, g, h = phy2log[p], p // slots_per_rank, q // slots_per_rank
+    if a == b or first[a + 1] == first[a] or number_on_rank(phy2log, b, g, slots_per_rank) > 1:
+        return NEVER
+    takes = received(phy2log, held[g], b, a, g, slots_per_rank)
+    if q < 0:
+        return takes
+    if number_on_rank(phy2log, a, h, slots_per_rank) > 1:
+        return NEVER
+    return takes + received(phy2log, held[h], a, b, h, slots_per_rank)
 
 
 @compiled
@@ -301,9 +348,7 @@ def number_on_rank(phy2log: Array, expert: int, rank: int, slots_per_rank: int) 
 
 
 @compiled
-def hand_over(
-    tokens: Array, load: Array, p: int, q: int, expert: int, first: Array, by_expert: Array
-) -> None:
+def hand_over(tokens: Array, load: Array, p: int, q: int, a: int, index: Arrays) -> None:
     """Give tokens to the slots that serve them after a move: a dispatch to start from.
 
     Args:
@@ -311,17 +356,17 @@ def hand_over(
         load: [G] of each rank; changed in place.
         p: the first slot of the move.
         q: the second slot, or -1.
-        expert: that p held.
-        first: [E + 1], after the move, as of :func:`heuristics.steps.pushes.index_slots`.
-        by_expert: [P], likewise.
+        a: the expert that p held.
+        index: as of :func:`heuristics.steps.pushes.index_slots`, after the move.
     """
+    first, by_expert = index[0], index[1]
     slots_per_rank = len(tokens) // len(load)
     more = tokens[p]
     if q >= 0:
         more -= tokens[q]
     else:
-        q = by_expert[first[expert]]
-        for i in range(first[expert], first[expert + 1]):
+        q = by_expert[first[a]]
+        for i in range(first[a], first[a + 1]):
             if load[by_expert[i] // slots_per_rank] < load[q // slots_per_rank]:
                 q = by_expert[i]
     tokens[p] -= more
