@@ -21,7 +21,8 @@ from tests.oracles.steps import optimal_makespans, optimum
 
 Shape = tuple[int, int, int, int, int]
 
-EFFORTS = ["fast", "default", "thorough"]
+EFFORTS = ["fast", "default"]
+"""Thorough takes seconds; it is the same search, from several starts."""
 STARTS = ["deepseek", "refined", *(f"lplb-graph:{graph}" for graph in ("ring", "cube", "torus"))]
 ROUNDING = 1e-4
 """Relative error of values in floats: shares after seven sweeps, each in float32."""
@@ -97,11 +98,11 @@ def cases(draw: st.DrawFn, shapes: list[Shape]) -> tuple[torch.Tensor, Shape]:
     return torch.tensor(steps, dtype=torch.float64), shape
 
 
-@given(case=cases([*NODES, *EDGES]), effort=st.sampled_from(EFFORTS))
+@given(case=cases([*NODES, *EDGES]))
 @settings(max_examples=25)
-def test_placements_are_valid_and_never_above_the_starts(case, effort):
+def test_placements_are_valid_and_never_above_the_starts(case):
     steps, shape = case
-    placed = dispatch_aware(steps, *shape[1:], effort=effort)
+    placed = dispatch_aware(steps, *shape[1:], effort="fast")
     check_valid(steps, placed, shape)
     for start in all_starts(steps, shape):
         check_never_above(steps, placed, start, shape[4])
@@ -211,7 +212,7 @@ def test_arguments_are_not_written():
 
 @pytest.mark.parametrize(
     ("effort", "budget"),
-    [("fast", 2), ("default", 0), ("default", 1), ("default", 12), ("thorough", 2)],
+    [("fast", 2), ("fast", 12), ("default", 0), ("default", 1), ("thorough", 2)],
 )
 @pytest.mark.parametrize("shape", [GLOBAL[1], NODES[0]])
 def test_budget_is_kept_and_nothing_gets_worse(effort, budget, shape):
@@ -223,6 +224,16 @@ def test_budget_is_kept_and_nothing_gets_worse(effort, budget, shape):
     check_never_above(steps, placed, old, 4)
 
 
+def test_one_of_two_copies_on_a_rank_that_goes_saves_no_transfer():
+    """A budget was exceeded where the start held an expert twice on a rank."""
+    steps = torch.rand(40, 1, 7, generator=torch.Generator().manual_seed(0))
+    steps[:, :, 0] *= 10
+    old = torch.arange(12)[None] % 7
+    for budget in (2, 4, 6):
+        placed = dispatch_aware(steps, 12, 1, 1, 4, effort="fast", old=old, move_budget=budget)
+        assert count_transfers(old, placed, 3).sum() <= budget
+
+
 @given(case=cases([*NODES, *EDGES]), data=st.data())
 @settings(max_examples=15)
 def test_any_old_placement_can_be_changed(case, data):
@@ -231,7 +242,7 @@ def test_any_old_placement_can_be_changed(case, data):
     weight = torch.arange(1.0, shape[0] + 1).roll(data.draw(st.integers(0, 5)))
     weight = weight.expand(steps.shape[1], -1)
     old = rebalance_experts(weight, *shape[1:], policy="deepseek")[0]
-    placed = dispatch_aware(steps, *shape[1:], old=old, move_budget=budget)
+    placed = dispatch_aware(steps, *shape[1:], effort="fast", old=old, move_budget=budget)
     check_valid(steps, placed, shape)
     assert count_transfers(old, placed, shape[1] // shape[4]).sum(1).max() <= budget
     check_never_above(steps, placed, old, shape[4])
