@@ -1,8 +1,9 @@
 """Placements for several steps: what ranks pay who wait for each other at every one.
 
 - ``dispatch_aware``: the policy for a dispatcher that looks at each step;
-- ``values``: the mean makespans of placements over steps under optimal dispatch;
-- ``starts``: constructions that a search starts from, and is never behind;
+- ``starts``: constructions that its search starts from, and is never behind;
+- ``annealing``: the search; ``proposals``: what prices recommend to change; ``trials`` of that;
+- ``values``: steps under optimal dispatch, makespans and prices; ``pushes``, the same compiled;
 - ``noise``: steps drawn around loads, where no trace was recorded.
 """
 
