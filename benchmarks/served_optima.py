@@ -68,7 +68,10 @@ POLICIES: dict[str, Place] = {
     "deepseek": of_total("deepseek"),
     "refined": of_total("refined"),
     "ring": of_total("lplb-graph:ring"),
-    **{f"dispatch-aware, {effort}": partial(dispatch_aware, effort=effort) for effort in EFFORTS},
+    **{
+        f"dispatch-aware, {effort}": partial(dispatch_aware, effort=effort, enough=0)
+        for effort in EFFORTS
+    },
 }
 
 

@@ -38,6 +38,8 @@ class Work:
 
 
 EFFORTS = {"fast": Work(1, 5), "default": Work(1, 55), "thorough": Work(3, 200)}
+ENOUGH = 256
+"""Steps with which a search fits what is common to them."""
 CHUNK = 2**20
 """Tokens of slots that compiled code takes at once, 8 MB."""
 
@@ -53,12 +55,14 @@ def dispatch_aware(
     seed: int = 0,
     old: Tensor | None = None,
     move_budget: int | None = None,
+    enough: int = ENOUGH,
 ) -> Tensor:
     """The expert in each slot, [L, P] int64.
 
     On the steps given, in no layer above ``deepseek``, ``refined``, a chain or, where it is
     defined, a graph of LPLB's (makespans as of :mod:`heuristics.steps.values`). Every layer by
-    itself, the same on a CPU whatever the number of threads.
+    itself, but for what ``refined`` and noise draw; the same on a CPU whatever the number of
+    threads.
 
     Args:
         weight: [T, L, E] tokens per logical expert at each step; or [L, E], around which steps are
@@ -73,10 +77,13 @@ def dispatch_aware(
             where they are.
         move_budget: transfers a layer at most. The result is then in no layer above ``old``, nor
             above any of the others that the budget allows.
+        enough: fewer recorded steps are joined by drawn ones up to so many, which vary about their
+            sum as these do, so that the placement does not fit these alone; 0 draws none.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
     """
+    weight = weight.detach()
     check_weight(weight)
     if effort not in EFFORTS:
         raise ValueError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
@@ -87,25 +94,36 @@ def dispatch_aware(
     if old is not None:
         old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, total)
     steps = weight if weight.ndim == 3 else draw_steps(weight, seed=seed)
+    drawn = draw_besides(steps, enough - len(steps), seed)
     sizes = num_replicas, num_groups, num_nodes, num_gpus
     placed = torch.stack([*starts(total, *sizes).values()])
     chunk = len(total)
     if use_compiled(steps):
-        chunk = max(1, CHUNK // (min(len(steps), MANY) * num_replicas))
-    found = []
+        chunk = max(1, CHUNK // (min(max(len(steps), enough), MANY) * num_replicas))
+    work, found = EFFORTS[effort], []
     for i in range(0, len(total), chunk):
         part = slice(i, i + chunk)
-        before = None if old is None else old[part]
-        found.append(
-            _search(
-                steps[:, part], placed[:, part], before, shape, EFFORTS[effort], seed, move_budget
-            )
-        )
+        seen = steps[:, part], drawn[:, part]
+        now = None if old is None else old[part]
+        found.append(_search(*seen, placed[:, part], now, shape, work, seed, move_budget))
     return torch.cat(found)
+
+
+def draw_besides(steps: Tensor, number: int, seed: int) -> Tensor:
+    """So many steps [number, L, E] that vary about the sum of ``steps`` [T, L, E] as these do, of
+    as many tokens in the mean; none if the number is not positive.
+    """
+    if number <= 0:
+        return steps[:0]
+    drawn = draw_steps(steps, steps=number, seed=seed).double()
+    totals = (each.sum((0, 2), dtype=torch.float64) / len(each) for each in (steps, drawn))
+    given, found = totals
+    return drawn * torch.where(found > 0, given / found, 0)[:, None]
 
 
 def _search(
     steps: Tensor,
+    drawn: Tensor,
     placed: Tensor,
     old: Tensor | None,
     shape: Shape,
@@ -113,25 +131,26 @@ def _search(
     seed: int,
     budget: int | None,
 ) -> Tensor:
-    """The best of the starts ``placed`` [C, L, P], annealed, for steps [T, L, E]."""
+    """The best of the starts ``placed`` [C, L, P], annealed, for steps [T, L, E] and drawn ones."""
     num_ranks, num_nodes, num_experts = shape.num_ranks, shape.num_nodes, steps.shape[-1]
     if old is not None:
         placed = write_beside(placed, old, shape, num_experts, budget)
+    everything = torch.cat([steps, drawn]) if len(drawn) else steps
     values = mean_makespans(steps, placed, num_ranks)
-    order, row = (
-        values.argsort(dim=0, stable=True),
-        torch.arange(len(values[0]), device=values.device),
-    )
-    best, least = placed[order[0], row], values.amin(0)
+    order = values.argsort(dim=0, stable=True)
+    row = torch.arange(values.shape[1], device=values.device)
+    best, limit = placed[order[0], row], values.amin(0)
+    least = mean_makespans(everything, best[None], num_ranks)[0]
     for run in range(work.runs):
         start = placed[order[min(run, len(order) - 1)], row]
         transfers = Transfers.of(start, old, budget, num_ranks, num_experts)
         found = anneal(
-            steps, start, transfers, num_nodes=num_nodes, rounds=work.rounds, seed=seed + run
+            everything, start, transfers, num_nodes=num_nodes, rounds=work.rounds, seed=seed + run
         )
-        value = mean_makespans(steps, found[None], num_ranks)[0]
-        best = torch.where((value < least)[:, None], found, best)
-        least = torch.minimum(value, least)
+        value = mean_makespans(everything, found[None], num_ranks)[0]
+        better = (value < least) & (mean_makespans(steps, found[None], num_ranks)[0] <= limit)
+        best = torch.where(better[:, None], found, best)
+        least = torch.where(better, value, least)
     if old is not None and budget is None:
         best = relabel(best, old, num_ranks, num_nodes, num_experts)
     return best

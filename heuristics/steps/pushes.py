@@ -129,6 +129,8 @@ def level(
         for i in range(-end):
             total += load[queue[i]]
             cut[queue[i]] = True
+        if total / -end <= trial:  # loads so small that they round
+            return
         trial = total / -end
 
 

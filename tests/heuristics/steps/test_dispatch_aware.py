@@ -15,6 +15,7 @@ from eplb_opt.problem.transfer import count_transfers
 from eplb_opt.problem.validity import find_violations
 from heuristics import rebalance_experts
 from heuristics.steps import dispatch_aware
+from heuristics.steps.dispatch_aware import draw_besides
 from heuristics.steps.values import mean_makespans
 from tests.oracles.layers import FLOATS
 from tests.oracles.steps import optimal_makespans, optimum
@@ -139,7 +140,7 @@ def test_mean_makespans_are_those_of_the_definition(case, data):
 def test_most_tiny_layers_are_placed_best():
     shape = (4, 6, 1, 1, 3)
     steps = drawn(4, 20, 4, seed=0)
-    placed = dispatch_aware(steps, *shape[1:], effort="thorough")
+    placed = dispatch_aware(steps, *shape[1:], effort="thorough", enough=0)
     best = [optimum(layer, "mean", "optimal") for layer in instance_of(steps, shape).layers()]
     found = values(steps, placed, 3)
     assert all(value >= least for value, least in zip(found, best, strict=True))
@@ -174,10 +175,12 @@ def test_loads_without_steps_are_drawn_around():
 
 @pytest.mark.parametrize("shape", [(8, 8, 1, 1, 4), (4, 8, 1, 1, 8), (8, 8, 4, 2, 4)])
 def test_a_layer_is_placed_alike_whatever_is_beside_it(shape):
-    """Where ``refined`` tries no other counts: what it draws depends on the layers of a call."""
+    """Where ``refined`` tries no other counts and no steps are drawn: that depends on the layers of
+    a call.
+    """
     steps = drawn(6, 3, shape[0], seed=4)
-    placed = dispatch_aware(steps, *shape[1:])
-    alone = [dispatch_aware(steps[:, [i]], *shape[1:]) for i in range(3)]
+    placed = dispatch_aware(steps, *shape[1:], enough=0)
+    alone = [dispatch_aware(steps[:, [i]], *shape[1:], enough=0) for i in range(3)]
     assert torch.equal(placed, torch.cat(alone))
 
 
@@ -222,6 +225,21 @@ def test_budget_is_kept_and_nothing_gets_worse(effort, budget, shape):
     check_valid(steps, placed, shape)
     assert count_transfers(old, placed, 3).sum(1).max() <= budget
     check_never_above(steps, placed, old, 4)
+
+
+def test_loads_too_small_for_rounding_are_placed():
+    """A dispatch of loads near the least number that float64 has did not end."""
+    steps = drawn(6, 2, 8, seed=2).double() * 1e-322
+    check_valid(steps, dispatch_aware(steps, 12, 1, 1, 4, effort="fast"), (8, 12, 1, 1, 4))
+
+
+def test_few_steps_are_joined_by_drawn_ones_of_as_many_tokens():
+    steps = drawn(6, 3, 8, seed=2).double()
+    steps[:, 1] = 0
+    more = draw_besides(steps, 500, seed=0)
+    assert more.shape == (500, 3, 8)
+    assert more.mean(0).sum(1).tolist() == pytest.approx(steps.mean(0).sum(1).tolist())
+    assert draw_besides(steps, -1, seed=0).shape == (0, 3, 8)
 
 
 def test_one_of_two_copies_on_a_rank_that_goes_saves_no_transfer():
