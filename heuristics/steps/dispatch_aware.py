@@ -89,7 +89,7 @@ def dispatch_aware(
         raise ValueError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
     if move_budget is not None and (old is None or move_budget < 0):
         raise ValueError(f"move_budget={move_budget} must not be negative, and needs old")
-    total = weight.double().sum(0) if weight.ndim == 3 else weight
+    total = weight.sum(0, dtype=torch.float64) if weight.ndim == 3 else weight
     shape = Shape.resolve(total, num_replicas, num_groups, num_nodes, num_gpus)
     if old is not None:
         old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, total)
@@ -116,8 +116,7 @@ def draw_besides(steps: Tensor, number: int, seed: int) -> Tensor:
     if number <= 0:
         return steps[:0]
     drawn = draw_steps(steps, steps=number, seed=seed).double()
-    totals = (each.sum((0, 2), dtype=torch.float64) / len(each) for each in (steps, drawn))
-    given, found = totals
+    given, found = (x.sum((0, 2), dtype=torch.float64) / len(x) for x in (steps, drawn))
     return drawn * torch.where(found > 0, given / found, 0)[:, None]
 
 
