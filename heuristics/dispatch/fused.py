@@ -108,7 +108,7 @@ def _kernel(loads: Tensor) -> Any:
 
         from heuristics.dispatch.kernel import shares_and_tokens_kernel as kernel
     except ModuleNotFoundError as missing:
-        if missing.name != "triton":
+        if str(missing.name).partition(".")[0] != "triton":
             raise
         raise ModuleNotFoundError(
             "the kernel of the dispatcher needs Triton: pip install 'eplb-opt[gpu]' (Linux); "

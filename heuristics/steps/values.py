@@ -17,7 +17,6 @@ from heuristics.compiled import HAVE_NUMBA
 from heuristics.dispatch.interior_point import SWEEPS, best_tiles
 from heuristics.dispatch.slots import even_shares, expert_loads, rank_loads
 from heuristics.dispatch.tiles import Tiles
-from heuristics.steps import pushes
 
 CHUNK = 2**22
 """Tokens of slots that are held at once, 32 MB."""
@@ -75,11 +74,13 @@ def dispatched(
 
 def _by_pushes(loads: Tensor, phy2log: Tensor, ranks: Tensor) -> Dispatched:
     """``ranks`` [L, T, G]: loads of the ranks without any expert; changed in place."""
+    from heuristics.steps.pushes import dispatch_all  # loads numba
+
     tokens = loads.new_empty(*loads.shape[:2], phy2log.shape[1])
     makespans = loads.new_empty(loads.shape[:2])
     critical = torch.empty(ranks.shape, dtype=torch.bool)
     tensors = loads, phy2log, tokens, ranks, makespans, critical
-    pushes.dispatch_all(*(tensor.numpy() for tensor in tensors))
+    dispatch_all(*(tensor.numpy() for tensor in tensors))
     return Dispatched(loads, tokens, ranks, makespans, critical)
 
 

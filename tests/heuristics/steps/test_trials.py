@@ -1,5 +1,8 @@
 """Moves tried by compiled code and by tensors: the same moves are kept, with the same makespans."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -8,7 +11,8 @@ from heuristics.policies import rebalance_experts
 from heuristics.steps import trials, values
 from heuristics.steps.noise import draw_steps
 from heuristics.steps.proposals import propose
-from heuristics.steps.trials import Transfers, race, try_moves
+from heuristics.steps.racing import race
+from heuristics.steps.trials import Transfers, try_moves
 from heuristics.steps.values import dispatched
 from tests.heuristics.loads import lognormal
 
@@ -90,3 +94,8 @@ def test_a_race_is_given_up_where_the_first_steps_speak_against_it():
     assert not race(late, torch.zeros(1))
     assert race(late.flip(1), torch.zeros(1))
     assert race(late[:, :15] * -1, torch.zeros(1))
+
+
+def test_importing_the_policies_does_not_load_numba():
+    code = "import sys, heuristics.policies; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
