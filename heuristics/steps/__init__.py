@@ -4,10 +4,12 @@
 - ``starts``: constructions that its search starts from, and is never behind;
 - ``annealing``: the search; ``proposals``: what prices recommend to change; ``trials`` of that;
 - ``values``: steps under optimal dispatch, makespans and prices; ``pushes``, the same compiled;
+- ``robust``: the policy for even dispatch; ``even_values``: what placements cost then;
 - ``noise``: steps drawn around loads, where no trace was recorded.
 """
 
 from heuristics.steps.dispatch_aware import dispatch_aware
 from heuristics.steps.noise import draw_steps
+from heuristics.steps.robust import robust
 
-__all__ = ["dispatch_aware", "draw_steps"]
+__all__ = ["dispatch_aware", "draw_steps", "robust"]
