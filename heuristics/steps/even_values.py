@@ -39,8 +39,9 @@ def even_makespans(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
     A replica carries ``w_te / c_e``.
     """
     counts = count_replicas(phy2log, loads.shape[2]).gather(1, phy2log)
-    found = []
-    for part in loads.split(max(1, CHUNK // phy2log.numel())):
+    found, chunk = [], max(1, CHUNK // phy2log.numel())
+    for i in range(0, len(loads), chunk):
+        part = loads[i : i + chunk]
         of_slots = part.double().gather(2, phy2log.expand(len(part), -1, -1)) / counts
         found.append(of_slots.unflatten(2, (num_ranks, -1)).sum(3).amax(2))
     return torch.cat(found)
@@ -52,4 +53,5 @@ def over_steps(makespans: Tensor, objective: str) -> Tensor:
     number = max(worst_share(objective) * steps, 1.0)
     weight = (number - torch.arange(steps, dtype=torch.float64)).clamp(0, 1) / number
     worst_first = makespans.double().sort(dim=0, descending=True).values
-    return torch.tensordot(weight.to(makespans.device), worst_first, dims=1)
+    weight = weight.to(makespans.device).view(-1, *[1] * (makespans.ndim - 1))
+    return (weight * worst_first).sum(0)
