@@ -43,7 +43,7 @@ def even_makespans(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
     for i in range(0, len(loads), chunk):
         part = loads[i : i + chunk]
         of_slots = part.double().gather(2, phy2log.expand(len(part), -1, -1)) / counts
-        found.append(of_slots.unflatten(2, (num_ranks, -1)).sum(3).amax(2))
+        found.append(of_slots.view(*part.shape[:2], num_ranks, -1).sum(3).amax(2))
     return torch.cat(found)
 
 
