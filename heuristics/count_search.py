@@ -32,6 +32,9 @@ TRIAL_ROUNDS = 8
 TRIAL_SHARE = 8
 """With more than three slots a rank a trial takes at most one row in so many."""
 
+CHANCE, MOVES, RECEIVED, FACTORS = range(4)
+"""What the random numbers of a trial are for: with the seed they name a draw."""
+
 
 def least_makespan(items: Tensor, num_ranks: int) -> Tensor:
     """A lower bound [B] on the makespan of replicas with loads [B, P], in ascending order.
@@ -69,19 +72,19 @@ def reallocate_replicas(
         trials: how often.
         seed: of the random factors.
     """
-    generator = torch.Generator().manual_seed(seed)
     items = (loads / count_replicas(replicas, loads.shape[1])).gather(1, replicas)
     bound = least_makespan(sort_rows(items), num_ranks)
-    for _ in range(trials):
-        replicas, bound = _make_best_move_replica(loads, replicas, bound, num_ranks, generator)
+    for trial in range(trials):
+        draw = (seed, MOVES, trial)
+        replicas, bound = _make_best_move_replica(loads, replicas, bound, num_ranks, draw)
     return replicas
 
 
 def _make_best_move_replica(
-    loads: Tensor, replicas: Tensor, bound: Tensor, num_ranks: int, generator: torch.Generator
+    loads: Tensor, replicas: Tensor, bound: Tensor, num_ranks: int, draw: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     counts = count_replicas(replicas, loads.shape[1])
-    receiver, donor = _propose_moves(loads, counts, generator)
+    receiver, donor = _propose_moves(loads, counts, draw)
     gained, left = counts.gather(1, receiver) + 1, counts.gather(1, donor) - 1
     possible = (left > 0) & (receiver != donor)
     left = left.clamp(min=1)
@@ -102,14 +105,12 @@ def _make_best_move_replica(
     return replicas.scatter(1, slot, moved), torch.where(helps, after, bound[:, None])[:, 0]
 
 
-def _propose_moves(
-    loads: Tensor, counts: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _propose_moves(loads: Tensor, counts: Tensor, draw: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Receivers and donors [B, 16]: every pair of four experts with heavy replicas and four whose
     replicas would stay light with one less.
     """
     heavy, light = loads / counts, torch.where(counts > 1, loads / (counts - 1), torch.inf)
-    factor = 1 - NOISE + 2 * NOISE * uniform((2, *loads.shape), generator, loads)
+    factor = 1 - NOISE + 2 * NOISE * uniform((2, *loads.shape), draw, loads)
     receiver = (heavy * factor[0]).topk(min(RECEIVERS, loads.shape[1])).indices
     donor = (light * factor[1]).topk(min(DONORS, loads.shape[1]), largest=False).indices
     return receiver.repeat_interleave(donor.shape[1], 1), donor.repeat(1, receiver.shape[1])
@@ -130,7 +131,7 @@ def try_counts(
     floor = torch.maximum(loads.sum(1) / num_ranks, largest)
     for seed in trials:
         excess = makespans(loads, best, num_ranks) / floor - 1
-        chance = uniform((len(best),), torch.Generator().manual_seed(seed), loads) + 0.5
+        chance = uniform((len(best),), (seed, CHANCE), loads) + 0.5
         score, rows = torch.where(excess > least_excess, excess * chance, 0.0).topk(most)
         if best.device.type == "cpu":
             rows = rows[score > 0]
@@ -166,15 +167,14 @@ def _vary_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tens
     Which of them receive, and which of those that would stay light give, is random.
     """
     rows, device = len(best), loads.device
-    generator = torch.Generator().manual_seed(seed)
     counts = count_replicas(best, loads.shape[1])
     ranks = best.view(rows, num_ranks, -1)
     heaviest = (loads / counts).gather(1, best).view_as(ranks).sum(2).argmax(1)
     on_heaviest = ranks[torch.arange(rows, device=device), heaviest]
-    which = (uniform((rows, VARIANTS), generator, loads) * on_heaviest.shape[1]).long()
+    which = (uniform((rows, VARIANTS), (seed, RECEIVED), loads) * on_heaviest.shape[1]).long()
     receiver = on_heaviest.gather(1, which).view(-1, 1)
     loads, counts = (x.repeat_interleave(VARIANTS, 0) for x in (loads, counts))
-    noise = uniform((3, *loads.shape), generator, loads)
+    noise = uniform((3, *loads.shape), (seed, FACTORS), loads)
     variant = torch.arange(VARIANTS, device=device).repeat(rows)[:, None]
     counts = _move_replica(loads, counts, receiver, noise[0], (variant > 0).long())
     receiver = (loads / counts * noise[1]).argmax(1, keepdim=True)
