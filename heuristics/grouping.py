@@ -41,6 +41,26 @@ def groups_by_reach(loads: Tensor, shape: Shape) -> Tensor:
     return subsets[partition[argmin_rows(worst)]].flatten(1)
 
 
+def groups_by_steps(steps: Tensor) -> Callable[[Tensor, Shape], Tensor]:
+    """The group in each place [L, K] with the least mean over steps [T, L, E] of the fullest node,
+    of all partitions; where these are more than ``MAX_PARTITIONS`` LPT of the sums. Ties: the first
+    in lexicographic order.
+    """
+
+    def pack(loads: Tensor, shape: Shape) -> Tensor:
+        per_node = shape.num_groups // shape.num_nodes
+        if num_partitions(shape.num_groups, per_node) > MAX_PARTITIONS:
+            return by_total(lpt)(loads, shape)
+        subsets, partition = partitions(shape.num_groups, per_node, loads.device)
+        value = loads.new_zeros(len(loads), len(partition), dtype=torch.float64)
+        for step in steps.double():
+            nodes = step.view_as(loads).sum(2)[:, subsets].sum(2)
+            value += nodes[:, partition].amax(2)
+        return subsets[partition[argmin_rows(value)]].flatten(1)
+
+    return pack
+
+
 def node_bounds(loads: Tensor, subsets: Tensor, shape: Shape) -> Tensor:
     """A lower bound [L, n] on the makespan of a node that takes a subset [n, K/N] of the groups.
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heuristics.matching import check_old, count_transfers, relabel
+from heuristics.matching import check_old, relabel
 from heuristics.shape import Shape, check_weight
 from heuristics.steps.annealing import MANY, anneal
 from heuristics.steps.noise import draw_steps
-from heuristics.steps.starts import starts
+from heuristics.steps.starts import starts, write_beside
 from heuristics.steps.trials import Transfers
 from heuristics.steps.values import mean_makespans, use_compiled
 
@@ -153,17 +153,3 @@ def _search(
     if old is not None and budget is None:
         best = relabel(best, old, num_ranks, num_nodes, num_experts)
     return best
-
-
-def write_beside(
-    placed: Tensor, old: Tensor, shape: Shape, num_experts: int, budget: int | None
-) -> Tensor:
-    """Placements [C, L, P] written so that much stays where ``old`` [L, P] has it; with a budget of
-    transfers, ``old`` itself as another, and in place of those that take more.
-    """
-    ranks, nodes = shape.num_ranks, shape.num_nodes
-    placed = torch.stack([relabel(each, old, ranks, nodes, num_experts) for each in placed])
-    if budget is None:
-        return placed
-    takes = torch.stack([count_transfers(old, each, ranks, num_experts) for each in placed])
-    return torch.cat([torch.where((takes <= budget)[..., None], placed, old), old[None]])

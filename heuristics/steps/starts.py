@@ -20,10 +20,12 @@ from torch import Tensor
 from heuristics.arrays import native
 from heuristics.graphs import GRAPHS, GraphPolicy
 from heuristics.grouping import by_total
+from heuristics.matching import count_transfers, relabel
 from heuristics.packing import by_load, lpt
 from heuristics.pipeline import Pipeline
 from heuristics.refined import refined
 from heuristics.replication import count_replicas, greedy_replicas, replicas_in_order
+from heuristics.shape import Shape
 
 FLATTEN = 0.8
 """A power of the loads by which replicas are counted once more: fewer for the heaviest experts."""
@@ -196,3 +198,17 @@ def starts(weight: Tensor, *sizes: int) -> dict[str, Tensor]:
         with suppress(ValueError):
             found[name] = GraphPolicy(name, graph)(weight, *sizes)
     return found
+
+
+def write_beside(
+    placed: Tensor, old: Tensor, shape: Shape, num_experts: int, budget: int | None
+) -> Tensor:
+    """Placements [C, L, P] written so that much stays where ``old`` [L, P] has it; with a budget of
+    transfers, ``old`` itself as another, and in place of those that take more.
+    """
+    ranks, nodes = shape.num_ranks, shape.num_nodes
+    placed = torch.stack([relabel(each, old, ranks, nodes, num_experts) for each in placed])
+    if budget is None:
+        return placed
+    takes = torch.stack([count_transfers(old, each, ranks, num_experts) for each in placed])
+    return torch.cat([torch.where((takes <= budget)[..., None], placed, old), old[None]])

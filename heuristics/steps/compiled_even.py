@@ -1,0 +1,332 @@
+"""The rounds of :mod:`heuristics.steps.even_annealing`, compiled; loading it loads numba.
+
+The *state* of a layer is a tuple of int64 arrays: counts [E] of replicas; on_ranks [E, G] of them;
+shares [E, T], units that a replica carries; ranks [G, T], units; top [3, T], the largest of them;
+full [3, T], the
+ranks that carry these; makespans [T] after the move that is tried.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from heuristics.compiled import compiled
+from heuristics.steps.even_annealing import FIRST_LOOK, WEIGHT
+from heuristics.steps.pushes import Array, Arrays
+from heuristics.steps.racing import DOUBT
+
+
+@compiled
+def anneal_rounds(
+    num_counted: int,
+    num_nodes: int,
+    tokens: Array,
+    weights: Array,
+    lost: Array,
+    placements: Array,
+    bests: Array,
+    least: Array,
+    held: Array,
+    left: Array,
+    step: Array,
+    slot: Array,
+    other: Array,
+    kind: Array,
+    rise: Array,
+) -> None:
+    """Rounds of all layers, one layer after the other.
+
+    Args:
+        num_counted: steps that count.
+        num_nodes: N.
+        tokens: [L, E, T] of each expert, in units.
+        weights: [T] what the n-th worst step counts.
+        lost: [L] in units by weights.
+        placements: [L, P] the expert in each slot; changed in place.
+        bests: [L, P] the best until now; changed in place.
+        least: [L] its value, in units by weights; changed in place.
+        held: [L, G, E] whether a rank held an expert before.
+        left: [L] transfers; changed in place.
+        step: [R, C] in [0, 1).
+        slot: [R, C] in [0, 1).
+        other: [R, C] in [0, 1).
+        kind: [R, C] of the move: 0, 1 or -1.
+        rise: [R, C] that is allowed, as a part of ``lost``.
+    """
+    num_ranks, num_slots = held.shape[1], placements.shape[1]
+    size, of_node = num_slots // num_ranks, num_slots // num_nodes
+    for layer in range(len(tokens)):
+        phy2log = placements[layer]
+        state = find_state(tokens[layer], phy2log, num_ranks)
+        full, makespans = state[5], state[6]
+        value = value_of(makespans, weights)
+        order = find_order(makespans, weights)
+        for r in range(len(step)):
+            for c in range(step.shape[1]):
+                g = full[0, order[int(step[r, c] * num_counted)]]
+                p = g * size + int(slot[r, c] * size)
+                q = p // of_node * of_node + int(other[r, c] * (of_node - size))
+                q += size * (q >= g * size)
+                move = phy2log[p], phy2log[q], g, q // size, kind[r, c]
+                takes = count_takes(held[layer], state[0], state[1], move)
+                allowed = int(rise[r, c] * lost[layer])
+                if takes > left[layer] or not passes(
+                    tokens[layer], state, move, weights, value, allowed
+                ):
+                    continue
+                left[layer] -= takes
+                make(tokens[layer], state, move)
+                if move[4] <= 0:
+                    phy2log[p] = move[1]
+                if move[4] >= 0:
+                    phy2log[q] = move[0]
+                value = value_of(makespans, weights)
+                order = find_order(makespans, weights)
+                if value < least[layer]:
+                    least[layer] = value
+                    bests[layer] = phy2log
+                break
+
+
+NEVER = 2**62
+"""Transfers of a move that makes no placement."""
+
+
+@compiled
+def count_takes(
+    held: Array, counts: Array, on_ranks: Array, move: tuple[int, int, int, int, int]
+) -> int:
+    """Transfers that a move adds; more than any number that may be left if it makes no placement.
+
+    Args:
+        held: [G, E] whether a rank held an expert before.
+        counts: [E] of replicas.
+        on_ranks: [E, G] of replicas.
+        move: the expert a of slot p, b of slot q, their ranks, and the kind.
+    """
+    a, b, g, h, kind = move
+    if a == b or (kind == 1 and counts[b] == 1) or (kind == -1 and counts[a] == 1):
+        return NEVER
+    takes = 0
+    if kind <= 0:
+        takes += int(not held[g, b] and on_ranks[b, g] == 0)
+        takes -= int(not held[g, a] and on_ranks[a, g] == 1)
+    if kind >= 0:
+        takes += int(not held[h, a] and on_ranks[a, h] == 0)
+        takes -= int(not held[h, b] and on_ranks[b, h] == 1)
+    return takes
+
+
+@compiled
+def passes(
+    tokens: Array,
+    state: Arrays,
+    move: tuple[int, int, int, int, int],
+    weights: Array,
+    value: int,
+    allowed: int,
+) -> bool:
+    """Whether the value after a move is higher by at most ``allowed``, and no race is lost.
+
+    Args:
+        tokens: [E, T] of each expert, in units.
+        state: of the layer; its last array is filled up to where the trial is given up.
+        move: as of :func:`count_takes`.
+        weights: [T] what the n-th worst step counts.
+        value: before the move, in units by weights.
+        allowed: in units by weights.
+    """
+    top, makespans = state[4], state[6]
+    steps = len(makespans)
+    if weights[-1] < WEIGHT:
+        find_makespans(tokens, state, move, 0, steps)
+        return bool(value_of(makespans, weights) - value <= allowed)
+    total, size, start, look = 0, 0, 0, FIRST_LOOK
+    while start < steps:
+        stop = min(look, steps)
+        find_makespans(tokens, state, move, start, stop)
+        for t in range(start, stop):
+            change = makespans[t] - top[0, t]
+            total += change
+            size += abs(change)
+        doubt = size * (DOUBT / np.sqrt(stop))
+        if stop < steps and (total - doubt) * WEIGHT * steps > allowed * float(stop):
+            return False
+        start, look = stop, 2 * look
+    return bool(total * WEIGHT <= allowed)
+
+
+@compiled
+def find_makespans(
+    tokens: Array, state: Arrays, move: tuple[int, int, int, int, int], start: int, stop: int
+) -> None:
+    """Makespans after a move, at steps ``start .. stop - 1``.
+
+    Args:
+        tokens: [E, T] of each expert, in units.
+        state: of the layer; its last array is filled.
+        move: as of :func:`count_takes`.
+        start: the first step.
+        stop: after the last step.
+    """
+    shares, ranks, top, full, makespans = state[2], state[3], state[4], state[5], state[6]
+    a, b, g, h, kind = move
+    if kind != 0:
+        find_makespans_of_gift(tokens, state, move, start, stop)
+        return
+    share_a, share_b, rank_g, rank_h = shares[a], shares[b], ranks[g], ranks[h]
+    first, second, third = top
+    for t in range(start, stop):
+        change = share_b[t] - share_a[t]
+        without_first, without_second = full[0, t], full[1, t]
+        most = third[t]
+        if without_second != g and without_second != h:
+            most = second[t]
+        if without_first != g and without_first != h:
+            most = first[t]
+        makespans[t] = max(most, max(rank_g[t] + change, rank_h[t] - change))
+
+
+@compiled
+def find_makespans_of_gift(
+    tokens: Array, state: Arrays, move: tuple[int, int, int, int, int], start: int, stop: int
+) -> None:
+    """Makespans after a move that changes counts, at steps ``start .. stop - 1``.
+
+    Args:
+        tokens: [E, T] of each expert, in units.
+        state: of the layer; its last array is filled.
+        move: as of :func:`count_takes`.
+        start: the first step.
+        stop: after the last step.
+    """
+    counts, on_ranks, shares, ranks, makespans = (
+        state[0], state[1], state[2], state[3], state[6],
+    )  # fmt: skip
+    a, b, g, h, kind = move
+    gets, loses, rank = (a, b, h) if kind == 1 else (b, a, g)
+    more = np.rint(tokens[gets, start:stop] / (counts[gets] + 1)).astype(np.int64)
+    less = np.rint(tokens[loses, start:stop] / (counts[loses] - 1)).astype(np.int64)
+    old_more, old_less = shares[gets, start:stop], shares[loses, start:stop]
+    found = makespans[start:stop]
+    found[:] = 0
+    for k in range(len(ranks)):
+        n, m, here = on_ranks[gets, k], on_ranks[loses, k], k == rank
+        load = ranks[k, start:stop]
+        if n + m == 0 and not here:
+            for t in range(stop - start):
+                found[t] = max(found[t], load[t])
+            continue
+        for t in range(stop - start):
+            change = (n + here) * more[t] - n * old_more[t]
+            change += (m - here) * less[t] - m * old_less[t]
+            found[t] = max(found[t], load[t] + change)
+
+
+@compiled
+def make(tokens: Array, state: Arrays, move: tuple[int, int, int, int, int]) -> None:
+    """Change the state by a move.
+
+    Args:
+        tokens: [E, T] of each expert, in units.
+        state: of the layer; changed in place.
+        move: as of :func:`count_takes`.
+    """
+    counts, on_ranks, shares, ranks = state[0], state[1], state[2], state[3]
+    a, b, g, h, kind = move
+    p_takes, q_takes = int(kind <= 0), int(kind >= 0)
+    for e, at_g, at_h in ((a, -p_takes, q_takes), (b, p_takes, -q_takes)):
+        for k in range(len(ranks)):
+            if on_ranks[e, k] > 0:
+                ranks[k] -= on_ranks[e, k] * shares[e]
+        on_ranks[e, g] += at_g
+        on_ranks[e, h] += at_h
+        counts[e] += at_g + at_h
+        shares[e] = np.rint(tokens[e] / counts[e]).astype(np.int64)
+        for k in range(len(ranks)):
+            if on_ranks[e, k] > 0:
+                ranks[k] += on_ranks[e, k] * shares[e]
+    top, full, makespans = state[4], state[5], state[6]
+    for t in range(len(makespans)):
+        touched = kind != 0 or max(ranks[g, t], ranks[h, t]) >= top[2, t]
+        for n in range(3):
+            touched |= full[n, t] == g or full[n, t] == h
+        if touched:
+            find_fullest(ranks, t, top, full)
+        makespans[t] = top[0, t]
+
+
+@compiled
+def find_state(tokens: Array, phy2log: Array, num_ranks: int) -> Arrays:
+    """The state of a placement.
+
+    Args:
+        tokens: [E, T] of each expert, in units.
+        phy2log: [P] the expert in each slot.
+        num_ranks: G.
+    """
+    num_experts, steps = tokens.shape
+    counts = np.zeros(num_experts, np.int64)
+    on_ranks = np.zeros((num_experts, num_ranks), np.int64)
+    for p in range(len(phy2log)):
+        counts[phy2log[p]] += 1
+        on_ranks[phy2log[p], p * num_ranks // len(phy2log)] += 1
+    shares = np.empty((num_experts, steps), np.int64)
+    ranks = np.zeros((num_ranks, steps), np.int64)
+    for e in range(num_experts):
+        shares[e] = np.rint(tokens[e] / counts[e]).astype(np.int64)
+        for k in range(num_ranks):
+            if on_ranks[e, k] > 0:
+                ranks[k] += on_ranks[e, k] * shares[e]
+    top, full = np.zeros((3, steps), np.int64), np.zeros((3, steps), np.int64)
+    for t in range(steps):
+        find_fullest(ranks, t, top, full)
+    return counts, on_ranks, shares, ranks, top, full, top[0].copy()
+
+
+@compiled
+def find_fullest(ranks: Array, t: int, top: Array, full: Array) -> None:
+    """The three largest loads of a step; of equals the lowest rank comes first.
+
+    Args:
+        ranks: [G, T] units.
+        t: the step.
+        top: [3, T] result, 0 where there are fewer ranks.
+        full: [3, T] result, the ranks that carry them, -1 where there are fewer.
+    """
+    top[:, t], full[:, t] = -1, -1
+    for k in range(len(ranks)):
+        n = 3
+        while n > 0 and ranks[k, t] > top[n - 1, t]:
+            n -= 1
+        for m in range(2, n, -1):
+            top[m, t], full[m, t] = top[m - 1, t], full[m - 1, t]
+        if n < 3:
+            top[n, t], full[n, t] = ranks[k, t], k
+    top[2, t] = max(top[2, t], 0)
+
+
+@compiled
+def value_of(makespans: Array, weights: Array) -> int:
+    """The objective, in units by weights.
+
+    Args:
+        makespans: [T] units.
+        weights: [T] what the n-th worst step counts.
+    """
+    if weights[-1] == WEIGHT:
+        return int(makespans.sum()) * WEIGHT
+    return int((np.sort(makespans)[::-1] * weights).sum())
+
+
+@compiled
+def find_order(makespans: Array, weights: Array) -> Array:
+    """Steps in the order in which they count: any for the mean, else the worst first.
+
+    Args:
+        makespans: [T] units.
+        weights: [T] what the n-th worst step counts.
+    """
+    if weights[-1] == WEIGHT:
+        return np.arange(len(makespans))
+    return np.argsort(-makespans, kind="mergesort")

@@ -1,0 +1,355 @@
+"""Placements annealed for the steps given, where replicas share their expert's tokens evenly.
+
+A *move* takes rank g, the fullest at one of the steps that count, a slot p of it and another slot q
+of its node: p and q exchange their experts, or one of them takes the expert of the other as a
+further replica. A trial looks at all steps, which costs a few operations each: only ranks of the
+two experts carry other loads, and without two of the ranks the makespan is one of the three largest
+loads (annealing: Kirkpatrick, Gelatt and Vecchi, Science 220 (1983) 671).
+
+In a *round* some moves are tried on the same placement, and the first that raises the objective by
+no more than ``-T log u`` (u uniform, the temperature T falling) is made. So a round can be tried at
+once, which is the torch form, or move by move until one is made, which is the compiled form
+(:mod:`heuristics.steps.compiled_even`). Both make the same moves: loads are whole numbers of units
+so small that rounding does not matter, and so are added exactly in any order. What is random does
+not depend on the layer or the device, so that a layer is placed alike whatever others there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, sqrt
+
+import torch
+from torch import Tensor
+
+from heuristics.arrays import uniform
+from heuristics.matching import count_on_ranks
+from heuristics.replication import count_replicas
+from heuristics.steps.racing import DOUBT
+from heuristics.steps.trials import Transfers
+from heuristics.steps.values import use_compiled
+
+UNITS = 2**20
+"""In the mean rank load of the steps."""
+WEIGHT = 2**10
+"""Of a step that counts in full."""
+HOT, COLD = 0.01, 3e-4
+"""Temperature at first and at last, as parts of what the start loses."""
+TRIALS = 32
+"""Moves of a round."""
+GIVES = 0.1
+"""The part of moves that change counts."""
+FIRST_LOOK = 64
+"""Steps after which a trial may be given up, and twice as many until each next look."""
+ROUNDS = 2**10
+"""Whose random numbers are held at once."""
+
+
+@dataclass
+class Search:
+    """Layers that are annealed together.
+
+    Attributes:
+        tokens: [L, E, T] float64 of each expert, in units.
+        weights: [T] int64, what the n-th worst step counts, descending: ``WEIGHT`` in full; all do
+            so for the mean.
+        counted: how many steps count; the last may count in part.
+        lost: [L] float64, what the start loses, in units by weights.
+        num_nodes: N.
+        phy2log: [L, P] the expert in each slot; changed in place.
+        best: [L, P] the best until now; changed in place.
+        least: [L] int64, its value, in units by weights; changed in place.
+        transfers: what ranks held, and may receive; changed in place.
+    """
+
+    tokens: Tensor
+    weights: Tensor
+    counted: float
+    lost: Tensor
+    num_nodes: int
+    phy2log: Tensor
+    best: Tensor
+    least: Tensor
+    transfers: Transfers
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether all steps count in full."""
+        return self.counted >= len(self.weights)
+
+    @property
+    def num_counted(self) -> int:
+        """Those that count at all."""
+        return ceil(self.counted)
+
+    @property
+    def num_ranks(self) -> int:
+        """G."""
+        return self.transfers.held.shape[1]
+
+    @property
+    def slots_per_rank(self) -> int:
+        """S."""
+        return self.phy2log.shape[1] // self.num_ranks
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is random in rounds [R, C]; the same for all layers.
+
+    Attributes:
+        step: in [0, 1), which of the steps that count.
+        slot: in [0, 1), which slot of its fullest rank.
+        other: in [0, 1), which slot of the other ranks of the node.
+        kind: int64: 0 an exchange, 1 the other slot takes the expert of the first, -1 the first
+            slot takes that of the other.
+        rise: of the value that is allowed, as a part of what the start loses.
+    """
+
+    step: Tensor
+    slot: Tensor
+    other: Tensor
+    kind: Tensor
+    rise: Tensor
+
+    @staticmethod
+    def of(first: int, last: int, rounds: int, gives: float, seed: int, like: Tensor) -> Draws:
+        """Of rounds ``first .. last - 1`` of all, ``gives`` of the moves no exchanges."""
+        numbers = uniform((5, last - first, TRIALS), (seed, first), like)
+        step, slot, other, kind, rise = numbers
+        kind = (kind < gives).long() - 2 * (kind < gives / 2).long()
+        done = torch.arange(first, last, device=like.device, dtype=like.dtype) / rounds
+        heat = HOT * (COLD / HOT) ** done[:, None]
+        return Draws(step, slot, other, kind, -heat * (1 - rise).log())
+
+
+def anneal_evenly(
+    steps: Tensor,
+    phy2log: Tensor,
+    transfers: Transfers,
+    share: float,
+    *,
+    num_nodes: int,
+    rounds: int,
+    seed: int,
+) -> Tensor:
+    """The best placements [L, P] that are met, by the mean of the worst ``share`` of the steps.
+
+    Args:
+        steps: [T, L, E] tokens of each expert.
+        phy2log: [L, P] where to start.
+        transfers: what ranks held, and may receive; changed in place.
+        share: 1 for the mean over all steps, 0 for the worst step.
+        num_nodes: N.
+        rounds: one after another.
+        seed: of all that is random.
+    """
+    if transfers.held.shape[1] == num_nodes:  # a rank is a node: there is no slot beside its own
+        return phy2log
+    search = _begin(steps, phy2log, transfers, share, num_nodes, seed)
+    gives = GIVES * (phy2log.shape[1] > steps.shape[2])
+    run = _run_compiled if use_compiled(phy2log) else _run_together
+    for first in range(0, rounds, ROUNDS):
+        last = min(first + ROUNDS, rounds)
+        run(search, Draws.of(first, last, rounds, gives, seed, search.tokens))
+    return search.best
+
+
+def _begin(
+    steps: Tensor, phy2log: Tensor, transfers: Transfers, share: float, num_nodes: int, seed: int
+) -> Search:
+    number, num_ranks = len(steps), transfers.held.shape[1]
+    mean = steps.sum((0, 2), dtype=torch.float64) / (number * num_ranks)
+    scale = torch.where(mean > 0, UNITS / mean, 0)
+    # In any order, so that the first steps of a trial speak for all.
+    order = uniform((number,), (seed,), scale).argsort()
+    tokens = (steps[order].double() * scale[:, None]).permute(1, 2, 0).contiguous()
+    counted = max(share * number, 1.0)
+    part = counted - torch.arange(number, dtype=torch.float64, device=steps.device)
+    weights = (part.clamp(0, 1) * WEIGHT).round().long()
+    now, best = phy2log.clone(), phy2log.clone()
+    least = torch.zeros_like(scale, dtype=torch.int64)
+    search = Search(tokens, weights, counted, scale, num_nodes, now, best, least, transfers)
+    search.least = _state_of(search).value
+    level = tokens.sum(1).sort(1, descending=True).values / num_ranks
+    search.lost = search.least - (level * weights).sum(1)
+    return search
+
+
+def _run_compiled(search: Search, draws: Draws) -> None:
+    """Move by move."""
+    from heuristics.steps.compiled_even import anneal_rounds  # loads numba
+
+    tensors = (
+        search.tokens, search.weights, search.lost, search.phy2log, search.best, search.least,
+        search.transfers.held, search.transfers.left,
+        draws.step, draws.slot, draws.other, draws.kind, draws.rise,
+    )  # fmt: skip
+    arrays = (tensor.numpy() for tensor in tensors)
+    anneal_rounds(search.num_counted, search.num_nodes, *arrays)
+
+
+def _run_together(search: Search, draws: Draws) -> None:
+    """The torch form: all moves of a round and all layers at once."""
+    state = _state_of(search)
+    for r in range(len(draws.step)):
+        moves = _Moves.of(search, state, draws, r)
+        allowed = (draws.rise[r] * search.lost[:, None]).long()
+        moves.make_first(search, _pass(search, state, moves, allowed))
+        state = _state_of(search)
+        better = state.value < search.least
+        search.best = torch.where(better[:, None], search.phy2log, search.best)
+        search.least = torch.where(better, state.value, search.least)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What follows from the placements.
+
+    Attributes:
+        counts: [L, E] int64 of replicas.
+        on_ranks: [L, E, G] int64 of replicas.
+        ranks: [L, G, T] int64, loads in units.
+        makespans: [L, T] int64, in units.
+        value: [L] int64, in units by weights.
+    """
+
+    counts: Tensor
+    on_ranks: Tensor
+    ranks: Tensor
+    makespans: Tensor
+    value: Tensor
+
+
+def _state_of(search: Search) -> _State:
+    num_experts = search.tokens.shape[1]
+    counts = count_replicas(search.phy2log, num_experts)
+    on_ranks = count_on_ranks(search.phy2log, search.num_ranks, num_experts).long()
+    share = (search.tokens / counts[:, :, None]).round()
+    ranks = (on_ranks.double() @ share).long()  # whole numbers, added exactly in any order
+    makespans = ranks.amax(1)
+    value = _value_of(makespans, search)
+    return _State(counts, on_ranks.transpose(1, 2), ranks, makespans, value)
+
+
+def _value_of(makespans: Tensor, search: Search) -> Tensor:
+    """[..] of makespans [.., T]."""
+    if search.is_mean:
+        return makespans.sum(-1) * WEIGHT
+    return (makespans.sort(-1, descending=True).values * search.weights).sum(-1)
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Moves [L, C]: slot p holds expert a, slot q expert b, on ranks g and h.
+
+    Attributes:
+        p, q, a, b, g, h: int64.
+        p_takes: int64, 1 where slot p takes expert b, else 0.
+        q_takes: int64, 1 where slot q takes expert a, else 0.
+    """
+
+    p: Tensor
+    q: Tensor
+    a: Tensor
+    b: Tensor
+    g: Tensor
+    h: Tensor
+    p_takes: Tensor
+    q_takes: Tensor
+
+    @staticmethod
+    def of(search: Search, state: _State, draws: Draws, r: int) -> _Moves:
+        size, num_slots = search.slots_per_rank, search.phy2log.shape[1]
+        # Of equally full ranks the first, which argmax does not promise.
+        number = torch.arange(search.num_ranks, device=state.ranks.device)[:, None]
+        fullest = (state.ranks * len(number) - number).argmax(1)
+        step = (draws.step[r] * search.num_counted).long().expand(len(fullest), -1)
+        if not search.is_mean:
+            worst_first = torch.sort(state.makespans, dim=1, descending=True, stable=True).indices
+            step = worst_first.gather(1, step)
+        g = fullest.gather(1, step)
+        of_node = num_slots // search.num_nodes
+        p = g * size + (draws.slot[r] * size).long()
+        q = p // of_node * of_node + (draws.other[r] * (of_node - size)).long()
+        q = q + size * (q >= g * size)
+        a, b = search.phy2log.gather(1, p), search.phy2log.gather(1, q)
+        kind = draws.kind[r].expand_as(p)
+        return _Moves(p, q, a, b, g, q // size, (kind <= 0).long(), (kind >= 0).long())
+
+    def make_first(self, search: Search, passes: Tensor) -> None:
+        """Make the first of those that pass [L, C]."""
+        one = passes & (passes.cumsum(1) == 1)
+        search.transfers.left -= (self.transfers(search) * one).sum(1)
+        for slot, takes, expert in (
+            (self.p, self.p_takes, self.b),
+            (self.q, self.q_takes, self.a),
+        ):
+            change = (expert - search.phy2log.gather(1, slot)) * takes * one
+            search.phy2log.scatter_add_(1, slot, change)
+
+    def transfers(self, search: Search) -> Tensor:
+        """[L, C] that they take; negative where they save earlier ones."""
+        held = search.transfers.held
+        row = torch.arange(len(held), device=held.device)[:, None]
+        on_ranks = count_on_ranks(search.phy2log, *held.shape[1:])
+        takes = torch.zeros_like(self.p)
+        for rank, comes, goes, changes in (
+            (self.g, self.b, self.a, self.p_takes),
+            (self.h, self.a, self.b, self.q_takes),
+        ):
+            received = ~held[row, rank, comes] & (on_ranks[row, rank, comes] == 0)
+            saved = ~held[row, rank, goes] & (on_ranks[row, rank, goes] == 1)
+            takes += changes * (received.long() - saved.long())
+        return takes
+
+
+def _pass(search: Search, state: _State, moves: _Moves, allowed: Tensor) -> Tensor:
+    """[L, C] whether a move makes a placement, within the transfers left, whose value is higher by
+    at most ``allowed`` [L, C] int64.
+    """
+    row = torch.arange(len(moves.p), device=moves.p.device)[:, None]
+    g, h = (_one_hot(x, search.num_ranks) for x in (moves.g, moves.h))
+    p_takes, q_takes = moves.p_takes[..., None], moves.q_takes[..., None]
+    after = state.ranks[:, None].expand(-1, moves.p.shape[1], -1, -1)
+    keeps = torch.ones_like(moves.p, dtype=torch.bool)
+    # Expert a goes from rank g to h, expert b from h to g, or only one half of it.
+    for expert, change in (
+        (moves.a, q_takes * h - p_takes * g),
+        (moves.b, p_takes * g - q_takes * h),
+    ):
+        before, count = state.on_ranks[row, expert], state.counts[row, expert]
+        now = count + change.sum(2)
+        keeps &= now > 0
+        tokens = search.tokens[row, expert]
+        share = (tokens / count[..., None]).round().long()
+        new_share = (tokens / now.clamp(min=1)[..., None]).round().long()
+        after = after + (before + change)[..., None] * new_share[:, :, None]
+        after = after - before[..., None] * share[:, :, None]
+    makespans = after.amax(2)
+    if search.is_mean:
+        rises = _rise_in_mean(makespans - state.makespans[:, None], allowed)
+    else:
+        rises = _value_of(makespans, search) - state.value[:, None] > allowed
+    fits = moves.transfers(search) <= search.transfers.left[:, None]
+    return keeps & fits & (moves.a != moves.b) & ~rises
+
+
+def _rise_in_mean(change: Tensor, allowed: Tensor) -> Tensor:
+    """[L, C] whether the mean of changes [L, C, T] is above what is allowed, or seems to be: is so
+    by ``DOUBT`` standard errors after the first steps. Of an even chance to be so, the standard
+    error is taken as the mean size of a change by the root of their number, in whole numbers.
+    """
+    total, size = change.cumsum(2), change.abs().cumsum(2)
+    steps = change.shape[2]
+    rises = total[..., -1] * WEIGHT > allowed
+    n = FIRST_LOOK
+    while n < steps:
+        doubt = size[..., n - 1] * (DOUBT / sqrt(n))
+        rises |= (total[..., n - 1] - doubt) * WEIGHT * steps > allowed * float(n)
+        n *= 2
+    return rises
+
+
+def _one_hot(index: Tensor, size: int) -> Tensor:
+    return (index[..., None] == torch.arange(size, device=index.device)).long()
