@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from heuristics.compiled import compiled
-from heuristics.steps.even_annealing import FIRST_LOOK, WEIGHT
+from heuristics.steps.even_values import FIRST_LOOK, WEIGHT
 from heuristics.steps.pushes import Array, Arrays
 from heuristics.steps.racing import DOUBT
 

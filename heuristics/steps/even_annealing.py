@@ -25,22 +25,19 @@ from torch import Tensor
 from heuristics.arrays import uniform
 from heuristics.matching import count_on_ranks
 from heuristics.replication import count_replicas
+from heuristics.steps.even_values import FIRST_LOOK, WEIGHT
 from heuristics.steps.racing import DOUBT
 from heuristics.steps.trials import Transfers
 from heuristics.steps.values import use_compiled
 
 UNITS = 2**20
 """In the mean rank load of the steps."""
-WEIGHT = 2**10
-"""Of a step that counts in full."""
 HOT, COLD = 0.01, 3e-4
 """Temperature at first and at last, as parts of what the start loses."""
 TRIALS = 32
 """Moves of a round."""
 GIVES = 0.1
 """The part of moves that change counts."""
-FIRST_LOOK = 64
-"""Steps after which a trial may be given up, and twice as many until each next look."""
 ROUNDS = 2**10
 """Whose random numbers are held at once."""
 

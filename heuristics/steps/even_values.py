@@ -11,6 +11,10 @@ from torch import Tensor
 
 from heuristics.replication import count_replicas
 
+WEIGHT = 2**10
+"""In a search: of a step that counts in full."""
+FIRST_LOOK = 64
+"""In a search: steps after which a trial may be given up, and twice as many until the next look."""
 CHUNK = 2**22
 """Tokens of slots that are held at once, 32 MB."""
 
