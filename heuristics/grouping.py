@@ -13,6 +13,7 @@ from torch import Tensor
 from heuristics.arrays import argmin_rows, sort_rows
 from heuristics.packing import lpt
 from heuristics.shape import Shape
+from heuristics.swaps import swap_extremes, swap_heaviest
 
 MAX_PARTITIONS = 5775
 """All partitions are listed up to this many, as 12 groups on 3 nodes have; 8 on 4 have 105."""
@@ -26,15 +27,22 @@ def by_total(pack: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, Shape],
     return lambda loads, shape: pack(loads.float().sum(2), shape.num_nodes)
 
 
+def swap_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
+    """Groups to nodes by LPT and swaps between the heaviest and the lightest node."""
+    return swap_extremes(group_loads, lpt(group_loads, num_nodes), num_nodes)
+
+
 def groups_by_reach(loads: Tensor, shape: Shape) -> Tensor:
     """The group in each place [L, K], from expert loads [L, K, E/K].
 
-    Minimizes the largest :func:`node_bounds` over all partitions; LPT of the groups' loads where
-    these are more than ``MAX_PARTITIONS``. Ties: the first in lexicographic order.
+    Minimizes the largest :func:`node_bounds` over all partitions; :func:`swap_groups` by the
+    groups' loads where these are more than ``MAX_PARTITIONS``. Ties: the first in lexicographic
+    order.
     """
     per_node = shape.num_groups // shape.num_nodes
     if num_partitions(shape.num_groups, per_node) > MAX_PARTITIONS:
-        return by_total(lpt)(loads, shape)
+        totals, nodes = loads.sum(2), shape.num_nodes
+        return swap_heaviest(totals, swap_groups(totals, nodes), nodes)
     subsets, partition = partitions(shape.num_groups, per_node, loads.device)
     bounds = node_bounds(loads, subsets, shape)
     worst = bounds.index_select(1, partition.flatten()).view(-1, *partition.shape).amax(2)

@@ -18,3 +18,13 @@ def keep_better(loads: Tensor, first: Tensor, second: Tensor, num_ranks: int) ->
     """Row by row the placement with the smaller makespan; the first if they are equal."""
     wins = makespans(loads, second, num_ranks) < makespans(loads, first, num_ranks)
     return torch.where(wins[:, None], second, first)
+
+
+def keep_best(loads: Tensor, placements: Tensor, num_ranks: int) -> Tensor:
+    """Row by row the placement with the smallest makespan, [B, P] of [n, B, P]; the first of
+    equals.
+    """
+    best: Tensor = placements[0]
+    for other in placements[1:]:
+        best = keep_better(loads, best, other, num_ranks)
+    return best

@@ -119,7 +119,8 @@ TABLE: dict[str, NamedPolicy] = {
         "vectorized-swap, then a replica moved where that lowers the makespan",
     ),
     "refined": NamedPolicy(
-        refined, "pairs of ranks re-split, other groups and counts tried; never worse than deepseek"
+        refined,
+        "re-splits, swaps, other groups and counts; never behind deepseek, with P = E behind none",
     ),
 }
 """The policies for loads [L, E]: what is run where none is named."""

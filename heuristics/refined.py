@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from heuristics.count_search import try_counts
-from heuristics.grouping import by_total, groups_by_reach
-from heuristics.makespan import keep_better
+from heuristics.exchange import exchange_for_spread
+from heuristics.grouping import by_total, groups_by_reach, swap_groups
+from heuristics.makespan import keep_best, keep_better
 from heuristics.matching import check_old, count_transfers, relabel
 from heuristics.migration import migrate
 from heuristics.packing import by_load, lpt, snake
@@ -22,6 +23,7 @@ from heuristics.pair_resplit import PackedPlacement, resplit, rounds
 from heuristics.pipeline import GroupPacking, Pipeline
 from heuristics.replication import greedy_replicas
 from heuristics.shape import Shape
+from heuristics.swaps import swap_extremes, swap_heaviest
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ def _place_anew(weight: Tensor, shape: Shape, effort: str, seed: int) -> Tensor:
     # LPT balances one or two groups a node best.
     if shape.num_groups <= 2 * shape.num_nodes or effort == "fast":
         return _pipeline(by_total(lpt), effort, seed).place(loads, shape)
+    if shape.num_slots == loads.shape[1]:
+        guards = [_pipeline(by_total(pack), "fast", seed) for pack in (lpt, swap_groups, snake)]
+        found = [run.place(loads, shape) for run in guards]
+        found.append(_pipeline(groups_by_reach, effort, seed).place(loads, shape))
+        return keep_best(loads.double(), torch.stack(found), shape.num_ranks)
     # 290 recorded layers, 8 groups on 2 nodes, 288 slots on 32 ranks: 1.9 % over the mean load, and
     # 3.4 % by LPT of groups. The fast run is a guarantee; it was better in 1 of 812 layers.
     fast = _pipeline(by_total(lpt), "fast", seed).place(loads, shape)
@@ -147,26 +154,49 @@ def _refine(loads: Tensor, best: Tensor, num_ranks: int, *, effort: str, seed: i
     row, so that more effort is never worse.
     """
     slots_per_rank = best.shape[1] // num_ranks
-    goal = work_of(effort, max(slots_per_rank, 2))
+    efforts = works_up_to(effort, max(slots_per_rank, 2))
     if slots_per_rank == 1 or num_ranks == 1:
         return best
     loads = loads.double()
+    if best.shape[1] == loads.shape[1]:
+        return _refine_by_swaps(loads, best, num_ranks, efforts)
     done, packed = Work(0), PackedPlacement.of(loads, best, num_ranks)
-    for todo in (work_of(name, slots_per_rank) for name in EFFORTS):
-        if (todo.rounds, todo.trials) > (goal.rounds, goal.trials):
-            break
+    for todo in efforts:
         if done.trials:
             packed = PackedPlacement.of(loads, best, num_ranks)
         best, packed = resplit(best, packed, rounds(done.rounds, todo.rounds))
-        if todo.trials and best.shape[1] > loads.shape[1]:
+        if todo.trials:
             trials = range(seed + done.trials, seed + todo.trials)
             best = try_counts(loads, best, num_ranks, trials, todo.least_excess)
         done = todo
     return best
 
 
-def work_of(effort: str, slots_per_rank: int) -> Work:
-    """The work of an effort with S >= 2 slots a rank."""
+def _refine_by_swaps(loads: Tensor, packed: Tensor, num_ranks: int, efforts: list[Work]) -> Tensor:
+    """The same without redundant experts, where swaps find more than re-splits.
+
+    Two searches, of which no step makes a row worse, and the best of each row. One takes the best
+    that swaps make of three placements: LPT, where ``vectorized-swap`` ends, where
+    ``apportion-zigzag`` ends. The other begins with re-splits of LPT.
+    """
+    if packed.shape[1] == 2 * num_ranks:
+        return packed  # folded, and so optimal
+    extremes = swap_extremes(loads.float(), packed, num_ranks)
+    dealt = by_load(snake)(loads.float(), packed, num_ranks)
+    starts = [packed, extremes, exchange_for_spread(loads.float(), dealt, num_ranks)]
+    found = swap_heaviest(loads.repeat(3, 1), torch.cat(starts), num_ranks)
+    best = keep_best(loads, found.view(3, *packed.shape), num_ranks)
+    found, many, done = torch.cat([best, packed]), loads.repeat(2, 1), 0
+    for todo in efforts[1:]:
+        units = PackedPlacement.of(many, found, num_ranks)
+        found, _ = resplit(found, units, rounds(done, todo.rounds))
+        found = swap_heaviest(many, found, num_ranks)
+        done = todo.rounds
+    return keep_best(loads, found.view(2, *packed.shape), num_ranks)
+
+
+def works_up_to(effort: str, slots_per_rank: int) -> list[Work]:
+    """The work of each effort up to this one, with S >= 2 slots a rank."""
     if effort not in EFFORTS:
         raise ValueError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
-    return WORK[min(slots_per_rank, max(WORK))][EFFORTS.index(effort)]
+    return list(WORK[min(slots_per_rank, max(WORK))][: EFFORTS.index(effort) + 1])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from heuristics.grouping import by_total
+from heuristics.exchange import exchange_for_peak, exchange_for_spread
+from heuristics.grouping import by_total, swap_groups
 from heuristics.packing import by_load, lpt, snake
 from heuristics.pipeline import Counting, Pipeline, Placing
 from heuristics.published.apportionment import (
@@ -11,9 +12,9 @@ from heuristics.published.apportionment import (
     huntington_hill_counts,
 )
 from heuristics.published.dealing import deal_diverse, deal_interleaved
-from heuristics.published.exchange import exchange_for_peak, exchange_for_spread
-from heuristics.published.swaps import refine_replicas, swap_extremes, swap_groups
+from heuristics.published.swaps import refine_replicas
 from heuristics.replication import greedy_replicas, in_order
+from heuristics.swaps import swap_extremes
 
 waterfill_diverse = Pipeline(
     by_total(lpt), in_order(fill_counts), deal_diverse, [exchange_for_peak]

@@ -1,4 +1,4 @@
-"""Seed programs 002 and 004: swaps of the heaviest with the lightest rank, and one moved replica.
+"""Seed programs 002 and 004: :func:`heuristics.swaps.swap_extremes`, and one moved replica.
 
 Refinements map loads [B, E], a placement [B, P] and the number of ranks to a placement; all rows at
 once.
@@ -12,41 +12,7 @@ from torch import Tensor
 from heuristics.makespan import keep_better
 from heuristics.packing import by_load, lpt
 from heuristics.replication import count_replicas, replica_loads, replicas_in_order
-
-MAX_SWAPS = 50
-RELATIVE_TOLERANCE = 1e-7
-"""An exchange counts where it gains more than this part of the heaviest rank's load."""
-
-
-def swap_extremes(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
-    """Up to 50 times, the best swap between the heaviest and the lightest rank; as seed program
-    002.
-
-    A swap is the better the closer it brings the two ranks together; it never raises the makespan.
-    Ties: the lowest rank, then the first replicas. O(50 B (P + S^2)) time.
-    """
-    rows, num_slots = phy2log.shape
-    slots_per_rank = num_slots // num_ranks
-    if slots_per_rank == 1 or num_ranks == 1:
-        return phy2log
-    row = torch.arange(rows, device=loads.device)
-    item = replica_loads(loads, phy2log).view(rows, num_ranks, slots_per_rank)
-    slots = torch.arange(num_slots, device=loads.device).repeat(rows, 1).view_as(item)
-    for _ in range(MAX_SWAPS):
-        totals = item.sum(2)
-        (top, heavy), (bottom, light) = totals.max(1), totals.min(1)
-        spread = (top - bottom)[:, None, None]
-        difference = item[row, heavy][:, :, None] - item[row, light][:, None, :]
-        gain, which = (spread - (spread - 2 * difference).abs()).flatten(1).max(1)
-        swap = (gain > RELATIVE_TOLERANCE * top)[:, None]
-        give, take = which // slots_per_rank, which % slots_per_rank
-        pair = torch.stack([heavy * slots_per_rank + give, light * slots_per_rank + take], 1)
-        if item.device.type == "cpu" and not bool(swap.any()):
-            break
-        for values in (item.view(rows, -1), slots.view(rows, -1)):
-            old = values.gather(1, pair)
-            values.scatter_(1, pair, torch.where(swap, old.flip(1), old))
-    return phy2log.gather(1, slots.view(rows, -1))
+from heuristics.swaps import RELATIVE_TOLERANCE, swap_extremes
 
 
 def move_replica(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
@@ -84,8 +50,3 @@ def refine_replicas(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
     replicas = replicas_in_order(counts, phy2log.shape[1])
     packed = by_load(lpt)(loads, replicas, num_ranks)
     return keep_better(loads, phy2log, swap_extremes(loads, packed, num_ranks), num_ranks)
-
-
-def swap_groups(group_loads: Tensor, num_nodes: int) -> Tensor:
-    """Groups to nodes by LPT and swaps between the heaviest and the lightest node."""
-    return swap_extremes(group_loads, lpt(group_loads, num_nodes), num_nodes)

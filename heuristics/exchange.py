@@ -1,4 +1,4 @@
-"""Seed programs 000 and 001: one or two exchanges of the heaviest rank with the two lightest.
+"""One or two exchanges of the heaviest rank with the two lightest, as in seed programs 000 and 001.
 
 Each maps loads [B, E], a placement [B, P] and the number of ranks to a placement; all rows at once.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heuristics.published.swaps import RELATIVE_TOLERANCE
 from heuristics.replication import replica_loads
+from heuristics.swaps import RELATIVE_TOLERANCE
 
 DEEP_IMBALANCE = 0.12
 """Above this ``(max - min) / mean`` of the rank loads, two exchanges are made instead of one."""
