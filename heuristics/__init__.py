@@ -25,10 +25,11 @@ How the stages are run stands in :meth:`pipeline.Pipeline.place`, 20 lines that 
 - ``steps``: policies that look at every step of a trace, made for a dispatcher;
 - ``dispatch``: dispatchers, which share the tokens of a step anew;
 - ``published``: the four seed programs, made of stages of their own;
-- ``policies``: the names of all these; ``drop_ins``: the functions that engines call.
+- ``policies``: the names of all these; ``engines``: what serving engines call.
 """
 
-from heuristics.drop_ins import RefinedEplbPolicy, rebalance_experts_sglang
+from heuristics.engines.sglang import rebalance_experts_sglang
+from heuristics.engines.vllm import RefinedEplbPolicy
 from heuristics.policies import POLICIES, rebalance_experts
 
 __all__ = ["POLICIES", "RefinedEplbPolicy", "rebalance_experts", "rebalance_experts_sglang"]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from heuristics.shape import ArgumentError
 
-class NoStartError(ValueError):
+
+class NoStartError(ArgumentError):
     """The placement until now cannot be changed into the new one, only replaced by it.
 
     It has another width or an empty slot (-1), as while ranks come and go, or breaks the rule.
@@ -22,18 +24,19 @@ def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like
 
     Raises:
         NoStartError: its width is not P, it holds -1, or does not keep groups on their nodes.
-        ValueError: it is otherwise no [L, P] of experts, or misses one.
+        ArgumentError: it is otherwise no [L, P] of experts, or misses one.
     """
     layers, experts = like.shape
+    old = torch.as_tensor(old)
     if tuple(old.shape) != (layers, num_slots):
-        kind = NoStartError if old.shape[:-1] == (layers,) else ValueError
+        kind = NoStartError if old.shape[:-1] == (layers,) else ArgumentError
         raise kind(f"old of shape {tuple(old.shape)} is not {(layers, num_slots)}")
     if old.is_floating_point() or old.is_complex() or old.dtype == torch.bool:
-        raise ValueError(f"old must hold the experts as integers, not {old.dtype}")
+        raise ArgumentError(f"old must hold the experts as integers, not {old.dtype}")
     old = old.to(like.device, torch.int64)
     low, high = int(old.min()), int(old.max())
     if low < 0 or high >= experts:
-        kind = NoStartError if low == -1 and high < experts else ValueError
+        kind = NoStartError if low == -1 and high < experts else ArgumentError
         raise kind(f"old holds expert {low if low < 0 else high}, not in 0..{experts - 1}")
     on_node = count_on_ranks(old, num_nodes, experts) > 0
     groups = on_node.view(layers, num_nodes, num_groups, -1).any(3).sum(2)
@@ -45,7 +48,7 @@ def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like
         )
     missing = (~on_node.any(1)).nonzero().tolist()
     if missing:
-        raise ValueError(f"old has no slot for expert {missing[0][1]} in layer {missing[0][0]}")
+        raise ArgumentError(f"old has no slot for expert {missing[0][1]} in layer {missing[0][0]}")
     return old
 
 
@@ -114,16 +117,35 @@ def match_columns(value: Tensor) -> Tensor:
     return column
 
 
+def fit_ranks(old: Tensor, num_slots: int, num_ranks: int) -> Tensor:
+    """``old`` [L, P'] in the width P of now, after ranks came or went; each rank keeps its S slots.
+
+    The first ranks are those that stay, as in vLLM; new ones hold -1. Of a width that is no
+    multiple of S it is not known what was on which rank: all slots say -1.
+    """
+    if old.shape[-1] % (num_slots // num_ranks):
+        old = old[:, :0]
+    missing = num_slots - old.shape[-1]
+    return torch.nn.functional.pad(old, (0, missing), value=-1)
+
+
+def holds_all(phy2log: Tensor, num_experts: int) -> bool:
+    """Whether every layer of ``phy2log`` [L, P], which may hold -1, has a slot of each expert."""
+    held = torch.zeros(len(phy2log), num_experts + 1, dtype=torch.bool, device=phy2log.device)
+    held.scatter_(1, phy2log.long() % (num_experts + 1), True)
+    return bool(held[:, :-1].all())
+
+
 def keep_slots(phy2log: Tensor, old: Tensor, num_ranks: int) -> Tensor:
     """``phy2log`` [L, P] with the slots of each rank permuted: what stays on a rank keeps its slot.
 
     As many slots as possible keep their expert; the others are filled in order. O(L P S) time.
 
     Raises:
-        ValueError: ``old`` is of another shape.
+        ArgumentError: ``old`` is of another shape.
     """
     if old.shape != phy2log.shape:
-        raise ValueError(
+        raise ArgumentError(
             f"old_global_expert_indices of shape {tuple(old.shape)} is not {tuple(phy2log.shape)}"
         )
     new, before = (x.view(len(x), num_ranks, -1) for x in (phy2log, old))

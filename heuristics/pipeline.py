@@ -60,6 +60,10 @@ class Pipeline:
         experts = (group[:, :, None] * group_size + within).view(layers, -1)
         node_loads = loads.gather(1, experts).view(layers * nodes, -1)
 
+        # Where nothing is loaded all experts are alike. The one place where we leave the published
+        # programs, which then give all further slots to one expert.
+        node_loads = torch.where(node_loads.amax(1, keepdim=True) > 0, node_loads, 1.0)
+
         # Counts: the expert of each replica, [B, P/N], as its index among the node's experts.
         replicas = self.count(node_loads, slots)
 

@@ -11,6 +11,13 @@ LARGEST_SUM = torch.finfo(torch.float32).max
 """Of the loads of a layer: some stages add in float32, as DeepSeek EPLB does."""
 
 
+class ArgumentError(ValueError, AssertionError):
+    """An argument does not fit; the message names it.
+
+    Engines assert their arguments, and their tests expect that; elsewhere a ValueError is usual.
+    """
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of the machine; nodes and groups are 1 under the global rule."""
@@ -28,8 +35,8 @@ class Shape:
         == 0``.
 
         Raises:
-            ValueError: loads are no [L, E], negative, or beyond float32; a size is not positive, or
-                one that must divide another does not.
+            ArgumentError: loads are no [L, E], negative, or beyond float32; a size is not positive,
+                or one that must divide another does not.
         """
         sizes = {
             "num_replicas": num_replicas,
@@ -39,20 +46,20 @@ class Shape:
         }
         for name, size in sizes.items():
             if size < 1:
-                raise ValueError(f"{name}={size} must be positive")
+                raise ArgumentError(f"{name}={size} must be positive")
         if weight.ndim != 2:
-            raise ValueError(f"weight of shape {tuple(weight.shape)} is not [layers, experts]")
+            raise ArgumentError(f"weight of shape {tuple(weight.shape)} is not [layers, experts]")
         check_weight(weight)
         experts = weight.shape[1]
         if num_replicas < experts:
-            raise ValueError(
+            raise ArgumentError(
                 f"num_replicas={num_replicas} is less than {experts} experts: all need a slot"
             )
-        _check_multiple("num_replicas", num_replicas, "num_gpus", num_gpus)
+        check_multiple("num_replicas", num_replicas, "num_gpus", num_gpus)
         if num_groups % num_nodes:
             return Shape(num_replicas, 1, 1, num_gpus)
-        _check_multiple("num_gpus", num_gpus, "num_nodes", num_nodes)
-        _check_multiple("the number of experts", experts, "num_groups", num_groups)
+        check_multiple("num_gpus", num_gpus, "num_nodes", num_nodes)
+        check_multiple("the number of experts", experts, "num_groups", num_groups)
         return Shape(num_replicas, num_groups, num_nodes, num_gpus)
 
 
@@ -60,26 +67,26 @@ def check_weight(weight: Tensor) -> None:
     """Check tokens [L, E], or [T, L, E] at each step.
 
     Raises:
-        ValueError: another shape, no real numbers, a load that is negative or not finite, or a
+        ArgumentError: another shape, no real numbers, a load that is negative or not finite, or a
             layer whose sum, over all steps, is beyond float32.
     """
     if weight.ndim not in (2, 3) or 0 in weight.shape:
-        raise ValueError(
+        raise ArgumentError(
             f"weight of shape {tuple(weight.shape)} is not [layers, experts], nor [steps, layers, "
             "experts]"
         )
     if weight.is_complex() or weight.dtype == torch.bool:
-        raise ValueError(f"weight must hold real numbers, not {weight.dtype}")
+        raise ArgumentError(f"weight must hold real numbers, not {weight.dtype}")
     if weight.device.type != "cpu":  # a test would make the host wait for the device
         return
     if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
-        raise ValueError(
+        raise ArgumentError(
             "weight holds a load that is negative, NaN or infinite: clean the recording"
         )
     layers = weight.sum(-1, dtype=torch.float64)
     largest = float((layers if weight.ndim == 2 else layers.sum(0)).max())
     if largest > LARGEST_SUM:
-        raise ValueError(
+        raise ArgumentError(
             f"weight has a layer whose loads sum to {largest:g}, more than float32 holds: divide "
             "them by a common factor"
         )
@@ -89,13 +96,18 @@ def sum_over_steps(weight: Tensor) -> Tensor:
     """Loads [L, E] of steps [T, L, E], which are checked first.
 
     Raises:
-        ValueError: as of :func:`check_weight`.
+        ArgumentError: as of :func:`check_weight`.
     """
     check_weight(weight)
     half = weight.dtype in (torch.float16, torch.bfloat16)  # they may not hold the sum
     return (weight.float() if half else weight).sum(0)
 
 
-def _check_multiple(name: str, value: int, by_name: str, by: int) -> None:
+def check_multiple(name: str, value: int, by_name: str, by: int) -> None:
+    """Check that ``by`` divides ``value``.
+
+    Raises:
+        ArgumentError: it does not.
+    """
     if value % by:
-        raise ValueError(f"{name}={value} is not a multiple of {by_name}={by}")
+        raise ArgumentError(f"{name}={value} is not a multiple of {by_name}={by}")

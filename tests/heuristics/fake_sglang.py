@@ -1,9 +1,4 @@
-"""A package ``sglang`` with the names that the drop-ins meet in SGLang 0.5.23, and nothing behind.
-
-Written to a folder, so that plugins are found and hooks set as in an engine.
-"""
-
-from pathlib import Path
+"""A package ``sglang`` with the names that plugins meet in SGLang 0.5.23, and nothing behind."""
 
 FILES = {
     "srt/plugins/__init__.py": '''
@@ -75,6 +70,45 @@ def topk_ids_logical_to_physical(topk_ids, info, log2phy_prob=None):
         return info.partial_logical_to_rank_dispatch_physical_map[topk_ids]
     raise RuntimeError("only on CUDA")
 """,
+    "srt/eplb/eplb_algorithms/__init__.py": """
+import enum
+
+EplbAlgorithm = enum.Enum(
+    "EplbAlgorithm",
+    "deepseek deepseek_hierarchical deepseek_vec deepseek_vec_hierarchical elasticity_aware "
+    "elasticity_aware_hierarchical",
+)
+
+def rebalance_experts(tokens_per_expert, num_physical_experts, num_local_physical_experts,
+                      num_groups, num_nodes, algorithm):
+    return "by SGLang"
+""",
+    "srt/eplb/expert_location.py": """
+metadata = None
+
+def get_global_expert_location_metadata():
+    return metadata
+
+def init_by_eplb(logical_count, num_physical_experts, ep_size, num_groups, num_nodes, algorithm):
+    from sglang.srt.eplb import eplb_algorithms
+
+    return eplb_algorithms.rebalance_experts(
+        tokens_per_expert=logical_count,
+        num_physical_experts=num_physical_experts,
+        num_local_physical_experts=num_physical_experts // ep_size,
+        num_groups=num_groups,
+        num_nodes=num_nodes,
+        algorithm=eplb_algorithms.EplbAlgorithm[algorithm],
+    )
+""",
+    "srt/elastic_ep/elastic_ep.py": """
+class ElasticEPStateManager:
+    state = None
+
+    @classmethod
+    def instance(cls):
+        return cls.state
+""",
     "srt/moe_ep_setup.py": """
 from sglang.srt.eplb.lplb_solver import SOLVERS, LPLBSolver
 
@@ -95,18 +129,3 @@ def select_experts(topk_ids, info, layer):
     return topk_ids_logical_to_physical(topk_ids, info, prob) if len(topk_ids) else topk_ids
 ''',
 }
-
-METADATA = "Metadata-Version: 2.1\nName: eplb-opt\nVersion: 0\n"
-
-
-def write(folder: Path, plugins: dict[str, str]) -> None:
-    """The package and a distribution with these entry points, to be put on ``sys.path``."""
-    for name, text in FILES.items():
-        path = folder / "sglang" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    distribution = folder / "eplb_opt-0.dist-info"
-    distribution.mkdir()
-    (distribution / "METADATA").write_text(METADATA)
-    lines = [f"{name} = {value}\n" for name, value in plugins.items()]
-    (distribution / "entry_points.txt").write_text("[sglang.srt.plugins]\n" + "".join(lines))

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from heuristics import rebalance_experts, sglang
+from heuristics import rebalance_experts
 from heuristics.dispatch import own_tokens, shares, whole
-from tests.heuristics import fake_sglang
+from heuristics.engines import plugins as eplb_plugins
+from heuristics.engines import sglang_dispatch as sglang
+from tests.heuristics import fake_engines
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
 E, P, G, K = 6, 12, 4, 2
 
 
@@ -188,18 +188,13 @@ def test_slots_that_do_not_fill_the_ranks_are_refused():
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a package ``sglang``, importable, with this project's plugin installed."""
-    fake_sglang.write(tmp_path, PLUGINS["sglang.srt.plugins"])
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [m for m in sys.modules if m == "sglang" or m.startswith("sglang.")]:
-        monkeypatch.delitem(sys.modules, name)
-    yield tmp_path
-    for name in [m for m in sys.modules if m == "sglang" or m.startswith("sglang.")]:
-        del sys.modules[name]
+    with fake_engines.installed(tmp_path, monkeypatch):
+        yield tmp_path
 
 
 @pytest.mark.usefixtures("engine")
 def test_the_plugin_does_nothing_unless_asked(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv(sglang.SWITCH, raising=False)
+    monkeypatch.delenv(eplb_plugins.DISPATCH, raising=False)
     from sglang.srt import moe_ep_setup, plugins
 
     theirs = moe_ep_setup.LPLBSolver
@@ -213,7 +208,7 @@ def test_the_plugin_does_nothing_unless_asked(monkeypatch: pytest.MonkeyPatch):
 def test_the_plugin_replaces_both_where_they_were_imported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, word: str
 ):
-    monkeypatch.setenv(sglang.SWITCH, word)
+    monkeypatch.setenv(eplb_plugins.DISPATCH, word)
     from sglang.srt import moe_ep_setup, plugins, topk
 
     plugins.load_plugins()
@@ -226,7 +221,7 @@ def test_the_plugin_replaces_both_where_they_were_imported(
 
 @pytest.mark.usefixtures("engine")
 def test_an_unknown_word_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(sglang.SWITCH, "on")
+    monkeypatch.setenv(eplb_plugins.DISPATCH, "on")
     from sglang.srt import plugins
 
     plugins.load_plugins()
@@ -258,7 +253,7 @@ def test_two_processes_meet_the_counts_together(engine: Path):
     np.savez(engine / "traffic.npz", **traffic)
 
     path = os.pathsep.join([str(engine), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, sglang.SWITCH: "dispatch"}
+    environment = {**os.environ, "PYTHONPATH": path, eplb_plugins.DISPATCH: "dispatch"}
     program = str(Path(__file__).with_name("sglang_rank.py"))
     ranks = [
         subprocess.Popen([sys.executable, program, str(engine), str(rank)], env=environment)

@@ -1,5 +1,5 @@
 """The baseline once more, one item at a time in plain Python: what the batched code must
-reproduce.
+reproduce. On a node without load all experts count as alike, unlike in the published program.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def baseline(
     for node in range(num_nodes):
         mine = groups[node * num_groups // num_nodes : (node + 1) * num_groups // num_nodes]
         experts = [k * size + i for k in mine for i in range(size)]
-        replicas = greedy(loads[experts], num_slots // num_nodes)
-        shares = [F32(loads[experts[r]]) / F32(replicas.count(r)) for r in replicas]
+        own = loads[experts] if loads[experts].any() else np.ones(len(experts), np.float32)
+        replicas = greedy(own, num_slots // num_nodes)
+        shares = [F32(own[r]) / F32(replicas.count(r)) for r in replicas]
         order = longest_first(shares, num_ranks // num_nodes)
         slots += [experts[replicas[i]] for i in order]
     return slots

@@ -37,7 +37,7 @@ def case(name: str) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 def main(file: str) -> None:
     from heuristics.dispatch.fused import Plan, shares_and_tokens
-    from heuristics.sglang import by_kernel
+    from heuristics.engines.sglang_dispatch import by_kernel
 
     found = {}
     for name in CASES:

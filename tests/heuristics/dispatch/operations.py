@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from heuristics import dispatch
 from heuristics.dispatch.fused import Plan
 from heuristics.dispatch.lplb import lplb
-from heuristics.sglang import LPLBSolver
+from heuristics.engines.sglang_dispatch import LPLBSolver
 
 WAITING = {
     "_local_scalar_dense": "item(), int(tensor), if tensor",

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from heuristics import sglang
 from heuristics.dispatch import shares, whole
 from heuristics.dispatch.fused import Plan, shares_and_tokens
 from heuristics.dispatch.slots import expert_loads, rank_loads
+from heuristics.engines import sglang_dispatch as sglang
 from tests.heuristics.dispatch import interpreted
 
 has_triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")

@@ -11,14 +11,12 @@ To know how many tokens of an expert the ranks before it have, a rank needs the 
 [G, E], in place of their sum [E]: ``solve`` gathers them. :class:`OwnCountsSolver` only adds them
 up; each rank then rounds the common shares for its own tokens (``heuristics.dispatch.own_tokens``).
 
-:func:`register` is the plugin that puts both into SGLang. It does nothing unless the environment
-says ``EPLB_OPT_SGLANG=dispatch`` or ``EPLB_OPT_SGLANG=dispatch:own``.
+``heuristics.engines.plugins`` puts both into SGLang if the environment says
+``EPLB_OPT_SGLANG=dispatch`` or ``EPLB_OPT_SGLANG=dispatch:own``.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -31,9 +29,6 @@ from heuristics.dispatch import expert_counts, own_tokens, physical_ids, shares,
 from heuristics.dispatch.fused import Plan, shares_and_tokens
 
 HAVE_TRITON = find_spec("triton") is not None
-SWITCH = "EPLB_OPT_SGLANG"
-
-logger = logging.getLogger(__name__)
 
 
 class RankGroup(Protocol):
@@ -185,28 +180,3 @@ def topk_ids_logical_to_physical(
 
 
 SOLVERS = {"dispatch": LPLBSolver, "dispatch:own": OwnCountsSolver}
-
-
-def register() -> None:
-    """The plugin (entry point of ``sglang.srt.plugins``), called in each process of the engine.
-
-    Raises:
-        ValueError: ``EPLB_OPT_SGLANG`` is set to something unknown. SGLang logs it and runs its own
-            dispatcher.
-    """
-    wanted = os.environ.get(SWITCH)
-    if not wanted:
-        return
-    if wanted not in SOLVERS:
-        raise ValueError(f"{SWITCH}={wanted!r} is unknown: say one of {', '.join(SOLVERS)}")
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
-    eplb = "sglang.srt.eplb"
-    HookRegistry.register(f"{eplb}.lplb_solver.LPLBSolver", SOLVERS[wanted], HookType.REPLACE)
-    HookRegistry.register(
-        f"{eplb}.expert_location_dispatch.topk_ids_logical_to_physical",
-        topk_ids_logical_to_physical,
-        HookType.AROUND,
-    )
-    # SGLang loads plugins before it sets up its log: until then nothing less than a warning shows.
-    logger.warning("%s=%s: --ep-dispatch-algorithm lp is served by eplb-opt", SWITCH, wanted)

@@ -1,0 +1,52 @@
+"""The loads of the last windows of an engine that hands over one window at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from heuristics.shape import check_weight
+
+
+class Windows:
+    """The last windows [L, E] of each model in a process, by L and E.
+
+    All ranks place for themselves and must find the same, and a rank that joins remembers nothing;
+    therefore all forget when slots or ranks change. Models of equal L and E would share their
+    windows. May be used by several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._machine: tuple[int, int] | None = None
+        self._by_model: dict[tuple[int, ...], deque[Tensor]] = {}
+
+    def add(self, weight: Tensor, machine: tuple[int, int], most: int) -> Tensor:
+        """The last windows of a model, the newest last, [T, L, E] with T <= ``most``.
+
+        A window that says nothing of the experts, all zero (an engine that idles or measures its
+        memory) or all equal (what stands for loads before there are any), is not remembered; it is
+        returned, [L, E], where nothing else is.
+
+        Args:
+            weight: [L, E] the newest window; not kept itself.
+            machine: P and G.
+            most: how many windows are remembered.
+
+        Raises:
+            ArgumentError: ``weight`` is no [L, E] of loads, or ``most`` not positive.
+        """
+        check_weight(weight)
+        says_nothing = bool((weight == weight[:1, :1]).all())
+        with self._lock:
+            if not says_nothing and machine != self._machine:
+                self._machine, self._by_model = machine, {}
+            known = machine == self._machine
+            past = self._by_model.get(tuple(weight.shape), ()) if known else ()
+            if not says_nothing:
+                past = deque([*past, weight.detach().clone()], maxlen=most)
+                self._by_model[tuple(weight.shape)] = past
+            return torch.stack(list(past)) if past else weight
