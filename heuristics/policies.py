@@ -6,9 +6,11 @@ on ``published``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 
 from torch import Tensor
@@ -23,7 +25,8 @@ from heuristics.published import programs
 from heuristics.refined import refined
 from heuristics.replication import greedy_replicas
 from heuristics.shape import sum_over_steps
-from heuristics.steps import dispatch_aware
+from heuristics.steps import dispatch_aware, robust
+from heuristics.steps.even_values import worst_share
 
 Place = Callable[[Tensor, int, int, int, int], Tensor]
 """(weight [L, E], num_replicas, num_groups, num_nodes, num_gpus) -> phy2log [L, P]; the weight of a
@@ -59,7 +62,9 @@ class NamedPolicy:
             always places anew.
         check: raises ValueError for numbers of experts, slots, groups, nodes and ranks of which it
             has no placement; None for a policy that has one of all.
-        takes_steps: it looks at each step of [T, L, E]; the others get the sum over T.
+        objective: what it minimizes over steps: ``sum``, the makespan of their sum, or of the
+            makespans of steps the ``mean``, the ``worst``, or ``cvar:A``, the mean of the worst
+            share A.
         dispatch: how it takes the tokens of an expert to be shared by its replicas: ``even`` or
             ``optimal``, what a dispatcher does that looks at each step.
     """
@@ -68,8 +73,13 @@ class NamedPolicy:
     idea: str
     change: Callable[..., Tensor] | None = None
     check: Callable[[int, int, int, int, int], None] | None = None
-    takes_steps: bool = False
+    objective: str = "sum"
     dispatch: str = "even"
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it looks at each step of [T, L, E]; the others get the sum over T."""
+        return self.objective != "sum"
 
     def __call__(
         self,
@@ -126,20 +136,116 @@ TABLE: dict[str, NamedPolicy] = {
 """The policies for loads [L, E]: what is run where none is named."""
 
 
-def _for_dispatch(effort: str, idea: str) -> NamedPolicy:
-    place = partial(dispatch_aware, effort=effort)
-    return NamedPolicy(place, idea, takes_steps=True, dispatch="optimal")
+FOR_STEPS: dict[str, NamedPolicy] = {
+    "dispatch-aware": NamedPolicy(
+        dispatch_aware,
+        "the least mean makespan over the steps of a trace; needs a dispatcher",
+        objective="mean",
+        dispatch="optimal",
+    ),
+    "robust": NamedPolicy(
+        robust,
+        "the least mean makespan over the steps of a trace, replicas sharing alike",
+        objective="mean",
+    ),
+}
+"""The policies that look at each step, as they are without further words."""
+
+SEARCHES = {"fast": "less", "thorough": "more"}
+"""Words for an effort, and how much search that is."""
+
+
+def _for_steps(base: str, effort: str | None, objective: str | None) -> NamedPolicy:
+    """A policy of ``FOR_STEPS`` with an effort and an objective other than the usual ones.
+
+    Raises:
+        ValueError: there is no such share of ``cvar``.
+    """
+    policy, name = FOR_STEPS[base], base
+    place: Callable[..., Tensor] = policy.place
+    if objective is not None:
+        name += f":{objective}"
+        part = worst_share(objective)
+        steps = f"the worst {100 * part:g} % of the steps" if part else "the worst step"
+        idea = f"the least {'mean ' * (part > 0)}makespan of {steps}, replicas sharing alike"
+        place = partial(place, objective=objective)
+        policy = replace(policy, place=place, idea=idea, objective=objective)
+    if effort is not None:
+        place = partial(place, effort=effort)
+        policy = replace(policy, place=place, idea=f"{name} with {SEARCHES[effort]} search")
+    return policy
+
+
+RELABEL = "relabel"
+"""The word for keeping all that can be kept of the placement until now."""
+
+FORMS = {
+    "refined": f"refined[:N|:{RELABEL}]",
+    "dispatch-aware": f"dispatch-aware[:fast|:thorough][:N|:{RELABEL}]",
+    "robust": f"robust[:fast|:thorough][:worst|:cvar:SHARE][:N|:{RELABEL}]",
+}
+"""The policies that can start from the placement until now, with ``old=`` and ``move_budget=``; and
+the words that may follow their name.
+"""
+
+KEEPING_NAMES = ", ".join(FORMS.values()) + " (N transfers a layer)"
+"""How a message says what words may follow a name."""
+
+_KINDS = ("fast|thorough", "worst|cvar:[^:]*", f"{RELABEL}|[0-9]+")
+_WORDS = re.compile("".join(f"(?::({kind}))?" for kind in _KINDS))
+"""What may follow a name: an effort, an objective, what is kept."""
+
+
+def _read_words(policy_name: str) -> NamedPolicy:
+    """The policy of a name that begins as one of ``FORMS``."""
+    base = policy_name.partition(":")[0]
+    words = policy_name.removeprefix(base)
+    found = _WORDS.fullmatch(words)
+    effort, objective, kept = found.groups() if found else (None, None, None)
+    if not found or (effort and base == "refined") or (objective and base != "robust"):
+        form = f"{FORMS[base]} with N transfers a layer"
+        raise ValueError(f"'{policy_name}' is not {form}{_hint(base, words)}")
+    try:
+        policy = _for_steps(base, effort, objective) if base in FOR_STEPS else TABLE[base]
+    except ValueError as error:
+        raise ValueError(f"'{policy_name}': {error}") from None
+    if kept is None:
+        return policy
+    name = policy_name.removesuffix(f":{kept}")
+    change: Callable[..., Tensor] = policy.place
+    if kept == RELABEL:
+        idea = f"{name}, written so that experts stay where they are"
+        return replace(policy, idea=idea, change=change)
+    idea = f"{name}, with at most {kept} transfers a layer"
+    return replace(policy, idea=idea, change=partial(change, move_budget=int(kept)))
+
+
+def _hint(base: str, words: str) -> str:
+    """What may be meant by words that do not follow the form of ``base``."""
+    given: list[str] = re.findall(":(cvar:[^:]*|[^:]*)", words)
+    if "mean" in given and base in FOR_STEPS:
+        return f": the mean is what {base} minimizes"
+    if {"cvar", "cvar:"} & set(given) and base == "robust":
+        return ": cvar takes a share, as in robust:cvar:0.1"
+    if base != "robust" and any(re.fullmatch(_KINDS[1], word) for word in given):
+        return ": only robust takes an objective"
+    known = ["fast", "thorough", "worst", RELABEL]
+    meant = [next(iter(get_close_matches(word, known)), word) for word in given]
+    order = [next((i for i, kind in enumerate(_KINDS) if re.fullmatch(kind, w)), 3) for w in meant]
+    name = ":".join([base, *(word for _, word in sorted(zip(order, meant, strict=True)))])
+    follows = _WORDS.fullmatch(name.removeprefix(base))
+    return f" (did you mean {name}?)" if follows and name != base + words else ""
 
 
 STEP_POLICIES: dict[str, NamedPolicy] = {
-    "dispatch-aware": _for_dispatch(
-        "default", "the least mean makespan over the steps of a trace; needs a dispatcher"
-    ),
-    "dispatch-aware:fast": _for_dispatch("fast", "dispatch-aware with less search"),
-    "dispatch-aware:thorough": _for_dispatch("thorough", "dispatch-aware with more search"),
+    name: _read_words(name)
+    for name in (
+        *("dispatch-aware", "dispatch-aware:fast", "dispatch-aware:thorough"),
+        *("robust", "robust:fast", "robust:thorough", "robust:worst", "robust:cvar:0.1"),
+    )
 }
-"""The policies that look at each step; their search takes seconds, and so they are named or not
-run.
+"""The policies that look at each step, ``cvar`` with a share as an example; their search takes
+seconds, and so they are named or not run.
 """
 
 
@@ -154,18 +260,6 @@ LPLB_GRAPHS: dict[str, NamedPolicy] = {f"lplb-graph:{graph}": _along(graph) for 
 
 NAMED: dict[str, NamedPolicy] = TABLE | STEP_POLICIES | LPLB_GRAPHS
 """All policies that have a name of their own."""
-
-KEEPING: dict[str, Callable[..., Tensor]] = {
-    "refined": refined,
-    **{name: policy.place for name, policy in STEP_POLICIES.items()},
-}
-"""The policies that can start from the placement until now, with ``old=`` and ``move_budget=``."""
-
-RELABEL = "relabel"
-"""The word for keeping all that can be kept of the placement until now."""
-
-KEEPING_NAMES = ", ".join(f"{name}:N" for name in KEEPING) + f" (N transfers a layer or {RELABEL})"
-"""How a message says what can start from the placement until now."""
 
 
 def compose(name: str) -> Pipeline:
@@ -197,18 +291,20 @@ class UnknownPolicyError(ValueError):
 def placer(name: str) -> NamedPolicy:
     """The policy of a name.
 
-    A name in ``NAMED``; one in ``KEEPING`` and ``:40``, which starts from the placement until now
-    and receives at most 40 experts a layer, or ``:relabel``, which places anew and keeps what it
-    can where it is; or stages joined by ``+``: a counts rule, a packing, and refinements.
+    A name in ``NAMED``; a form in ``FORMS``, such as ``robust:fast:cvar:0.2:40``, where ``:40``
+    starts from the placement until now and receives at most 40 experts a layer, and ``:relabel``
+    places anew and keeps what it can where it is; or stages joined by ``+``: a counts rule, a
+    packing, and refinements.
 
     Raises:
         UnknownPolicyError: none of these.
-        ValueError: there is no such stage, or no number after ``refined:`` or
-            ``dispatch-aware:``.
+        ValueError: there is no such stage, or no such word after a name in ``FORMS``.
 
     Example:
         >>> placer("refined:40").idea
         'refined, with at most 40 transfers a layer'
+        >>> placer("robust:cvar:0.2").idea
+        'the least mean makespan of the worst 20 % of the steps, replicas sharing alike'
         >>> placer("greedy + snake + pair-resplit").idea
         'stages by name'
     """
@@ -216,30 +312,11 @@ def placer(name: str) -> NamedPolicy:
         return NAMED[name]
     if "+" in name:
         return NamedPolicy(compose(name), "stages by name")
-    base, _, kept = name.rpartition(":")
-    if base in KEEPING:
-        return _read_keeping(base, kept)
+    if name.partition(":")[0] in FORMS:
+        return _read_words(name)
     raise UnknownPolicyError(
         f"policy={name!r} is not one of {', '.join(NAMED)}, {KEEPING_NAMES}, nor stages joined by +"
     )
-
-
-def _read_keeping(base: str, kept: str) -> NamedPolicy:
-    """The policy ``base`` that starts from the placement until now; ``kept`` is a number of
-    transfers, or ``relabel``.
-    """
-    policy, change = NAMED[base], KEEPING[base]
-    if kept == RELABEL:
-        idea = f"{base}, written so that experts stay where they are"
-        return replace(policy, idea=idea, change=change)
-    if not (kept.isascii() and kept.isdecimal()):
-        near = [name for name in NAMED if name.startswith(f"{base}:")]
-        raise ValueError(
-            f"'{base}:{kept}' is neither {', '.join([*near, f'{base}:{RELABEL}'])} nor {base}:N "
-            "with N transfers a layer"
-        )
-    idea = f"{base}, with at most {kept} transfers a layer"
-    return replace(policy, idea=idea, change=partial(change, move_budget=int(kept)))
 
 
 def with_maps(place: Place, name: str = "policy") -> Policy:

@@ -10,7 +10,7 @@ from eplb_opt.cli.output import show, table
 @click.command()
 def command() -> int:
     """List the built-in policies."""
-    from heuristics.policies import NAMED
+    from heuristics.policies import FORMS, NAMED
 
     found = table("policy", "idea")
     found.columns[1].justify = "left"
@@ -19,6 +19,7 @@ def command() -> int:
     show(
         found,
         "From an old placement:  --policy refined:40, dispatch-aware:fast:40, refined:relabel",
+        f"All words:              {', '.join(FORMS.values())}",
         "Stages by name:         --policy 'huntington-hill + snake + pair-resplit'",
         "A program of your own:  --policy path/to/file.py[:function]",
     )

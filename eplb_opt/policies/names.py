@@ -34,6 +34,9 @@ Slots = NDArray[np.int64]
 
 DEFAULT_FUNCTION = "rebalance_experts"
 
+TAKES_STEPS = "takes_steps"
+"""The attribute of a function that looks at steps."""
+
 USER_MODULE = "eplb_opt_policy_"
 """How the names of modules begin that users' files are."""
 
@@ -95,8 +98,8 @@ class Policy:
         function: ``(weight, num_replicas, num_groups, num_nodes, num_gpus)``, in DeepSeek EPLB's
             meaning; a sixth argument without default is given vLLM's old placement, or None. With
             the attribute ``takes_steps = True`` its weight is the steps [T, L, E], T = 1 without a
-            trace; else their sum [L, E]. (A built-in policy that takes steps draws them around a
-            single one.)
+            trace; else their sum [L, E]. (Of built-in policies that take steps ``dispatch-aware``
+            draws them around a single one, ``robust`` places it as ``refined`` does.)
         built_in: of ``heuristics``; always given the old placement.
     """
 
@@ -107,15 +110,20 @@ class Policy:
     @property
     def takes_steps(self) -> bool:
         """Whether the function looks at the steps of a trace."""
-        return getattr(self.function, "takes_steps", False) is True
+        return getattr(self.function, TAKES_STEPS, False) is True
 
     @property
     def cost(self) -> Cost:
-        """What it minimizes: a built-in policy says so; else the makespan of the summed loads."""
-        if not self.built_in:
+        """What it minimizes: the makespan of the summed loads; if it takes steps the mean of their
+        makespans, or what the function's attributes ``objective`` and ``dispatch`` say.
+
+        Raises:
+            ValueError: there is no such objective or dispatch.
+        """
+        if not (self.built_in or self.takes_steps):
             return EVEN_SUM
-        dispatch = getattr(self.function, "dispatch", "even")
-        return Cost.of("mean" if self.takes_steps else "sum", dispatch)
+        objective = getattr(self.function, "objective", "mean")
+        return Cost.of(objective, getattr(self.function, "dispatch", "even"))
 
     def call(self, weight: Any, sizes: Sequence[int], old: Any = None) -> Any:
         """What the function returns for loads (a tensor) and ``sizes`` as in :func:`arguments`.
@@ -221,18 +229,48 @@ def load_policy(policy: AnyPolicy) -> Policy:
     """A built-in policy, ``path/to/file.py[:function]``, or a function, to be called here.
 
     Built-in are the names that :func:`heuristics.policies.placer` reads: those of its tables,
-    ``refined:40``, ``refined:relabel``, and stages joined by ``+``. The function of a file is
-    ``rebalance_experts`` by default, and may be an attribute of a class
+    ``refined:40``, ``refined:relabel``, ``robust:worst``, and stages joined by ``+``. The function
+    of a file is ``rebalance_experts`` by default, and may be an attribute of a class
     (``file.py:Class.function``).
 
     Raises:
-        PolicyError: there is no such policy, file or function, or importing it failed.
+        PolicyError: there is no such policy, file or function, importing it failed, or it says
+            something of steps that is not understood.
     """
-    if not isinstance(policy, str):
-        return Policy(policy_name(policy), policy)
-    if not is_user_file(policy):
+    if isinstance(policy, str) and not is_user_file(policy):
         return _built_in(policy)
-    return Policy(policy, load_function(policy, DEFAULT_FUNCTION))
+    if not isinstance(policy, str):
+        found = Policy(policy_name(policy), policy)
+        _check_attributes(found, getattr(policy, "__dict__", {}))
+        return found
+    function = load_function(policy, DEFAULT_FUNCTION)
+    found = Policy(policy, function)
+    of_file = {
+        name: value
+        for name, value in getattr(function, "__globals__", {}).items()
+        if isinstance(value, bool)
+    }
+    _check_attributes(found, of_file | getattr(function, "__dict__", {}))
+    return found
+
+
+def _check_attributes(policy: Policy, given: dict[str, Any]) -> None:
+    """``takes_steps`` is an attribute of the function, and nothing nearly so called is one.
+
+    Raises:
+        PolicyError: what is given would be read as nothing, or is no objective or dispatch.
+    """
+    function = policy_name(policy.function)
+    for name in difflib.get_close_matches(TAKES_STEPS, given, cutoff=0.8):
+        if name != TAKES_STEPS or not hasattr(policy.function, TAKES_STEPS):
+            raise PolicyError(f"{name} is not read: write {function}.{TAKES_STEPS} = True")
+    takes = getattr(policy.function, TAKES_STEPS, False)
+    if not isinstance(takes, bool):
+        raise PolicyError(f"{function}.{TAKES_STEPS}={takes!r} is neither True nor False")
+    try:
+        _ = policy.cost
+    except ValueError as error:
+        raise PolicyError(f"{function}.{error}") from None
 
 
 def load_function(name: str, default: str) -> Callable[..., Any]:
@@ -251,16 +289,6 @@ def load_function(name: str, default: str) -> Callable[..., Any]:
         raise PolicyError(f"{given or default!r} of {path} is not a function")
     function: Callable[..., Any] = target
     return function
-
-
-def cost_of(policy: AnyPolicy) -> Cost:
-    """What a policy minimizes, see :attr:`Policy.cost`; a user's file is not loaded for it.
-
-    Raises:
-        PolicyError: there is no such policy.
-    """
-    named = isinstance(policy, str) and not is_user_file(policy)
-    return load_policy(policy).cost if named else EVEN_SUM
 
 
 def policy_name(policy: AnyPolicy) -> str:

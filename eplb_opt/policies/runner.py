@@ -21,6 +21,7 @@ from eplb_opt.policies.names import (
 )
 from eplb_opt.policies.process import Limits, WorkerProcess
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.objective import EVEN_SUM, Cost
 
 
 class PolicyRunner:
@@ -63,6 +64,16 @@ class PolicyRunner:
             self._worker(policy)
         else:
             load_policy(policy)
+
+    def cost_of(self, policy: AnyPolicy) -> Cost:
+        """What a policy minimizes, see :attr:`Policy.cost`; a user's file is imported.
+
+        Raises:
+            PolicyError: as of :meth:`load`.
+        """
+        if isinstance(policy, str) and is_user_file(policy):
+            return self._worker(policy).cost
+        return load_policy(policy).cost
 
     def _worker(self, file: str) -> _Worker:
         """The process that has imported a user's file."""
@@ -114,13 +125,14 @@ class _Worker(WorkerProcess):
     def __init__(self, name: str, limits: Limits) -> None:
         super().__init__("policy", name, limits)
         self.import_time: float | None = None
-        self.takes_steps = False
+        self.takes_steps, self.cost = False, EVEN_SUM
 
     def wait_for_import(self) -> dict[str, Any]:
         """What the process says of the policy."""
         header = super().wait_for_import()
         self.import_time = float(header["import_s"])
         self.takes_steps = header["takes_steps"] is True
+        self.cost = Cost.of(*map(str, header["cost"]))
         return header
 
     def call(self, instance: Instance, old: Slots | None, *, want: bool) -> tuple[float, list[Any]]:

@@ -75,7 +75,8 @@ def _answer(call: Call, request: dict[str, Any], arrays: list[Any]) -> wire.Mess
 
 def _policy(name: str) -> tuple[Call, dict[str, Any]]:
     policy = load_policy(name)
-    return partial(_place, policy), {"takes_steps": policy.takes_steps}
+    told = {"takes_steps": policy.takes_steps, "cost": [str(word) for word in policy.cost]}
+    return partial(_place, policy), told
 
 
 def _place(policy: Policy, request: dict[str, Any], loads: Any, old: Any = None) -> wire.Message:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.policies.names import PolicyError, cost_of
+from eplb_opt.policies.names import PolicyError
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import Dispatch
@@ -126,7 +126,7 @@ class _Hunt:
         self.policy, self.machine, self.rule = policy, machine, rule
         self.num_experts, self.least = num_experts, least
         self.solve_seconds, self.chance, self.runner = solve_seconds, chance, runner
-        self.dispatch = cost_of(policy).dispatch
+        self.dispatch = runner.cost_of(policy).dispatch
         self.elite: list[tuple[Fraction, tuple[int, ...]]] = []
         self.worst: Worst | None = None
         self.batches = self.failed = 0

@@ -15,7 +15,7 @@ import numpy as np
 from eplb_opt.gap import PolicyGap, measure_gap
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.synthetic import generate
-from eplb_opt.policies.names import cost_of, load_policy
+from eplb_opt.policies.names import load_policy
 from eplb_opt.policies.process import Limits
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
@@ -121,7 +121,7 @@ def run_suite(
     Raises:
         KeyboardInterrupt: Ctrl-C; a file of gaps that is missing then has those measured.
     """
-    cost, alive = cost_of(name), True
+    cost, alive = load_policy(name).cost, True
     instances = [*small_instances(), *full_scale_instances()]
     if cost.objective != SUM:
         instances = [with_steps(instance) for instance in instances]

@@ -1,8 +1,11 @@
-"""``dispatch-aware`` wherever a policy is named: names, shapes of loads, what is refused."""
+"""``dispatch-aware`` and ``robust`` wherever a policy is named: names, shapes of loads, what is
+refused.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+import re
+from itertools import product
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ import torch
 from heuristics import rebalance_experts, rebalance_experts_sglang
 from heuristics.policies import NAMED, POLICIES, STEP_POLICIES, UnknownPolicyError, placer
 from heuristics.shape import sum_over_steps
-from heuristics.steps import dispatch_aware
+from heuristics.steps import dispatch_aware, robust
 
 SIZES = (12, 1, 1, 4)
 STEPS = torch.randint(0, 60, (6, 2, 8), generator=torch.Generator().manual_seed(1))
@@ -19,8 +22,8 @@ STEPS = torch.randint(0, 60, (6, 2, 8), generator=torch.Generator().manual_seed(
 def test_only_those_for_steps_see_them() -> None:
     assert [name for name, policy in NAMED.items() if policy.takes_steps] == list(STEP_POLICIES)
     assert not set(STEP_POLICIES) & set(POLICIES)  # nothing runs a search that nobody asked for
-    placed = placer("dispatch-aware")(STEPS, *SIZES)
-    assert torch.equal(placed, dispatch_aware(STEPS, *SIZES))
+    for name, policy in {"dispatch-aware": dispatch_aware, "robust": robust}.items():
+        assert torch.equal(placer(name)(STEPS, *SIZES), policy(STEPS, *SIZES))
     for name in (*POLICIES, "refined:4", "greedy + snake"):
         policy = placer(name)
         assert torch.equal(policy(STEPS, *SIZES), policy(STEPS.sum(0), *SIZES))
@@ -31,33 +34,64 @@ def test_a_single_step_is_no_trace() -> None:
     drawn = policy(STEPS[0], *SIZES)
     assert torch.equal(drawn, policy(STEPS[:1], *SIZES))
     assert torch.equal(drawn, dispatch_aware(STEPS[0], *SIZES, effort="fast"))
+    for name in ("robust", "robust:thorough:worst", "robust:cvar:0.5"):
+        for step in (STEPS[0], STEPS[:1]):
+            assert torch.equal(placer(name)(step, *SIZES), placer("refined")(STEPS[0], *SIZES))
 
 
-def test_names_say_effort_and_what_is_kept() -> None:
-    for effort in ("default", "fast", "thorough"):
-        name = "dispatch-aware" if effort == "default" else f"dispatch-aware:{effort}"
-        for kept, budget in (("relabel", {}), ("40", {"move_budget": 40})):
-            policy = placer(f"{name}:{kept}")
-            assert policy.takes_steps
-            assert isinstance(policy.change, partial)
-            assert policy.change.keywords == {"effort": effort} | budget
-        assert placer(name).change is None
+def test_names_say_effort_objective_and_what_is_kept() -> None:
+    efforts = {"": {}, ":fast": {"effort": "fast"}, ":thorough": {"effort": "thorough"}}
+    kept = {"": None, ":relabel": {}, ":40": {"move_budget": 40}}
+    costs = {
+        "dispatch-aware": [("", "mean")],
+        "robust": [("", "mean"), (":worst", "worst"), (":cvar:0.25", "cvar:0.25")],
+    }
+    for base, effort, keep in product(costs, efforts, kept):
+        for word, objective in costs[base]:
+            policy = placer(f"{base}{effort}{word}{keep}")
+            words = efforts[effort] | ({"objective": objective} if word else {})
+            assert (policy.takes_steps, policy.objective) == (True, objective)
+            assert getattr(policy.place, "keywords", {}) == words
+            if kept[keep] is None:
+                assert policy.change is None
+            else:
+                assert getattr(policy.change, "keywords", {}) == words | kept[keep]
     assert placer("dispatch-aware:fast:7").idea == (
         "dispatch-aware:fast, with at most 7 transfers a layer"
     )
+    assert placer("robust:fast:worst").idea == "robust:worst with less search"
 
 
-@pytest.mark.parametrize("name", ["dispatch-aware:slow", "dispatch-aware:", "dispatch-aware:-1"])
-def test_words_that_are_no_effort_are_named(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is neither dispatch-aware:fast, dispatch-awar"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dispatch-aware:slow", r"is not dispatch-aware\[:fast\|:thorough\]\[:N\|:relabel\] with"),
+        ("dispatch-aware:", "with N transfers a layer$"),
+        ("dispatch-aware:-1", "with N transfers a layer$"),
+        ("dispatch-aware:fast:thorough", "with N transfers a layer$"),
+        ("dispatch-aware:worst", "only robust takes an objective"),
+        ("refined:worst", r"is not refined\[:N.* only robust takes an objective"),
+        ("refined:fast", r"is not refined\[:N"),
+        ("robust:mean", "the mean is what robust minimizes"),
+        ("robust:cvar", "cvar takes a share, as in robust:cvar:0.1"),
+        ("robust:cvar:40:3", "objective='cvar:40' is not mean, worst or cvar"),
+        ("robust:cvar:nan", "objective='cvar:nan' is not"),
+        ("robust:worst:fast", r"\(did you mean robust:fast:worst\?\)"),
+        ("robust:7:worst", r"\(did you mean robust:worst:7\?\)"),
+        ("robust:thorugh:worse", r"\(did you mean robust:thorough:worst\?\)"),
+    ],
+)
+def test_words_that_say_nothing_are_named(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"'{re.escape(name)}'.*{message}"):
         placer(name)
-    with pytest.raises(ValueError, match="is neither dispatch-aware:fast:relabel nor dispatch-awa"):
-        placer("dispatch-aware:fast:thorough")
-    with pytest.raises(UnknownPolicyError, match=r"refined:N, .* \(N transfers a layer or relabel"):
-        placer("dispatch_aware")
 
 
-@pytest.mark.parametrize("policy", ["deepseek", "refined", "dispatch-aware"])
+def test_unknown_policies_are_told_what_there_is() -> None:
+    with pytest.raises(UnknownPolicyError, match=r"robust\[:fast.* \(N transfers a layer\)"):
+        placer("robust_fast")
+
+
+@pytest.mark.parametrize("policy", ["deepseek", "refined", "dispatch-aware", "robust"])
 @pytest.mark.parametrize(
     ("weight", "message"),
     [

@@ -106,7 +106,7 @@ BAD = {
         "unknown policy 'refind' (did you mean refined?): give one of deepseek,",
     ),
     "mistyped stage": ([*GAP, *MACHINE, "--policy", "greedy + best"], "packing 'best' is not one"),
-    "a digit of another script": ([*GAP, *MACHINE, "--policy", "refined:٣"], "is neither refined:"),
+    "a digit of another script": ([*GAP, *MACHINE, "--policy", "refined:٣"], "is not refined[:N"),
     "missing policy file": ([*GAP, *MACHINE, "--policy", "none.py"], "no such file: none.py"),
     "file without the function": (
         ["check", "policy.py:nothing"],

@@ -14,11 +14,10 @@ from eplb_opt.policies.names import (
     InvalidPlacementError,
     PolicyError,
     arguments,
-    cost_of,
     load_policy,
 )
 from eplb_opt.policies.runner import PolicyRunner
-from eplb_opt.problem.objective import EVEN_SUM, Cost
+from eplb_opt.problem.objective import Cost
 from heuristics.policies import refined
 from heuristics.steps import dispatch_aware
 from tests.eplb_opt.policies import user_programs
@@ -98,11 +97,11 @@ def test_exceptions_become_one_line(function: str, message: str) -> None:
         ("depseek", r"unknown policy 'depseek' \(did you mean deepseek\?\): give one of deepseek"),
         (
             "nope",
-            "unknown policy 'nope': give one of .*refined.*, refined:N, .* 'greedy \\+ snake'",
+            "unknown policy 'nope': give one of .*, refined\\[:N.* 'greedy \\+ snake'",
         ),
-        ("refined:٣", "'refined:٣' is neither refined:relabel nor refined:N"),
+        ("refined:٣", r"'refined:٣' is not refined\[:N\|:relabel\] with N transfers a layer"),
         ("deepseek:4", r"unknown policy 'deepseek:4' .*: give one of .*, or FILE.py"),
-        ("refined:some", "'refined:some' is neither refined:relabel nor refined:N"),
+        ("refined:some", r"'refined:some' is not refined\[:N"),
         ("greedy + best", "packing 'best' is not one of lpt"),
         ("missing.py", "no such file: missing.py"),
         (f"{FILE}:nothing", "user_programs.py has no 'nothing'"),
@@ -214,7 +213,39 @@ def test_a_built_in_policy_for_steps_sees_them_and_draws_them_around_a_single_on
 
 
 def test_what_a_policy_minimizes() -> None:
-    assert cost_of("dispatch-aware:fast:40") == Cost.of("mean", "optimal")
-    assert cost_of("lplb-graph:ring") == Cost.of("sum", "optimal")
-    for policy in ("refined", "no_such_file.py", user_programs.from_heaviest_step):
-        assert cost_of(policy) == EVEN_SUM
+    for name, cost in {
+        "dispatch-aware:fast:40": ("mean", "optimal"),
+        "robust": ("mean", "even"),
+        "robust:fast:worst:40": ("worst", "even"),
+        "robust:thorough:cvar:0.1": ("cvar:0.1", "even"),
+        "lplb-graph:ring": ("sum", "optimal"),
+        "refined": ("sum", "even"),
+        f"{FILE}:from_heaviest_step": ("mean", "even"),
+        f"{FILE}:for_the_worst_step": ("worst", "optimal"),
+        f"{FILE}:new_vllm": ("sum", "even"),
+    }.items():
+        assert load_policy(name).cost == Cost.of(*cost)
+    with PolicyRunner() as runner:
+        assert runner.cost_of("robust:worst") == Cost.of("worst", "even")
+        for policy in (f"{FILE}:for_the_worst_step", user_programs.for_the_worst_step):
+            assert runner.cost_of(policy) == Cost.of("worst", "optimal")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("place.take_steps = True", r"take_steps is not read: write place\.takes_steps = True"),
+        ("place.takes_step = True", r"takes_step is not read: write place\.takes_steps = True"),
+        ("takes_steps = True", r"takes_steps is not read: write place\.takes_steps = True"),
+        ("place.takes_steps = 1", "place.takes_steps=1 is neither True nor False"),
+        ("place.takes_steps, place.objective = True, 'best'", "place.objective='best' is not one"),
+        ("place.takes_steps, place.dispatch = True, 'odd'", "place.dispatch='odd' is not one of"),
+    ],
+)
+def test_what_a_file_says_of_steps_is_not_ignored(line: str, message: str, tmp_path: Path) -> None:
+    """A misspelt attribute was: the policy was given the sum, without a word."""
+    (tmp_path / "mine.py").write_text(f"def place(*_):\n    pass\n\n\n{line}\n")
+    with pytest.raises(PolicyError, match=message):
+        load_policy(f"{tmp_path / 'mine.py'}:place")
+    (tmp_path / "mine.py").write_text("def place(*_): pass\ntake_steps = lambda: 0\n")
+    assert not load_policy(f"{tmp_path / 'mine.py'}:place").takes_steps

@@ -46,6 +46,14 @@ def from_heaviest_step(weight, num_replicas, *_):
 from_heaviest_step.takes_steps = True
 
 
+def for_the_worst_step(*arguments):
+    return from_heaviest_step(*arguments)
+
+
+for_the_worst_step.takes_steps = True
+for_the_worst_step.objective, for_the_worst_step.dispatch = "worst", "optimal"
+
+
 def raises(*_):
     raise RuntimeError("shape mismatch:\n  second line")
 
