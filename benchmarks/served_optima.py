@@ -110,11 +110,13 @@ class Bracket:
         return self.value == self.lower_bound
 
 
-def bracket(loads: NDArray[np.int64], size: Size, seconds: float) -> Bracket:
+def bracket(
+    loads: NDArray[np.int64], size: Size, seconds: float, dispatch: str = "optimal"
+) -> Bracket:
     """Of one layer with loads [T, E]."""
     _, slots, ranks = size
     layer = Instance(loads[:, None], Topology(slots, ranks)).layer(0)
-    found = solve(layer, objective="mean", dispatch="optimal", time_limit=seconds)
+    found = solve(layer, objective="mean", dispatch=dispatch, time_limit=seconds)
     if found.objective is None:
         raise RuntimeError(f"no placement for {layer}")
     return Bracket(found.objective, found.lower_bound)
@@ -123,8 +125,8 @@ def bracket(loads: NDArray[np.int64], size: Size, seconds: float) -> Bracket:
 class Optima:
     """Brackets by size, family and instance, kept in a file if there is one."""
 
-    def __init__(self, file: Path | None, seconds: float) -> None:
-        self.file, self.seconds = file, seconds
+    def __init__(self, file: Path | None, seconds: float, dispatch: str = "optimal") -> None:
+        self.file, self.seconds, self.dispatch = file, seconds, dispatch
         self.known = json.loads(file.read_text()) if file and file.exists() else {}
 
     def of(self, family: str, size: Size, loads: NDArray[np.int64]) -> list[Bracket]:
@@ -135,7 +137,7 @@ class Optima:
 
     def _find(self, name: str, loads: NDArray[np.int64], size: Size) -> Bracket:
         if name not in self.known:
-            found = bracket(loads, size, self.seconds)
+            found = bracket(loads, size, self.seconds, self.dispatch)
             self.known[name] = [str(found.value), str(found.lower_bound)]
             if self.file:
                 self.file.write_text(json.dumps(self.known, indent=0))
