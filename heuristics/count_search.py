@@ -33,7 +33,9 @@ TRIAL_SHARE = 8
 """With more than three slots a rank a trial takes at most one row in so many."""
 
 CHANCE, MOVES, RECEIVED, FACTORS = range(4)
-"""What the random numbers of a trial are for: with the seed they name a draw."""
+"""What the random numbers of a trial are for: with the seed they name a draw. They are drawn row by
+row, so that those of a row do not depend on how many rows follow.
+"""
 
 
 def least_makespan(items: Tensor, num_ranks: int) -> Tensor:
@@ -110,9 +112,9 @@ def _propose_moves(loads: Tensor, counts: Tensor, draw: tuple[int, ...]) -> tupl
     replicas would stay light with one less.
     """
     heavy, light = loads / counts, torch.where(counts > 1, loads / (counts - 1), torch.inf)
-    factor = 1 - NOISE + 2 * NOISE * uniform((2, *loads.shape), draw, loads)
-    receiver = (heavy * factor[0]).topk(min(RECEIVERS, loads.shape[1])).indices
-    donor = (light * factor[1]).topk(min(DONORS, loads.shape[1]), largest=False).indices
+    factor = 1 - NOISE + 2 * NOISE * uniform((len(loads), 2, loads.shape[1]), draw, loads)
+    receiver = (heavy * factor[:, 0]).topk(min(RECEIVERS, loads.shape[1])).indices
+    donor = (light * factor[:, 1]).topk(min(DONORS, loads.shape[1]), largest=False).indices
     return receiver.repeat_interleave(donor.shape[1], 1), donor.repeat(1, receiver.shape[1])
 
 
@@ -122,8 +124,8 @@ def try_counts(
     """Place rows anew with other counts, where the makespan exceeds ``max(mean rank load, largest
     replica under greedy counts)`` by more than ``least_excess`` of it.
 
-    On an accelerator a trial always takes its most rows: the host would have to wait for how many
-    exceed it.
+    On an accelerator a trial always takes its most rows, and drops what it found for those that do
+    not exceed it: the host would have to wait for how many do.
     """
     slots_per_rank = best.shape[1] // num_ranks
     most = len(best) if slots_per_rank <= 3 else -(-len(best) // TRIAL_SHARE)
@@ -138,6 +140,8 @@ def try_counts(
             if len(rows) == 0:
                 break
         tried = _place_with_other_counts(loads[rows], best[rows], num_ranks, seed)
+        if best.device.type != "cpu":
+            tried = torch.where((score > 0)[:, None], tried, best[rows])
         best = best.index_copy(0, rows, tried)
     return best
 
@@ -174,11 +178,11 @@ def _vary_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tens
     which = (uniform((rows, VARIANTS), (seed, RECEIVED), loads) * on_heaviest.shape[1]).long()
     receiver = on_heaviest.gather(1, which).view(-1, 1)
     loads, counts = (x.repeat_interleave(VARIANTS, 0) for x in (loads, counts))
-    noise = uniform((3, *loads.shape), (seed, FACTORS), loads)
+    noise = uniform((len(loads), 3, loads.shape[1]), (seed, FACTORS), loads)
     variant = torch.arange(VARIANTS, device=device).repeat(rows)[:, None]
-    counts = _move_replica(loads, counts, receiver, noise[0], (variant > 0).long())
-    receiver = (loads / counts * noise[1]).argmax(1, keepdim=True)
-    return _move_replica(loads, counts, receiver, noise[2], variant % 2)
+    counts = _move_replica(loads, counts, receiver, noise[:, 0], (variant > 0).long())
+    receiver = (loads / counts * noise[:, 1]).argmax(1, keepdim=True)
+    return _move_replica(loads, counts, receiver, noise[:, 2], variant % 2)
 
 
 def _move_replica(
