@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from eplb_opt import Instance, Topology, solve
-from heuristics.steps import dispatch_aware
+from heuristics.steps import dispatch_aware, robust
 from solvers.migration import fewest_transfers
 from solvers.options import SearchOptions
 from solvers.tree_search.steps import rehearse_counts, rehearse_sets
@@ -23,6 +23,7 @@ def main() -> None:
     rehearse_counts()
     rehearse_sets()
     dispatch_aware(torch.ones(1, 1, 4), 6, 1, 1, 2, effort="fast")
+    robust(torch.ones(2, 1, 4), 6, 1, 1, 2, effort="fast")
     fewest_transfers(layer, start, Fraction(int(loads.sum()), 8) * Fraction(11, 10), search=WORK)
 
 

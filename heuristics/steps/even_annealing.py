@@ -32,7 +32,7 @@ from heuristics.steps.values import use_compiled
 
 UNITS = 2**20
 """In the mean rank load of the steps."""
-HOT, COLD = 0.01, 3e-4
+HOT, COLD = 0.003, 3e-4
 """Temperature at first and at last, as parts of what the start loses."""
 TRIALS = 32
 """Moves of a round."""

@@ -11,7 +11,6 @@ the mean makespan, or the largest one, or the mean of the worst: by annealing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -29,21 +28,8 @@ from heuristics.steps.even_values import even_makespans, over_steps, worst_share
 from heuristics.steps.starts import write_beside
 from heuristics.steps.trials import Transfers
 
-
-@dataclass(frozen=True)
-class Work:
-    """Of an effort.
-
-    Attributes:
-        runs: of annealing, with other random numbers.
-        rounds: of a run.
-    """
-
-    runs: int
-    rounds: int
-
-
-EFFORTS = {"fast": Work(1, 2**10), "default": Work(1, 2**13), "thorough": Work(4, 2**15)}
+EFFORTS = {"fast": 2**10, "default": 2**13, "thorough": 2**16}
+"""Rounds of annealing."""
 CHUNK = 2**26
 """Loads of ranks that are held at once, 512 MB."""
 
@@ -106,7 +92,7 @@ def robust(
         _search,
         shape=shape,
         objective=objective,
-        work=EFFORTS[effort],
+        rounds=EFFORTS[effort],
         seed=seed,
         budget=move_budget,
     )
@@ -137,7 +123,7 @@ def _search(
     *,
     shape: Shape,
     objective: str,
-    work: Work,
+    rounds: int,
     seed: int,
     budget: int | None,
 ) -> Tensor:
@@ -149,21 +135,10 @@ def _search(
 
     values = torch.stack([value_of(each) for each in placed])
     best = placed[values.argmin(0), torch.arange(len(placed[0]), device=steps.device)]
-    start, least = best, values.amin(0)
-    for run in range(work.runs):
-        transfers = Transfers.of(start, old, budget, ranks, num_experts)
-        found = anneal_evenly(
-            steps,
-            start,
-            transfers,
-            worst_share(objective),
-            num_nodes=nodes,
-            rounds=work.rounds,
-            seed=seed + run,
-        )
-        value = value_of(found)
-        best = torch.where((value < least)[:, None], found, best)
-        least = torch.minimum(value, least)
+    transfers = Transfers.of(best, old, budget, ranks, num_experts)
+    share = worst_share(objective)
+    found = anneal_evenly(steps, best, transfers, share, num_nodes=nodes, rounds=rounds, seed=seed)
+    best = torch.where((value_of(found) < values.amin(0))[:, None], found, best)
     if old is not None and budget is None:
         best = relabel(best, old, ranks, nodes, num_experts)
     return best

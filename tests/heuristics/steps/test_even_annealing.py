@@ -1,0 +1,155 @@
+"""Annealing for even dispatch: both forms, transfers, objectives, partitions of groups."""
+
+from fractions import Fraction
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from heuristics.grouping import groups_by_steps
+from heuristics.matching import count_transfers
+from heuristics.policies import placer
+from heuristics.shape import Shape
+from heuristics.steps import even_annealing, robust
+from heuristics.steps.even_values import even_makespans, over_steps
+from heuristics.steps.trials import Transfers
+
+SHAPES = [
+    # steps, experts, slots, ranks, groups, nodes
+    (5, 16, 20, 4, 1, 1),
+    (7, 12, 12, 3, 1, 1),
+    (4, 16, 24, 8, 4, 2),
+    (150, 12, 16, 4, 1, 1),
+    (6, 6, 8, 2, 1, 1),
+    (3, 4, 9, 3, 1, 1),
+    (2, 4, 4, 4, 1, 1),
+]
+
+
+def draw(steps: int, experts: int, layers: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(steps)
+    return torch.rand(steps, layers, experts, generator=generator) ** 3 * 100
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("share", [1.0, 0.0, 0.3])
+@pytest.mark.parametrize("budget", [None, 3])
+def test_both_forms_make_the_same_moves(
+    shape: tuple[int, ...], share: float, budget: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, experts, slots, ranks, groups, nodes = shape
+    steps = draw(number, experts)
+    start = placer("deepseek")(steps.sum(0), slots, groups, nodes, ranks)
+    found = []
+    for compiled in (True, False):
+        monkeypatch.setattr(even_annealing, "use_compiled", lambda _, now=compiled: now)
+        transfers = Transfers.of(start, start, budget, ranks, experts)
+        placed = even_annealing.anneal_evenly(
+            steps, start, transfers, share, num_nodes=nodes, rounds=40, seed=3
+        )
+        found.append((placed, transfers.left))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    if budget is not None:
+        assert bool((count_transfers(start, found[0][0], ranks, experts) <= budget).all())
+
+
+def test_the_annealing_moves_at_all() -> None:
+    steps = draw(5, 16)
+    start = placer("deepseek")(steps.sum(0), 20, 1, 1, 4)
+    transfers = Transfers.of(start, None, None, 4, 16)
+    found = even_annealing.anneal_evenly(
+        steps, start, transfers, 1.0, num_nodes=1, rounds=200, seed=0
+    )
+    before, after = (over_steps(even_makespans(steps, x, 4), "mean") for x in (start, found))
+    assert bool((after < 0.9 * before).all())
+
+
+def test_a_layer_is_placed_alike_whatever_others_there_are() -> None:
+    steps = draw(5, 16, layers=3)
+    starts = placer("deepseek")(steps.sum(0), 20, 1, 1, 4)
+    together = even_annealing.anneal_evenly(
+        steps, starts, Transfers.of(starts, None, None, 4, 16), 1.0, num_nodes=1, rounds=60, seed=0
+    )
+    for layer in range(3):
+        one = slice(layer, layer + 1)
+        alone = even_annealing.anneal_evenly(
+            steps[:, one],
+            starts[one],
+            Transfers.of(starts[one], None, None, 4, 16),
+            1.0,
+            num_nodes=1,
+            rounds=60,
+            seed=0,
+        )
+        assert torch.equal(alone, together[one])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_values_are_those_of_fractions(data: st.DataObject) -> None:
+    steps, experts, ranks, size = (
+        data.draw(st.integers(*limits)) for limits in ((1, 5), (1, 5), (1, 3), (1, 4))
+    )
+    experts = min(experts, ranks * size)
+    loads = data.draw(
+        st.lists(
+            st.lists(st.integers(0, 9), min_size=experts, max_size=experts),
+            min_size=steps,
+            max_size=steps,
+        )
+    )
+    more = st.lists(
+        st.integers(0, experts - 1),
+        min_size=ranks * size - experts,
+        max_size=ranks * size - experts,
+    )
+    slots = data.draw(st.permutations([*range(experts), *data.draw(more)]))
+    part = data.draw(st.sampled_from([Fraction(1), Fraction(0), Fraction(1, 3), Fraction(3, 4)]))
+    makespans = sorted(
+        (
+            max(
+                sum(
+                    (Fraction(step[e], slots.count(e)) for e in slots[g * size : (g + 1) * size]),
+                    Fraction(0),
+                )
+                for g in range(ranks)
+            )
+            for step in loads
+        ),
+        reverse=True,
+    )
+    number = max(part * steps, Fraction(1))
+    weights = [min(max(number - n, Fraction(0)), Fraction(1)) for n in range(steps)]
+    exact = sum((w * m for w, m in zip(weights, makespans, strict=True)), Fraction(0)) / number
+    name = {1: "mean", 0: "worst"}.get(part, f"cvar:{float(part)}")
+    found = over_steps(
+        even_makespans(torch.tensor(loads).float()[:, None], torch.tensor([slots]), ranks), name
+    )
+    assert float(found) == pytest.approx(float(exact), abs=1e-12)
+
+
+def test_groups_are_parted_by_steps() -> None:
+    # The sums of all groups are equal; only the first and the third are busy at the same step.
+    steps = torch.tensor([[[8.0, 0, 8, 0]], [[0.0, 8, 0, 8]]])
+    groups = groups_by_steps(steps)(steps.sum(0).view(1, 4, 1), Shape(4, 4, 2, 4))
+    placed = robust(steps, 4, 4, 2, 2, effort="fast")
+    for nodes in (groups, placed):
+        assert all(len(set(node.tolist()) & {0, 2}) == 1 for node in nodes.view(2, 2))
+
+
+@pytest.mark.parametrize("objective", ["mean", "worst", "cvar:0.5"])
+def test_tiny_instances_are_placed_best(objective: str) -> None:
+    for seed in range(3):
+        steps = torch.randint(0, 20, (3, 1, 6), generator=torch.Generator().manual_seed(seed))
+        steps = steps.float()
+        every = torch.tensor(list(permutations(range(6))))
+        values = [
+            over_steps(even_makespans(steps, slots[None], 2), objective).item() for slots in every
+        ]
+        placed = robust(steps, 6, 1, 1, 2, objective=objective, effort="fast")
+        value = over_steps(even_makespans(steps, placed, 2), objective).item()
+        assert value == pytest.approx(min(values))
