@@ -44,8 +44,9 @@ REFINEMENTS: dict[str, Placing] = {"pair-resplit": resplit_pairs, **programs.REF
 deepseek = Pipeline(by_total(lpt), greedy_replicas, by_load(lpt))
 """DeepSeek EPLB: LPT of groups to nodes, greedy counts, LPT of replicas to ranks; in float32.
 
-Places what the published program places, slot for slot. Ties: equal loads in the order of their
-index (the published program leaves the order of equal loads to an unstable sort).
+Places what the published program places, slot for slot, on nodes with any load. Ties: equal loads
+in the order of their index (the published program leaves the order of equal loads to an unstable
+sort).
 
 Reference: https://github.com/deepseek-ai/EPLB
 """

@@ -184,9 +184,10 @@ class TestVllmsTests:
 
     @pytest.mark.parametrize("policy", [*TABLE, *(n for n in STEP_POLICIES if n.endswith(":fast"))])
     def test_no_loads_are_spread_evenly(self, policy: str):
-        _, _, counts = rebalance_experts(torch.zeros(1, 4), 6, 1, 1, 2, policy=policy)
+        steps = (2,) if policy in STEP_POLICIES else ()
+        _, _, counts = rebalance_experts(torch.zeros(*steps, 1, 4), 6, 1, 1, 2, policy=policy)
         assert sorted(counts[0].tolist()) == [1, 1, 2, 2]
-        half = torch.tensor([[8.0, 4, 2, 1, 0, 0, 0, 0]])
+        half = torch.tensor([[8.0, 4, 2, 1, 0, 0, 0, 0]]).expand(*steps, 1, 8)
         _, _, counts = rebalance_experts(half, 12, 2, 2, 2, policy=policy)
         assert sorted(counts[0, 4:].tolist()) == [1, 1, 2, 2]
 
@@ -239,9 +240,9 @@ class TestPlugins:
         assert torch.equal(found, expected)
 
     def test_steps_reach_a_policy_for_steps(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setenv(POLICY, "dispatch-aware:fast")
+        monkeypatch.setenv(POLICY, "robust:fast")
         trace = loads(2, 3)
-        expected = rebalance_experts(trace, P, 1, 1, G, policy="dispatch-aware:fast")
+        expected = rebalance_experts(trace, P, 1, 1, G, policy="robust:fast")
         assert same(self.place_in_sglang(trace), expected)
 
     def test_dead_ranks_are_handed_over(self, monkeypatch: pytest.MonkeyPatch):
@@ -272,13 +273,14 @@ class TestWindows:
 
     def test_a_policy_for_steps_sees_the_last_windows(self):
         class LastTwo(WindowedEplbPolicy):
-            policy = "dispatch-aware:fast"
+            policy = "robust:fast"
             windows = 2
 
         for seed in range(3):
             found = LastTwo.rebalance_experts(loads(seed), P, 0, 1, G)
         steps = torch.stack([loads(1), loads(2)])
-        assert torch.equal(found, placer("dispatch-aware:fast")(steps, P, 1, 1, G))
+        assert torch.equal(found, placer("robust:fast")(steps, P, 1, 1, G))
+        assert not torch.equal(found, placer("robust:fast")(steps.sum(0), P, 1, 1, G))
         assert LastTwo.recorded is not WindowedEplbPolicy.recorded
 
     def test_the_class_is_chosen_by_the_policy(self):
