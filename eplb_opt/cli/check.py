@@ -115,7 +115,8 @@ def _dispatcher_suite(
 
 def _tell(finding: Finding) -> None:
     mark = "FAILED" if finding.message else "ok    "
-    click.echo(f"{mark} {finding.check}" + f": {finding.message}" * bool(finding.message))
+    said = finding.message or finding.figure
+    click.echo(f"{mark} {finding.check}" + f": {said}" * bool(said))
 
 
 def write_junit(target: Path, policy: str, findings: list[Finding]) -> None:

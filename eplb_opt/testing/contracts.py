@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,10 +15,17 @@ from eplb_opt.problem.topology import Topology
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of a check; an empty message is a pass."""
+    """The outcome of a check.
+
+    Attributes:
+        check: its name.
+        message: what is wrong; empty if it passed.
+        figure: what was measured, where that is more than a pass.
+    """
 
     check: str
     message: str = ""
+    figure: str = ""
 
 
 def message_of(check: Callable[[], object]) -> str:
@@ -41,8 +48,16 @@ LOADS = [
 SIZES = [12, 4, 2, 4]
 
 
-def _call(policy: Policy, weight: Any, sizes: list[int] | None = None) -> Any:
-    return policy.call(weight, sizes or SIZES)
+def given(policy: Policy, loads: Any = LOADS, dtype: str = "float32") -> Any:
+    """The loads [L, E]; for a policy that takes steps three of them [T, L, E]: these, the same of
+    other experts, and a step without load.
+    """
+    import torch
+
+    weight = torch.tensor(loads).to(getattr(torch, dtype))
+    if policy.takes_steps:
+        return torch.stack([weight, weight.flip(1), torch.zeros_like(weight)])
+    return weight
 
 
 def _instance(loads: Any = LOADS, sizes: list[int] | None = None) -> Instance:
@@ -57,17 +72,14 @@ def _check(policy: Policy, weight: Any, instance: Instance) -> Any:
 
 def takes_dtype(name: str, policy: Policy) -> str:
     """Loads of that dtype give a valid placement."""
-    import torch
-
-    weight = torch.tensor(LOADS).to(getattr(torch, name))
-    return message_of(lambda: _check(policy, weight, _instance()))
+    return message_of(lambda: _check(policy, given(policy, dtype=name), _instance()))
 
 
 def takes_strided_loads(policy: Policy) -> str:
     """A transposed, not contiguous tensor gives what its copy gives."""
-    import torch
-
-    strided = torch.tensor(LOADS).T.contiguous().T
+    weight = given(policy)
+    last_to_first = list(range(weight.ndim))[::-1]
+    strided = weight.permute(last_to_first).contiguous().permute(last_to_first)
 
     def check() -> None:
         ours = _check(policy, strided, _instance())
@@ -82,21 +94,19 @@ def leaves_input_alone(policy: Policy) -> str:
     """The loads are the same after a call."""
     import torch
 
-    weight = torch.tensor(LOADS)
+    weight = given(policy)
     before = weight.clone()
-    failed = message_of(lambda: _call(policy, weight))
+    failed = message_of(lambda: policy.call(weight, SIZES))
     return failed or ("" if torch.equal(weight, before) else "it wrote into its input")
 
 
 def is_deterministic(policy: Policy) -> str:
     """Three calls give the same placement."""
-    import torch
-
     loads = generate("lognormal", num_layers=4, num_experts=64, tokens=10**5, seed=3)
     instance = Instance(loads, Topology(72, 8))
 
     def check() -> None:
-        weight = torch.tensor(loads, dtype=torch.float32)
+        weight = given(policy, loads)
         found = [_check(policy, weight.clone(), instance).phy2log for _ in range(3)]
         if any((other != found[0]).any() for other in found[1:]):
             raise AssertionError("two calls with the same loads gave different placements")
@@ -106,10 +116,13 @@ def is_deterministic(policy: Policy) -> str:
 
 def takes_shape(loads: Any, sizes: list[int], policy: Policy) -> str:
     """A corner of the shapes gives a valid placement."""
-    import torch
-
     instance = _instance(loads, sizes)
-    return message_of(lambda: _check(policy, torch.tensor(loads), instance))
+    return message_of(lambda: _check(policy, given(policy, loads), instance))
+
+
+def takes_one_step(policy: Policy) -> str:
+    """A single step [1, L, E] gives a valid placement, as a window without history does."""
+    return message_of(lambda: _check(policy, given(policy)[:1], _instance()))
 
 
 def returns_integers(policy: Policy) -> str:
@@ -117,7 +130,7 @@ def returns_integers(policy: Policy) -> str:
     import torch
 
     def check() -> None:
-        answer = _call(policy, torch.tensor(LOADS))
+        answer = policy.call(given(policy), SIZES)
         for value in answer if isinstance(answer, tuple) else (answer,):
             if not isinstance(value, torch.Tensor) or value.dtype != torch.int64:
                 kind = getattr(value, "dtype", type(value).__name__)
@@ -128,10 +141,8 @@ def returns_integers(policy: Policy) -> str:
 
 def refuses_uneven_groups(policy: Policy) -> str:
     """8 experts in 3 groups on 3 nodes is an error, not a placement."""
-    import torch
-
     try:
-        policy.call(torch.tensor(LOADS), [12, 3, 3, 3])
+        policy.call(given(policy), [12, 3, 3, 3])
     except Exception:
         return ""
     return "8 experts can't form 3 equal groups, but it placed them"
@@ -156,3 +167,14 @@ CONTRACTS: dict[str, Callable[[Policy], str]] = {
     "uneven groups refused": refuses_uneven_groups,
 }
 """What a serving engine relies on: name -> check, which returns what is wrong or nothing."""
+
+STEP_CONTRACTS = CONTRACTS | {"a single step": takes_one_step}
+"""Of a policy that takes steps, which is given three of them."""
+
+
+def check_contracts(policy: Policy) -> Iterator[Finding]:
+    """The findings of all contracts, as they come."""
+    contracts = STEP_CONTRACTS if policy.takes_steps else CONTRACTS
+    for name, check in contracts.items():
+        many = policy.takes_steps and check is not takes_one_step
+        yield Finding(name + ", of 3 steps" * many, check(policy))

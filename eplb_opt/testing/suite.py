@@ -15,14 +15,15 @@ import numpy as np
 from eplb_opt.gap import PolicyGap, measure_gap
 from eplb_opt.io.atomic import replace_file
 from eplb_opt.io.synthetic import generate
-from eplb_opt.policies.names import load_policy
+from eplb_opt.policies.names import PolicyError, load_policy
 from eplb_opt.policies.process import Limits
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost
 from eplb_opt.problem.topology import Topology
 from eplb_opt.testing.assertions import assert_never_worse, measure_makespans
-from eplb_opt.testing.contracts import CONTRACTS, Finding, message_of
+from eplb_opt.testing.contracts import Finding, check_contracts, message_of
+from eplb_opt.testing.traces import check_steps, small_traces
 
 
 def small_instances() -> list[Instance]:
@@ -107,7 +108,8 @@ def run_suite(
     called in this process.
 
     Compared is the makespan under even dispatch; of a built-in policy that is made for another
-    dispatch the makespan under that, and of one that looks at steps the mean over drawn ones.
+    dispatch the makespan under that. One that looks at steps is given steps, drawn ones and those
+    of small traces, and compared by what it minimizes over them (``Policy.cost``).
 
     Args:
         name: of the policy, or its file.
@@ -121,12 +123,13 @@ def run_suite(
     Raises:
         KeyboardInterrupt: Ctrl-C; a file of gaps that is missing then has those measured.
     """
-    cost, alive = load_policy(name).cost, True
-    instances = [*small_instances(), *full_scale_instances()]
-    if cost.objective != SUM:
-        instances = [with_steps(instance) for instance in instances]
+    alive, instances = True, [*small_instances(), *full_scale_instances()]
     with PolicyRunner(limits) if runner is None else nullcontext(runner) as running:
-        for instance in instances:
+        cost = _cost_of(name, running)
+        small = list[Instance]()
+        if cost.objective != SUM:
+            instances, small = [with_steps(instance) for instance in instances], small_traces()
+        for instance in [*instances, *small]:
             failed = message_of(partial(running.run, name, instance))
             alive = alive and not failed
             yield Finding(f"valid: {instance.source}", failed)
@@ -137,9 +140,15 @@ def run_suite(
     if not alive:
         yield Finding("contracts", "not checked: the policy must first pass the checks above")
         return
-    policy = load_policy(name)
-    for contract, check in CONTRACTS.items():
-        yield Finding(contract, check(policy))
+    yield from check_contracts(load_policy(name))
+
+
+def _cost_of(name: str, runner: PolicyRunner) -> Cost:
+    """What a policy minimizes; of one that cannot be loaded the checks say why."""
+    try:
+        return runner.cost_of(name)
+    except PolicyError:
+        return EVEN_SUM
 
 
 def _quality(
@@ -152,10 +161,15 @@ def _quality(
     baseline: Path | None,
     tolerance: float,
 ) -> Iterator[Finding]:
-    yield Finding("same result in every process", message_of(lambda: _reproduces(name, instances)))
+    same = message_of(lambda: _reproduces(name, instances, cost))
+    yield Finding("same result in every process", same)
     words, judged = cost._asdict(), "" if cost == EVEN_SUM else f" ({cost})"
+    compared = instances
+    if cost.objective != SUM:
+        yield from check_steps(name, cost, runner, gap_below)
+        compared = instances + small_traces()
     if never_worse_than is not None:
-        check = partial(assert_never_worse, name, never_worse_than, on=instances, **words)
+        check = partial(assert_never_worse, name, never_worse_than, on=compared, **words)
         yield Finding(f"never worse than {never_worse_than}{judged}", message_of(check))
     if gap_below is None and baseline is None:
         return
@@ -199,10 +213,12 @@ def _too_large(gaps: dict[str, PolicyGap], limit: float) -> str:
     )
 
 
-def _reproduces(name: str, instances: list[Instance]) -> None:
+def _reproduces(name: str, instances: list[Instance], cost: Cost) -> None:
     with PolicyRunner() as first, PolicyRunner() as second:
         for instance in instances[-3:]:
-            ours, theirs = (measure_makespans(name, instance, runner) for runner in (first, second))
+            ours, theirs = (
+                measure_makespans(name, instance, runner, cost) for runner in (first, second)
+            )
             if (np.abs(ours - theirs) > 1e-9 * ours).any():
                 raise AssertionError(f"{instance.source}: another makespan in another process")
 

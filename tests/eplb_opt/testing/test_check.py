@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from eplb_opt import Instance, Topology
-from eplb_opt.testing import suite
+from eplb_opt.testing import contracts, suite, traces
 from eplb_opt.testing.contracts import CONTRACTS
 from eplb_opt.testing.suite import run_suite
 from heuristics import POLICIES
@@ -31,24 +31,32 @@ def test_every_policy_here_passes(policy: str) -> None:
 def test_a_policy_for_steps_is_judged_by_what_it_minimizes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its contracts are those of all; here the cheapest of them."""
+    """Its contracts are those of all, with steps; here the cheapest of them."""
     machines = (Topology(12, 4), Topology(12, 4, 2, 4))
     few = [
         Instance([[57, 17, 9, 9, 5, 1, 1, 1]], machine, source=f"{machine}") for machine in machines
     ]
     monkeypatch.setattr(suite, "small_instances", lambda: few)
     monkeypatch.setattr(suite, "full_scale_instances", list)
-    monkeypatch.setattr(suite, "CONTRACTS", {name: CONTRACTS[name] for name in ("one rank",)})
-    asked = {"never_worse_than": "deepseek", "gap_below": 0.1, "baseline": tmp_path / "gaps.json"}
+    monkeypatch.setattr(traces, "LAYERS", 1)
+    two = traces.small_traces()[:2]
+    for module in (suite, traces):
+        monkeypatch.setattr(module, "small_traces", lambda: two)
+    monkeypatch.setattr(contracts, "STEP_CONTRACTS", {"one rank": CONTRACTS["one rank"]})
+    asked = {"never_worse_than": "deepseek", "gap_below": 0.5, "baseline": tmp_path / "gaps.json"}
     found = list(run_suite("dispatch-aware:fast", **asked))
     assert [finding for finding in found if finding.message] == []
     judged = " (objective='mean', dispatch='optimal')"
-    assert [finding.check for finding in found][-4:] == [
+    assert [finding.check for finding in found][-7:] == [
+        f"opposite steps placed better than their sum{judged}",
+        f"steps in another order placed as well{judged}",
+        f"small traces beside their optima{judged}",
         f"never worse than deepseek{judged}",
-        f"gap at most 10.0000%{judged}",
+        f"gap at most 50.0000%{judged}",
         f"gaps have not risen{judged}",
-        "one rank",
+        "one rank, of 3 steps",
     ]
+    assert "of 2 layers optimal, 2 optima proven" in found[-5].figure
     assert all("8 drawn steps" in source for source in json.loads(asked["baseline"].read_text()))
 
 
