@@ -22,8 +22,8 @@ def main() -> None:
     start = [i % 24 for i in range(32)]
     rehearse_counts()
     rehearse_sets()
-    dispatch_aware(torch.ones(1, 1, 4), 6, 1, 1, 2, effort="fast")
-    robust(torch.ones(2, 1, 4), 6, 1, 1, 2, effort="fast")
+    for place in (dispatch_aware, robust):
+        place(torch.ones(2, 1, 4), 6, 1, 1, 2, effort="fast")
     fewest_transfers(layer, start, Fraction(int(loads.sum()), 8) * Fraction(11, 10), search=WORK)
 
 

@@ -11,7 +11,12 @@ from eplb_opt.cli.errors import InputError
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import describe, describe_cost, percent, progress_bar, show, table
 from eplb_opt.cli.parameters import cost_options, instance_options
-from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
+from eplb_opt.cli.policy_options import (
+    policies_loaded,
+    policies_option,
+    policy_limits,
+    tell_other_costs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +59,7 @@ def command(
         if not report.interrupted:
             timing.run(runner, instance, repeat)
         keep_results()
+        tell_other_costs(names, runner, instance, cost)
     heading = f"median of {timing.rounds} runs, all layers at once"
     show(
         describe(instance),

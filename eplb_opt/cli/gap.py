@@ -30,7 +30,12 @@ from eplb_opt.cli.parameters import (
     placements_option,
     search_options,
 )
-from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
+from eplb_opt.cli.policy_options import (
+    policies_loaded,
+    policies_option,
+    policy_limits,
+    tell_other_costs,
+)
 
 if TYPE_CHECKING:
     from eplb_opt.gap import GapReport, PolicyGap
@@ -98,6 +103,7 @@ def command(
             **search,
         )
         keep_results()
+        tell_other_costs(policies, runner, instance, cost)
     _output(report, placements, json_target, windows)
     if report.interrupted:
         return report_interrupt(_progress(report))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eplb_opt.policies.dispatchers import DispatcherRunner
     from eplb_opt.policies.process import Limits
     from eplb_opt.policies.runner import PolicyRunner
+    from eplb_opt.problem.objective import Cost
 
 
 def policies_option(
@@ -69,6 +70,44 @@ def policies_loaded(
                 hint = "; for a dispatcher, add --dispatcher" * or_dispatcher
                 raise _not_loaded("policy", policy, error, hint) from error
         yield runner
+
+
+def tell_other_costs(
+    policies: Iterable[str], runner: PolicyRunner, instance: Instance, asked: Cost
+) -> None:
+    """A line on stderr for each policy that is ranked by another cost than it is made for."""
+    from eplb_opt.problem.objective import SUM, Dispatch
+
+    steps = 1 if instance.trace is None else len(instance.trace)
+    for policy, made in _costs(policies, runner):
+        options = []
+        if made.objective != SUM and asked.objective == SUM and steps > 1:
+            options.append(f"--objective {made.objective}")
+        if made.dispatch == Dispatch.OPTIMAL != asked.dispatch:
+            options.append(f"--dispatch {made.dispatch}")
+        if options:
+            said = f"is made for another cost than it is ranked by: give {' '.join(options)}"
+            click.echo(f"eplb-opt: {policy} {said}", err=True)
+    if steps == 1:
+        tell_single_step(policies, runner, f"{instance.source} holds one")
+
+
+def tell_single_step(policies: Iterable[str], runner: PolicyRunner, why: str) -> None:
+    """A line on stderr for each policy that is made for several steps and was given one."""
+    from eplb_opt.problem.objective import SUM
+
+    for policy, made in _costs(policies, runner):
+        if made.objective != SUM:
+            click.echo(f"eplb-opt: {policy} is made for several steps, and {why}", err=True)
+
+
+def _costs(policies: Iterable[str], runner: PolicyRunner) -> Iterator[tuple[str, Cost]]:
+    """What each policy minimizes; one that fails now is left out, for the table says why."""
+    from eplb_opt.policies.names import PolicyError
+
+    for policy in dict.fromkeys(policies):
+        with suppress(PolicyError):
+            yield policy, runner.cost_of(policy)
 
 
 @contextmanager

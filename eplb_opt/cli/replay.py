@@ -11,7 +11,12 @@ from eplb_opt.cli.files import readable
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import percent, progress_bar, show, table, write_json
 from eplb_opt.cli.parameters import Finite, instance_options, json_option
-from eplb_opt.cli.policy_options import policies_loaded, policies_option, policy_limits
+from eplb_opt.cli.policy_options import (
+    policies_loaded,
+    policies_option,
+    policy_limits,
+    tell_single_step,
+)
 
 if TYPE_CHECKING:
     from eplb_opt.policies.process import Limits
@@ -140,6 +145,7 @@ def command(
                 **scenario,
             )
             keep_results()
+        tell_single_step(policies, runner, "replay gives the sum of a window, as vLLM does")
     if json_target is not None:
         from eplb_opt import documents
 

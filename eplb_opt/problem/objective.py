@@ -94,7 +94,8 @@ class Objective:
         if self.name != "sum" and instance.trace is None:
             raise ValueError(
                 f"objective={str(self)!r}: {instance.source} holds [layers, experts], and steps "
-                "are needed: give a trace [steps, layers, experts], or objective 'sum'"
+                "are needed: give a trace [steps, layers, experts], draw one around these loads "
+                "(heuristics.steps.draw_steps), or objective 'sum'"
             )
 
     def steps_of(self, layer: Layer) -> list[Layer]:

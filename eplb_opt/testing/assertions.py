@@ -64,30 +64,50 @@ def assert_valid(placement: Placement | ArrayLike, instance: Instance) -> None:
         raise AssertionError(shown + more)
 
 
+def judged_by(
+    policy: AnyPolicy,
+    instance: Instance,
+    objective: Objective | str | None,
+    dispatch: Dispatch | str | None,
+    runner: PolicyRunner,
+) -> Cost:
+    """The words given, else what the policy minimizes: of an instance without steps their sum.
+
+    Raises:
+        ValueError: there is no such word, or the instance has no steps for an objective given.
+    """
+    made = runner.cost_of(policy)
+    if objective is None:
+        objective = SUM if instance.trace is None else made.objective
+    cost = Cost.of(objective, made.dispatch if dispatch is None else dispatch)
+    cost.objective.check_steps(instance)
+    return cost
+
+
 def assert_gap_below(
     policy: AnyPolicy,
     instance: Instance,
     limit: float,
     *,
-    objective: Objective | str = SUM,
-    dispatch: Dispatch | str = Dispatch.EVEN,
+    objective: Objective | str | None = None,
+    dispatch: Dispatch | str | None = None,
     time_limit: float | None = None,
 ) -> None:
     """In every layer ``(makespan - bound) / bound <= limit``.
 
     The bound is proven: the closed form, and where that does not do, up to ``time_limit`` seconds
     of exact search a layer (None: 10 s for up to 24 slots, no search for more). ``objective`` and
-    ``dispatch`` are those of :func:`eplb_opt.gap.measure_gap`.
+    ``dispatch`` are those of :func:`eplb_opt.gap.measure_gap`; None: what the policy minimizes.
 
     Raises:
         AssertionError: names the layer, its gap and what is proven.
     """
-    cost = Cost.of(objective, dispatch)
-    cost.objective.check_steps(instance)
+    with PolicyRunner() as runner:
+        cost = judged_by(policy, instance, objective, dispatch, runner)
+        placement = place(policy, instance, runner)
     if time_limit is None:
         small = instance.topology.num_physical_experts <= SMALL_SLOTS
         time_limit = SMALL_TIME_LIMIT if small else 0.0
-    placement = place(policy, instance)
     for layer, row in zip(instance.layers(), placement.phy2log.tolist(), strict=True):
         if not layer.has_load:
             continue
@@ -129,20 +149,20 @@ def assert_never_worse(
     *,
     on: Instance | Sequence[Instance],
     tolerance: float = FLOAT_TOLERANCE,
-    objective: Objective | str = SUM,
-    dispatch: Dispatch | str = Dispatch.EVEN,
+    objective: Objective | str | None = None,
+    dispatch: Dispatch | str | None = None,
 ) -> None:
     """In no layer of any instance a larger makespan than the other policy, up to ``tolerance``.
 
-    ``objective`` and ``dispatch`` are those of :func:`eplb_opt.gap.measure_gap`.
+    ``objective`` and ``dispatch`` are those of :func:`eplb_opt.gap.measure_gap`; None: what
+    ``policy`` minimizes, for one that takes steps the mean of their makespans or what it says.
 
     Raises:
         AssertionError: names the instance, the layer and both makespans.
     """
-    cost = Cost.of(objective, dispatch)
     with PolicyRunner() as runner:  # one process for each file, on all instances
         for instance in [on] if isinstance(on, Instance) else on:
-            cost.objective.check_steps(instance)
+            cost = judged_by(policy, instance, objective, dispatch, runner)
             ours, theirs = (measure_makespans(p, instance, runner, cost) for p in (policy, than))
             worse = ours > theirs * (1 + tolerance)
             if worse.any():

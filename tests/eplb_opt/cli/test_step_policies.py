@@ -1,4 +1,4 @@
-"""``dispatch-aware`` from the command line: from a trace to the file that SGLang serves."""
+"""Policies for steps from the command line: from a trace to the file that SGLang serves."""
 
 from __future__ import annotations
 
@@ -48,6 +48,25 @@ def test_replay_gives_it_the_window_and_the_placement_until_now(trace: Path) -> 
     assert result.returncode == 0, result.stderr
     (replayed,) = json.loads(result.stdout)["policies"]
     assert [interval["message"] for interval in replayed["intervals"]] == [""] * 4
+
+
+def test_a_policy_ranked_by_another_cost_is_told(trace: Path, tmp_path: Path) -> None:
+    """It was said by nothing: a policy for steps looked worse than those for their sum."""
+    asked = ("--time-limit", 0, "--policy", "robust:fast:worst", "--policy", "deepseek")
+    told = "is made for another cost than it is ranked by: give"
+    by_sum = eplb_opt("gap", trace, *MACHINE, *asked, "--json", "-")
+    assert by_sum.stderr.count("is made for") == 1
+    assert f"robust:fast:worst {told} --objective worst" in by_sum.stderr
+    json.loads(by_sum.stdout)
+    by_mean = eplb_opt("gap", trace, *MACHINE, *asked, "--objective", "mean")
+    assert "is made for" not in by_mean.stderr
+    timed = eplb_opt("bench", trace, *MACHINE, "--policy", "lplb-graph:ring", "--repeat", 1)
+    assert f"lplb-graph:ring {told} --dispatch optimal" in timed.stderr
+    np.save(tmp_path / "loads.npy", STEPS.sum(0))
+    single = eplb_opt("gap", tmp_path / "loads.npy", *MACHINE, *asked)
+    assert "robust:fast:worst is made for several steps, and " in single.stderr
+    replayed = eplb_opt("replay", trace, *MACHINE, "--policy", "robust:fast", "--interval", 6)
+    assert "robust:fast is made for several steps, and replay gives the sum" in replayed.stderr
 
 
 def test_the_list_names_it() -> None:

@@ -65,6 +65,16 @@ def test_comparisons_over_steps_under_a_dispatcher() -> None:
         assert_never_worse("refined", on=SMALL, **served)
 
 
+def test_a_policy_is_judged_by_what_it_minimizes() -> None:
+    """It was by the sum of the steps, on which no policy for steps is best."""
+    steps = Instance([[[8, 1, 5, 2]], [[1, 8, 4, 5]], [[8, 1, 5, 2]]], Topology(4, 2))
+    assert_never_worse("robust", "refined", on=steps)
+    assert_gap_below("robust", steps, 0)
+    with pytest.raises(AssertionError, match="worse than the"):
+        assert_never_worse("robust", "refined", on=steps, objective="sum")
+    assert_never_worse("robust", "refined", on=Instance(steps.loads, steps.topology))
+
+
 def test_drop_in() -> None:
     assert_drop_in("refined")
     assert_drop_in(broken_policies.deepseek)
