@@ -15,8 +15,8 @@ All take loads [T, L, E] and the sizes of a policy, and return [L, P]. Written f
   proportion to mean + z sigma in four classes of experts with the totals of classes searched within
   8, placed by LPT with mean + z sigma of the rank.
 
-What may differ from FlashLB: it keeps state between calls, skips layers that are balanced, adds a
-load of 1 to every expert, and writes the result so that experts stay; the first form also tries a
+What may differ from FlashLB: it keeps state between calls, skips layers that are balanced, and
+writes the result so that experts stay; the first form also tries a
 second way to count, and a form between the two with swaps of its own is not public any more. A
 replica that finds no rank without its expert is put where there is room. More than 16 stages (64
 for ``flashlb-risk``) are joined, runs of neighbours summed.
@@ -271,7 +271,7 @@ def place_by_maxima(loads: Floats, counts: Ints, num_ranks: int) -> Ints:
 def flash_stages(loads: Tensor, slots: int, _groups: int, _nodes: int, ranks: int) -> Tensor:
     placed = []
     for layer in loads.double().unbind(1):
-        stages = join(layer.numpy(), 16)
+        stages = join(layer.numpy(), 16) + 1
         placed.append(place_by_maxima(stages, count_by_maxima(stages, slots), ranks))
     return torch.from_numpy(np.stack(placed))
 
@@ -343,7 +343,7 @@ def risk_layer(loads: Floats, slots: int, ranks: int, depth: int = 4, width: int
 
 
 def flash_risk(loads: Tensor, slots: int, _groups: int, _nodes: int, ranks: int) -> Tensor:
-    layers = [join(layer.numpy(), 64) for layer in loads.double().unbind(1)]
+    layers = [join(layer.numpy(), 64) + 1 for layer in loads.double().unbind(1)]
     return torch.from_numpy(np.stack([risk_layer(layer, slots, ranks) for layer in layers]))
 
 
