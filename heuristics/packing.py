@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from heuristics import loops
 from heuristics.arrays import native
 from heuristics.replication import replica_loads
 
@@ -39,14 +40,16 @@ def lpt(loads: Tensor, num_packs: int) -> Tensor:
     if capacity == 1:
         return torch.arange(items, device=loads.device).repeat(rows, 1)
     heaviest_first = torch.sort(loads, dim=1, descending=True, stable=True)
-    slot = _assign_slots(heaviest_first.values, num_packs, capacity)
+    slot = _assign_slots(heaviest_first.values, num_packs)
     return torch.empty_like(slot).scatter_(1, slot, heaviest_first.indices)
 
 
-def _assign_slots(loads: Tensor, num_packs: int, capacity: int) -> Tensor:
+def _assign_slots(loads: Tensor, num_packs: int) -> Tensor:
     """The slot of each item [B, P], items in the order in which they are placed."""
+    if loops.run_on(loads):
+        return loops.assign_slots(loads, num_packs)
     rows, items = loads.shape
-    device = loads.device
+    capacity, device = items // num_packs, loads.device
     slots = torch.empty(items, rows, dtype=torch.int64, device=device)
     first = torch.arange(0, items, capacity, device=device).repeat(rows)
     closing = torch.zeros(items, dtype=loads.dtype, device=device)

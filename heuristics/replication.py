@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from heuristics import loops
 from heuristics.arrays import native
 
 
@@ -18,6 +19,8 @@ def greedy_replicas(loads: Tensor, num_slots: int) -> Tensor:
     """The expert of each replica [B, P] under :func:`greedy_counts`: every expert once in order,
     then the further replicas in the order in which greedy hands them out.
     """
+    if loops.run_on(loads):
+        return loops.greedy_replicas(loads, num_slots)
     rows, experts = loads.shape
     labels = torch.arange(num_slots, device=loads.device).repeat(rows, 1)
     one_more = native(torch.ones_like(loads))

@@ -35,6 +35,29 @@ NO_KERNEL = {"detach", "empty", "empty_like", "new_empty", "empty_strided", "new
 NO_KERNEL |= {"lift_fresh", "_unsafe_view", "_reshape_alias", "resolve_conj", "resolve_neg"}
 
 
+def name_of(func: Any) -> str:
+    """Of an operation, the same in place."""
+    return str(func._schema.name).removeprefix("aten::").removesuffix("_")
+
+
+def starts_kernel(func: Any) -> bool:
+    """Whether an operation starts a kernel or several: it is no view and no allocation."""
+    return not (func.is_view or name_of(func) in NO_KERNEL)
+
+
+def why_it_waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """What the host waits for in an operation on tensors of a device; None if it does not."""
+    name = name_of(func)
+    if name == "repeat_interleave" and kwargs.get("output_size") is not None:
+        return None
+    if name in {"index", "index_put", "_index_put_impl"}:
+        if any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in args[1]):
+            return "a mask, a size that the device knows"
+        if name != "index" and args[2].ndim == 0:
+            return "a number assigned, which is copied to the device"
+    return WAITING.get(name)
+
+
 class Operations(TorchDispatchMode):
     """Counts operations that start a kernel or several, by name; those that wait are errors."""
 
@@ -50,16 +73,12 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name = func._schema.name.removeprefix("aten::").removesuffix("_")
-        if name in WAITING:
-            raise AssertionError(f"{name} waits for the device: {WAITING[name]}")
-        if name in {"index", "index_put", "_index_put_impl"}:
-            for index in args[1]:
-                if index is not None and index.dtype in {torch.bool, torch.uint8}:
-                    raise AssertionError(f"{name} by a mask waits for the device: a size")
-        if not (func.is_view or name in NO_KERNEL):
-            self.counts[name] += 1
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if why := why_it_waits(func, args, kwargs):
+            raise AssertionError(f"{name_of(func)} waits for the device: {why}")
+        if starts_kernel(func):
+            self.counts[name_of(func)] += 1
+        return func(*args, **kwargs)
 
 
 def log2phy_of(phy2log: Tensor, num_experts: int) -> Tensor:

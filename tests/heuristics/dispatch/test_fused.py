@@ -1,8 +1,6 @@
 """The kernel, in Triton's interpreter on a CPU, against the tensor operations."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from heuristics.dispatch import shares, whole
 from heuristics.dispatch.fused import Plan, shares_and_tokens
 from heuristics.dispatch.slots import expert_loads, rank_loads
 from heuristics.engines import sglang_dispatch as sglang
-from tests.heuristics.dispatch import interpreted
+from tests.heuristics import interpreted
 
 has_triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
 
@@ -41,10 +39,7 @@ def check(found: tuple[Tensor, Tensor], loads: Tensor, place: tuple) -> None:
 
 
 @has_triton
-def test_the_kernel_gives_what_tensor_operations_give(tmp_path: Path):
-    file = tmp_path / "found.pt"
-    subprocess.run([sys.executable, "-m", interpreted.__name__, str(file)], check=True)
-    found = torch.load(file)
+def test_the_kernel_gives_what_tensor_operations_give(found: dict):
     for name in interpreted.CASES:
         loads, *place = interpreted.case(name)
         check(found[name], loads, place)

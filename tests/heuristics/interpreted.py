@@ -1,4 +1,4 @@
-"""``python interpreted.py FILE``: what the kernel gives for CASES, in Triton's interpreter.
+"""``python interpreted.py FILE``: what the kernels give for CASES and ROWS, interpreted by Triton.
 
 A process of its own: TRITON_INTERPRET counts only if it is set before Triton is imported.
 """
@@ -17,6 +17,13 @@ CASES = {  # T, L, E, P, G
     "one rank": (1, 1, 4, 6, 1),
     "no steps": (0, 2, 8, 12, 4),
 }
+ROWS = [  # B, E, P, G
+    (2, 8, 12, 4),
+    (1, 7, 15, 3),
+    (1, 14, 16, 8),
+    (1, 6, 6, 3),
+    (0, 4, 6, 2),
+]
 SWEEPS = 2  # fewer than the default, for time
 
 
@@ -35,17 +42,37 @@ def case(name: str) -> tuple[torch.Tensor, torch.Tensor, int]:
     return loads, phy2log.gather(1, order), ranks
 
 
+def row_loads(rows: tuple[int, int, int, int], dtype: torch.dtype) -> torch.Tensor:
+    """Loads [2 B, E]: half of them drawn, half of them one of four numbers, with many ties."""
+    rng = torch.Generator().manual_seed(sum(rows))
+    drawn = 100 * torch.rand(rows[:2], generator=rng, dtype=torch.float64)
+    return torch.cat([drawn, torch.randint(4, rows[:2], generator=rng)]).to(dtype)
+
+
+def run_loops(loads: torch.Tensor, rows: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The expert of each replica, and the slot of each replica, heaviest first."""
+    from heuristics import loops
+    from heuristics.replication import replica_loads
+
+    replicas = loops.greedy_replicas(loads, rows[2])
+    items = replica_loads(loads, replicas).sort(stable=True, dim=1, descending=True).values
+    return replicas, loops.assign_slots(items, rows[3])
+
+
 def main(file: str) -> None:
     from heuristics.dispatch.fused import Plan, shares_and_tokens
     from heuristics.engines.sglang_dispatch import by_kernel
 
-    found = {}
+    found: dict[object, object] = {}
     for name in CASES:
         loads, phy2log, ranks = case(name)
         plan = Plan.of(phy2log, loads.shape[-1], ranks)
         found[name] = shares_and_tokens(loads, plan, sweeps=SWEEPS)
     loads, phy2log, ranks = case("three ranks")
     found["one layer"] = by_kernel(loads[0, 0].float(), phy2log[0], ranks)
+    for rows in ROWS:
+        for dtype in (torch.float32, torch.float64):
+            found[str((rows, dtype))] = run_loops(row_loads(rows, dtype), rows)
     torch.save(found, file)
 
 
