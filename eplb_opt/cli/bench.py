@@ -59,7 +59,7 @@ def command(
         if not report.interrupted:
             timing.run(runner, instance, repeat)
         keep_results()
-        tell_other_costs(names, runner, instance, cost)
+        tell_other_costs(names, runner, cost, instance)
     heading = f"median of {timing.rounds} runs, all layers at once"
     show(
         describe(instance),

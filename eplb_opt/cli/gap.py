@@ -103,7 +103,7 @@ def command(
             **search,
         )
         keep_results()
-        tell_other_costs(policies, runner, instance, cost)
+        tell_other_costs(policies, runner, cost, instance, served)
     _output(report, placements, json_target, windows)
     if report.interrupted:
         return report_interrupt(_progress(report))
@@ -131,7 +131,8 @@ def _placed_and_served(
                     f"--serve-on {other}: it has {loads.shape[-1]} experts a layer, but "
                     f"{instance.source} has {experts}: serve loads of the same model"
                 )
-            served = replace(instance, loads=loads, source=other)
+            normalize = instance.normalize_steps and loads.ndim == 3
+            served = replace(instance, loads=loads, source=other, normalize_steps=normalize)
             layers = click.get_current_context().params["layers"]
             served = served if layers is None else served.select(layers)
             objective.check_steps(served)

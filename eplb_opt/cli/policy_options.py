@@ -73,23 +73,37 @@ def policies_loaded(
 
 
 def tell_other_costs(
-    policies: Iterable[str], runner: PolicyRunner, instance: Instance, asked: Cost
+    policies: Iterable[str],
+    runner: PolicyRunner,
+    asked: Cost,
+    seen: Instance,
+    served: Instance | None = None,
 ) -> None:
-    """A line on stderr for each policy that is ranked by another cost than it is made for."""
+    """A line on stderr for each policy that is ranked by another cost than it is made for.
+
+    Args:
+        policies: their names.
+        runner: which has run them.
+        asked: by which they are ranked.
+        seen: what they placed.
+        served: what the placements are measured on, if that is something else.
+    """
     from eplb_opt.problem.objective import SUM, Dispatch
 
-    steps = 1 if instance.trace is None else len(instance.trace)
+    placed, measured = (
+        1 if instance.trace is None else len(instance.trace) for instance in (seen, served or seen)
+    )
     for policy, made in _costs(policies, runner):
         options = []
-        if made.objective != SUM and asked.objective == SUM and steps > 1:
+        if made.objective != SUM and asked.objective == SUM and measured > 1:
             options.append(f"--objective {made.objective}")
         if made.dispatch == Dispatch.OPTIMAL != asked.dispatch:
             options.append(f"--dispatch {made.dispatch}")
         if options:
             said = f"is made for another cost than it is ranked by: give {' '.join(options)}"
             click.echo(f"eplb-opt: {policy} {said}", err=True)
-    if steps == 1:
-        tell_single_step(policies, runner, f"{instance.source} holds one")
+    if placed == 1:
+        tell_single_step(policies, runner, f"{seen.source} holds one")
 
 
 def tell_single_step(policies: Iterable[str], runner: PolicyRunner, why: str) -> None:
