@@ -192,6 +192,9 @@ the words that may follow their name.
 KEEPING_NAMES = ", ".join(FORMS.values()) + " (N transfers a layer)"
 """How a message says what words may follow a name."""
 
+MOST_TRANSFERS = 2**31
+"""A budget above all slots is none; tensors of integers hold no numbers of any size."""
+
 _KINDS = ("fast|thorough", "worst|cvar:[^:]*", f"{RELABEL}|[0-9]+")
 _WORDS = re.compile("".join(f"(?::({kind}))?" for kind in _KINDS))
 """What may follow a name: an effort, an objective, what is kept."""
@@ -218,7 +221,8 @@ def _read_words(policy_name: str) -> NamedPolicy:
         idea = f"{name}, written so that experts stay where they are"
         return replace(policy, idea=idea, change=change)
     idea = f"{name}, with at most {kept} transfers a layer"
-    return replace(policy, idea=idea, change=partial(change, move_budget=int(kept)))
+    budget = min(int(kept), MOST_TRANSFERS)
+    return replace(policy, idea=idea, change=partial(change, move_budget=budget))
 
 
 def _hint(base: str, words: str) -> str:

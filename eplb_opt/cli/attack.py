@@ -13,7 +13,12 @@ from eplb_opt.cli.files import not_written, policy_files, writable
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import progress_bar, write_json
 from eplb_opt.cli.parameters import SEED, Finite, TopologyOptions, topology_options
-from eplb_opt.cli.policy_options import dispatcher_option, policies_loaded, policy_limits
+from eplb_opt.cli.policy_options import (
+    dispatcher_option,
+    policies_loaded,
+    policy_limits,
+    tell_single_step,
+)
 
 if TYPE_CHECKING:
     from eplb_opt.policies.process import Limits
@@ -114,6 +119,7 @@ def _hunt(policy: str, shape: Instance, limits: Limits, **options: Any) -> Attac
         experts, machine, rule = shape.num_logical_experts, shape.topology, str(shape.rule)
         found = hunt(policy, experts, machine, rule=rule, runner=runner, progress=tell, **options)
         keep_results()
+        tell_single_step([policy], runner, "attack gives it one")
     return found
 
 

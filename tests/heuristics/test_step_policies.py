@@ -86,6 +86,14 @@ def test_words_that_say_nothing_are_named(name: str, message: str) -> None:
         placer(name)
 
 
+@pytest.mark.parametrize("base", ["refined", "robust:fast", "dispatch-aware:fast"])
+def test_a_budget_of_any_size_is_one(base: str) -> None:
+    """It was an overflow in a comparison of tensors."""
+    old = torch.arange(12).remainder(8).repeat(2, 1)
+    placed = placer(f"{base}:{10**20}")(STEPS, *SIZES, old)
+    assert torch.equal(placed, placer(f"{base}:12")(STEPS, *SIZES, old))
+
+
 def test_unknown_policies_are_told_what_there_is() -> None:
     with pytest.raises(UnknownPolicyError, match=r"robust\[:fast.* \(N transfers a layer\)"):
         placer("robust_fast")
