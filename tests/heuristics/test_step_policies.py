@@ -23,7 +23,8 @@ def test_only_those_for_steps_see_them() -> None:
     assert [name for name, policy in NAMED.items() if policy.takes_steps] == list(STEP_POLICIES)
     assert not set(STEP_POLICIES) & set(POLICIES)  # nothing runs a search that nobody asked for
     for name, policy in {"dispatch-aware": dispatch_aware, "robust": robust}.items():
-        assert torch.equal(placer(name)(STEPS, *SIZES), policy(STEPS, *SIZES))
+        placed = placer(f"{name}:fast")(STEPS, *SIZES)
+        assert torch.equal(placed, policy(STEPS, *SIZES, effort="fast"))
     for name in (*POLICIES, "refined:4", "greedy + snake"):
         policy = placer(name)
         assert torch.equal(policy(STEPS, *SIZES), policy(STEPS.sum(0), *SIZES))
