@@ -80,12 +80,13 @@ def robust(
         raise ValueError(f"move_budget={move_budget} must not be negative, and needs old")
     sizes = num_replicas, num_groups, num_nodes, num_gpus
     total = sum_over_steps(weight) if weight.ndim == 3 else weight
+    of_sum = "default" if effort == "fast" else effort  # never above what engines run
     if weight.ndim == 2 or len(weight) == 1:
-        return refined(total, *sizes, effort=effort, seed=seed, old=old, move_budget=move_budget)
+        return refined(total, *sizes, effort=of_sum, seed=seed, old=old, move_budget=move_budget)
     shape = Shape.resolve(total, *sizes)
     if old is not None:
         old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, total)
-    placed = _starts(weight, total, shape, effort, seed)
+    placed = _starts(weight, total, shape, of_sum, seed)
     if old is not None:
         placed = write_beside(placed, old, shape, weight.shape[2], move_budget)
     search = partial(
