@@ -33,7 +33,7 @@ def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like
         raise kind(f"old of shape {tuple(old.shape)} is not {(layers, num_slots)}")
     if old.is_floating_point() or old.is_complex() or old.dtype == torch.bool:
         raise ArgumentError(f"old must hold the experts as integers, not {old.dtype}")
-    old = old.to(like.device, torch.int64)
+    old = old.to("cpu", torch.int64)  # one copy, in place of one for each check
     low, high = int(old.min()), int(old.max())
     if low < 0 or high >= experts:
         kind = NoStartError if low == -1 and high < experts else ArgumentError
@@ -49,7 +49,7 @@ def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like
     missing = (~on_node.any(1)).nonzero().tolist()
     if missing:
         raise ArgumentError(f"old has no slot for expert {missing[0][1]} in layer {missing[0][0]}")
-    return old
+    return old.to(like.device)
 
 
 def count_on_ranks(phy2log: Tensor, num_ranks: int, num_experts: int) -> Tensor:
@@ -99,17 +99,18 @@ def match_columns(value: Tensor) -> Tensor:
     rows, n = value.shape[:2]
     left, column = value.clone(), torch.zeros(rows, n, dtype=torch.int64, device=value.device)
     row = torch.arange(rows, device=value.device)
+    taken = value.new_full((1,), -torch.inf)  # CUDA would copy a number assigned to an index
     for _ in range(n):
         best = left.flatten(1).argmax(1)
         column[row, best // n] = best % n
-        left[row, best // n, :] = -torch.inf
-        left[row, :, best % n] = -torch.inf
+        left[row, best // n, :] = taken
+        left[row, :, best % n] = taken
     for _ in range(2 * n):
         mixed = value.gather(2, column[:, None, :].expand(-1, n, -1))  # row i with j's column
         own = mixed.diagonal(dim1=1, dim2=2)
         gain = mixed + mixed.transpose(1, 2) - own[:, :, None] - own[:, None, :]
         most, pair = gain.flatten(1).max(1)
-        if not bool((most > 0).any()):
+        if most.device.type == "cpu" and not bool((most > 0).any()):
             break
         i, j = (torch.where(most > 0, x, 0)[:, None] for x in (pair // n, pair % n))
         first, second = column.gather(1, i), column.gather(1, j)

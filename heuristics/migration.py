@@ -61,7 +61,7 @@ class Migration:
 @dataclass(frozen=True)
 class _Task:
     """What does not change on the way: loads [B, E] float64, old [B, P], what ranks held and may
-    hold [B, G, E] bool, and the rank of each slot [P].
+    hold [B, G, E] bool, the mean rank load [B], and the n budgets, [B, n].
     """
 
     loads: Tensor
@@ -69,6 +69,7 @@ class _Task:
     before: Tensor
     allowed: Tensor
     floor: Tensor
+    budgets: Tensor
 
     @property
     def num_ranks(self) -> int:
@@ -134,8 +135,9 @@ def migrate(
         A placement for each budget; no makespan is above that of ``old`` or of a smaller budget. A
         heuristic.
     """
-    task = _set_up(loads.double(), old, num_ranks, num_nodes)
-    found = _start(task, tuple(sorted(set(budgets))))
+    budgets = tuple(sorted(set(budgets)))
+    task = _set_up(loads.double(), old, num_ranks, num_nodes, budgets)
+    found = _start(task, budgets)
     found = _run_pass(task, found, found.budgets[-1], None)
     for budget in found.budgets[-1:] if second_passes is None else second_passes:
         reached = found.makespan[:, found.budgets.index(budget)]
@@ -144,7 +146,9 @@ def migrate(
     return replace(found, phy2log=torch.stack(kept, 1))
 
 
-def _set_up(loads: Tensor, old: Tensor, num_ranks: int, num_nodes: int) -> _Task:
+def _set_up(
+    loads: Tensor, old: Tensor, num_ranks: int, num_nodes: int, budgets: tuple[int, ...]
+) -> _Task:
     rows, experts = loads.shape
     before = count_on_ranks(old, num_ranks, experts) > 0
     node = before.view(rows, num_nodes, -1, experts).any(2)
@@ -153,7 +157,8 @@ def _set_up(loads: Tensor, old: Tensor, num_ranks: int, num_nodes: int) -> _Task
     allowed = node.repeat_interleave(num_ranks // num_nodes, 1)
     load = (loads[:, None] * node).sum(2) * (num_nodes / num_ranks)
     floor = load.amax(1).clamp(min=torch.finfo(torch.float64).tiny * 2**60)
-    return _Task(loads, old, before, allowed, floor)
+    limits = torch.tensor(budgets, device=old.device).repeat(rows, 1)
+    return _Task(loads, old, before, allowed, floor, limits)
 
 
 def _start(task: _Task, budgets: tuple[int, ...]) -> Migration:
@@ -163,28 +168,32 @@ def _start(task: _Task, budgets: tuple[int, ...]) -> Migration:
 
 
 def _run_pass(task: _Task, found: Migration, budget: int, target: Tensor | None) -> Migration:
-    """Change after change from the old placement; rows that have come to their end drop out."""
+    """Change after change from the old placement.
+
+    On a CPU rows that have come to their end drop out. Elsewhere they stay, unchanged, and all
+    changes are tried: the host would have to wait for which rows go on.
+    """
     rows = torch.arange(len(task.old), device=task.old.device)
     placed, used = task.old, torch.zeros_like(rows)
     for _ in range(CHANGES_PER_TRANSFER * budget + MORE_CHANGES):
         state = _State.of(task, placed, target)
-        found = _note(found, rows, state, used)
+        found = _note(found, rows, state, used, task.budgets)
         change = _find_change(task, state, budget - used)
-        goes = torch.nonzero(change.score > -torch.inf)[:, 0]
-        if len(goes) == 0:
-            break
-        placed = placed.scatter(1, change.slot[:, None], change.expert[:, None])
-        placed = placed.scatter(1, change.other[:, None], change.returned[:, None])[goes]
-        used = (used + change.transfers)[goes]
-        if len(goes) < len(rows):
-            rows, task = rows[goes], task.rows(goes)
+        goes = change.score > -torch.inf
+        changed = placed.scatter(1, change.slot[:, None], change.expert[:, None])
+        changed = changed.scatter(1, change.other[:, None], change.returned[:, None])
+        placed = torch.where(goes[:, None], changed, placed)
+        used = used + torch.where(goes, change.transfers, 0)
+        if goes.device.type == "cpu" and not bool(goes.all()):
+            rows, placed, used, task = rows[goes], placed[goes], used[goes], task.rows(goes)
             target = None if target is None else target[goes]
+            if len(rows) == 0:
+                break
     return found
 
 
-def _note(found: Migration, rows: Tensor, state: _State, used: Tensor) -> Migration:
+def _note(found: Migration, rows: Tensor, state: _State, used: Tensor, limits: Tensor) -> Migration:
     """``found`` with the placements of some rows, where they fit a budget and are better."""
-    limits = torch.tensor(found.budgets, device=used.device)
     best, placed = found.makespan[rows], found.phy2log[rows]
     better = (used[:, None] <= limits) & (state.makespan[:, None] < best * (1 - GAIN))
     best = torch.where(better, state.makespan[:, None], best)
