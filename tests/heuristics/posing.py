@@ -26,9 +26,15 @@ DEVICE = torch.device("meta:1")
 
 
 class Posing(Tensor):
-    """A tensor of the device; ``held`` are its values, on the CPU."""
+    """A tensor of the device.
+
+    Attributes:
+        held: its values, on the CPU.
+        is_number: it is a number of the host; where that is assigned to an index, CUDA copies it.
+    """
 
     held: Tensor
+    is_number: bool = False
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -86,6 +92,10 @@ class Device(TorchDispatchMode):
         found = func(*args, **kwargs)
         if not here:
             return found
+        if name_of(func) == "scalar_tensor":
+            number = Posing(found)
+            number.is_number = True
+            return number
         return tree_map_only(Tensor, lambda x: ours[id(x)] if id(x) in ours else Posing(x), found)
 
     def _count(
@@ -97,7 +107,7 @@ class Device(TorchDispatchMode):
                 assert all(x.ndim == 0 for x in elsewhere), f"{name} of tensors on two devices"
             else:
                 self.copies[name] += 1
-        elif why_it_waits(func, args, kwargs):
+        elif why_it_waits(func, args, kwargs) or (name == "index_put" and args[2].is_number):
             self.copies[name] += 1
         if starts_kernel(func):
             self.kernels[name] += 1

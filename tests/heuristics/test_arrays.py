@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from heuristics.arrays import MASK, STEP, uniform
+from tests.heuristics.posing import on_device
 
 
 def split_mix(state: int) -> int:
@@ -38,5 +39,7 @@ def test_random_numbers_are_even_and_those_of_neighbouring_seeds_independent(dty
     assert (filled * 64 - 1).abs().max() < 5 * (64 / x.numel()) ** 0.5
 
 
-def test_no_random_number_is_made_on_the_host():
-    assert uniform((2, 3), (1,), torch.empty(0, device="meta")).device.type == "meta"
+def test_random_numbers_are_made_on_the_device_and_the_same_there():
+    found, device = on_device(lambda x: uniform((2, 3), (1, 4), x), torch.empty(0))
+    assert not device.copies
+    assert torch.equal(found, uniform((2, 3), (1, 4), torch.empty(0)))

@@ -9,20 +9,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from heuristics import POLICIES, rebalance_experts
+from heuristics import POLICIES, migration, rebalance_experts
+from heuristics.migration import migrate
 from heuristics.policies import deepseek
 from heuristics.refined import refined
 from tests.heuristics.loads import lognormal
 from tests.heuristics.posing import on_device
 
-SIZES = [(20, 1, 1, 4), (24, 8, 4, 8), (32, 1, 1, 4)]
+SIZES = [(20, 1, 1, 4), (24, 8, 4, 8)]
 
 
-def check(place: Callable[..., object], loads: Tensor, **given: bool) -> int:
+def check(
+    place: Callable[..., object], *tensors: Tensor, copies: int = 0, triton: bool = True
+) -> int:
     """How many kernels it takes."""
-    found, device = on_device(place, loads, **given)
-    assert not device.copies
-    torch.testing.assert_close(found, place(loads), rtol=0, atol=0)
+    found, device = on_device(place, *tensors, triton=triton)
+    assert device.copies.total() == copies, device.copies
+    torch.testing.assert_close(found, place(*tensors), rtol=0, atol=0)
     return device.kernels.total()
 
 
@@ -42,6 +45,14 @@ def test_a_device_without_triton_takes_the_loops_of_tensor_operations():
 def test_few_kernels_and_no_copy_at_full_size(place, most):
     kernels = check(lambda x: place(x, 288, 1, 1, 32), lognormal(9, 256, sigma=1.2, seed=3))
     assert kernels < most
+
+
+def test_only_the_placement_until_now_and_the_budgets_are_copied(monkeypatch):
+    monkeypatch.setattr(migration, "MORE_CHANGES", 3)  # rows end, and rows that go on are stopped
+    loads, before = lognormal(2, 12, sigma=1.0, seed=4), lognormal(2, 12, sigma=1.0, seed=5)
+    old = deepseek(before, 16, 1, 1, 4)
+    check(lambda x, old: refined(x, 16, 1, 1, 4, effort="fast", old=old), loads, old, copies=2)
+    check(lambda x, old: migrate(x, old, 4, [1, 2]).phy2log, loads, old, copies=1)
 
 
 def assign(x: Tensor) -> None:

@@ -50,11 +50,9 @@ def why_it_waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> st
     name = name_of(func)
     if name == "repeat_interleave" and kwargs.get("output_size") is not None:
         return None
-    if name in {"index", "index_put", "_index_put_impl"}:
-        if any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in args[1]):
-            return "a mask, a size that the device knows"
-        if name != "index" and args[2].ndim == 0:
-            return "a number assigned, which is copied to the device"
+    indices = args[1] if name in {"index", "index_put", "_index_put_impl"} else ()
+    if any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in indices):
+        return "a mask, a size that the device knows"
     return WAITING.get(name)
 
 
