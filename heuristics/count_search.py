@@ -8,12 +8,14 @@ between experts while that bound falls. With two slots a rank the bound is the b
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from heuristics.arrays import argmin_rows, sort_rows, uniform
-from heuristics.makespan import keep_better, makespans
-from heuristics.packing import lpt, snake
+from heuristics.makespan import change_where, keep_better, makespans
+from heuristics.packing import by_load, lpt
 from heuristics.pair_resplit import PackedPlacement, resplit, rounds
 from heuristics.replication import count_replicas, greedy_counts, replica_loads, replicas_in_order
 
@@ -25,16 +27,16 @@ GAIN = 1e-5
 """A move helps where it lowers the bound by more than this part; sums in float32 are no better."""
 VARIANTS = 8
 """Counts tried at once in a trial."""
-REALLOCATIONS = 8
-"""Replicas moved between experts before a trial, to lower the bound."""
+REALLOCATIONS, FIRST_REALLOCATIONS = 8, 4
+"""Replicas moved between experts before a trial, and once, to lower the bound."""
 TRIAL_ROUNDS = 8
 """Rounds of re-splitting for each of them."""
 TRIAL_SHARE = 8
 """With more than three slots a rank a trial takes at most one row in so many."""
 
 CHANCE, MOVES, RECEIVED, FACTORS = range(4)
-"""What the random numbers of a trial are for: with the seed they name a draw. They are drawn row by
-row, so that those of a row do not depend on how many rows follow.
+"""What the random numbers of a trial are for: with the seed they name a draw. All rows share them,
+so that a row's result does not depend on which others are worked on.
 """
 
 
@@ -112,10 +114,16 @@ def _propose_moves(loads: Tensor, counts: Tensor, draw: tuple[int, ...]) -> tupl
     replicas would stay light with one less.
     """
     heavy, light = loads / counts, torch.where(counts > 1, loads / (counts - 1), torch.inf)
-    factor = 1 - NOISE + 2 * NOISE * uniform((len(loads), 2, loads.shape[1]), draw, loads)
-    receiver = (heavy * factor[:, 0]).topk(min(RECEIVERS, loads.shape[1])).indices
-    donor = (light * factor[:, 1]).topk(min(DONORS, loads.shape[1]), largest=False).indices
+    factor = 1 - NOISE + 2 * NOISE * uniform((2, loads.shape[1]), draw, loads)
+    receiver = (heavy * factor[0]).topk(min(RECEIVERS, loads.shape[1])).indices
+    donor = (light * factor[1]).topk(min(DONORS, loads.shape[1]), largest=False).indices
     return receiver.repeat_interleave(donor.shape[1], 1), donor.repeat(1, receiver.shape[1])
+
+
+def _floor(loads: Tensor, num_slots: int, num_ranks: int) -> Tensor:
+    """``max(mean rank load, largest replica under greedy counts)`` [B]: whatever the counts."""
+    largest = (loads / greedy_counts(loads, num_slots)).amax(1)
+    return torch.maximum(loads.sum(1) / num_ranks, largest)
 
 
 def try_counts(
@@ -123,42 +131,54 @@ def try_counts(
 ) -> Tensor:
     """Place rows anew with other counts, where the makespan exceeds ``max(mean rank load, largest
     replica under greedy counts)`` by more than ``least_excess`` of it.
-
-    On an accelerator a trial always takes its most rows, and drops what it found for those that do
-    not exceed it: the host would have to wait for how many do.
     """
     slots_per_rank = best.shape[1] // num_ranks
     most = len(best) if slots_per_rank <= 3 else -(-len(best) // TRIAL_SHARE)
-    largest = (loads / greedy_counts(loads, best.shape[1])).amax(1)
-    floor = torch.maximum(loads.sum(1) / num_ranks, largest)
+    floor = _floor(loads, best.shape[1], num_ranks)
     for seed in trials:
         excess = makespans(loads, best, num_ranks) / floor - 1
         chance = uniform((len(best),), (seed, CHANCE), loads) + 0.5
         score, rows = torch.where(excess > least_excess, excess * chance, 0.0).topk(most)
-        if best.device.type == "cpu":
-            rows = rows[score > 0]
-            if len(rows) == 0:
-                break
-        tried = _place_with_other_counts(loads[rows], best[rows], num_ranks, seed)
-        if best.device.type != "cpu":
-            tried = torch.where((score > 0)[:, None], tried, best[rows])
-        best = best.index_copy(0, rows, tried)
+        chosen, now = loads[rows], best[rows]
+        place = partial(_place_with_other_counts, chosen, now, num_ranks, seed)
+        best = best.index_copy(0, rows, change_where(score > 0, place, now))
     return best
 
 
-def _place_with_other_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
-    """Place rows anew, with reallocated replicas and seven variants of these counts; the best of
-    each row, if it is better.
+def place_with_lower_bound(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tensor:
+    """Place anew, where moves of replicas lower the bound of :func:`least_makespan`; LPT and eight
+    rounds of re-splitting, kept where they are better.
     """
+    floor = torch.maximum(
+        loads.sum(1) / num_ranks, (loads / greedy_counts(loads, best.shape[1])).amax(1)
+    )
+    bound = least_makespan(sort_rows(replica_loads(loads, best)), num_ranks)
+
+    def place(rows: Tensor) -> Tensor:
+        load, now = loads[rows], best[rows]
+        replicas = reallocate_replicas(load.float(), now, num_ranks, FIRST_REALLOCATIONS, seed)
+        placed = by_load(lpt)(load, replicas, num_ranks)
+        packed = PackedPlacement.of(load, placed, num_ranks)
+        placed, _ = resplit(placed, packed, rounds(0, TRIAL_ROUNDS))
+        return keep_better(load, now, placed, num_ranks)
+
+    return change_where(bound > floor * (1 + GAIN), place, best)
+
+
+def _place_with_other_counts(
+    loads: Tensor, best: Tensor, num_ranks: int, seed: int, chosen: Tensor
+) -> Tensor:
+    """Place chosen rows [n] anew, with reallocated replicas and seven variants of these counts; the
+    best of each row [n, P], if it is better.
+    """
+    loads, best = loads[chosen], best[chosen]
     rows, num_slots = best.shape
     many = loads.repeat_interleave(VARIANTS, 0)
     start = reallocate_replicas(loads.float(), best, num_ranks, REALLOCATIONS, seed)
     replicas = replicas_in_order(_vary_counts(loads, start, num_ranks, seed), num_slots)
-    pack = snake if num_slots == 2 * num_ranks else lpt
-    placed = replicas.gather(1, pack(replica_loads(many, replicas), num_ranks))
-    if num_slots > 2 * num_ranks:
-        packed = PackedPlacement.of(many, placed, num_ranks)
-        placed, _ = resplit(placed, packed, rounds(0, TRIAL_ROUNDS))
+    placed = by_load(lpt)(many, replicas, num_ranks)
+    packed = PackedPlacement.of(many, placed, num_ranks)
+    placed, _ = resplit(placed, packed, rounds(0, TRIAL_ROUNDS))
     choice = argmin_rows(makespans(many, placed, num_ranks).view(rows, VARIANTS))
     placed = placed.view(rows, VARIANTS, num_slots)[torch.arange(rows, device=best.device), choice]
     return keep_better(loads, best, placed, num_ranks)
@@ -175,14 +195,14 @@ def _vary_counts(loads: Tensor, best: Tensor, num_ranks: int, seed: int) -> Tens
     ranks = best.view(rows, num_ranks, -1)
     heaviest = (loads / counts).gather(1, best).view_as(ranks).sum(2).argmax(1)
     on_heaviest = ranks[torch.arange(rows, device=device), heaviest]
-    which = (uniform((rows, VARIANTS), (seed, RECEIVED), loads) * on_heaviest.shape[1]).long()
-    receiver = on_heaviest.gather(1, which).view(-1, 1)
+    which = (uniform((VARIANTS,), (seed, RECEIVED), loads) * on_heaviest.shape[1]).long()
+    receiver = on_heaviest[:, which].view(-1, 1)
     loads, counts = (x.repeat_interleave(VARIANTS, 0) for x in (loads, counts))
-    noise = uniform((len(loads), 3, loads.shape[1]), (seed, FACTORS), loads)
+    noise = uniform((3, VARIANTS, loads.shape[1]), (seed, FACTORS), loads).repeat(1, rows, 1)
     variant = torch.arange(VARIANTS, device=device).repeat(rows)[:, None]
-    counts = _move_replica(loads, counts, receiver, noise[:, 0], (variant > 0).long())
-    receiver = (loads / counts * noise[:, 1]).argmax(1, keepdim=True)
-    return _move_replica(loads, counts, receiver, noise[:, 2], variant % 2)
+    counts = _move_replica(loads, counts, receiver, noise[0], (variant > 0).long())
+    receiver = (loads / counts * noise[1]).argmax(1, keepdim=True)
+    return _move_replica(loads, counts, receiver, noise[2], variant % 2)
 
 
 def _move_replica(

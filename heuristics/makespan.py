@@ -1,6 +1,8 @@
-"""The makespan of placements, and which of two placements is better."""
+"""The makespan of placements, which of two is better, and changes of some rows only."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,3 +30,22 @@ def keep_best(loads: Tensor, placements: Tensor, num_ranks: int) -> Tensor:
     for other in placements[1:]:
         best = keep_better(loads, best, other, num_ranks)
     return best
+
+
+def host_may_look(like: Tensor) -> bool:
+    """Whether the host reads values of such a tensor without waiting for a device."""
+    return like.device.type == "cpu"
+
+
+def change_where(needed: Tensor, change: Callable[[Tensor], Tensor], best: Tensor) -> Tensor:
+    """``best`` [B, P] with ``change(rows)`` [n, P] in the rows where ``needed`` [B].
+
+    On a CPU only these rows are given to ``change``, elsewhere all, which the host need not wait
+    for. The result is the same if a row's change depends on no other row.
+    """
+    rows = torch.arange(len(best), device=best.device)
+    if host_may_look(best):
+        rows = rows[needed]
+        if len(rows) == 0:
+            return best
+    return torch.where(needed[:, None], best.index_copy(0, rows, change(rows)), best)

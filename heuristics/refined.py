@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from heuristics.count_search import try_counts
+from heuristics.count_search import place_with_lower_bound, try_counts
 from heuristics.exchange import exchange_for_spread
+from heuristics.fold_search import search_counts
 from heuristics.grouping import by_total, groups_by_reach, swap_groups
 from heuristics.makespan import keep_best, keep_better
 from heuristics.matching import check_old, count_transfers, relabel
@@ -32,7 +33,7 @@ class Work:
 
     Attributes:
         rounds: of re-splitting.
-        trials: how often other counts are tried.
+        trials: how often other counts are tried; with S = 2, steps of the search for counts.
         least_excess: in which rows: those with ``makespan / max(mean rank load, largest replica) -
             1`` above this.
     """
@@ -44,13 +45,15 @@ class Work:
 
 EFFORTS = ("fast", "default", "thorough")
 WORK = {
-    2: (Work(0), Work(0, 24, 1e-4), Work(0, 96, 1e-5)),
-    3: (Work(1), Work(48, 4, 3e-3), Work(128, 24, 5e-4)),
+    2: (Work(0), Work(0, 56), Work(0, 512)),
+    3: (Work(1), Work(40), Work(128, 24, 5e-4)),
     4: (Work(1), Work(16, 2, 6e-3), Work(80, 8, 1e-3)),
     5: (Work(1), Work(14, 2, 2e-3), Work(80, 8, 3e-4)),
     6: (Work(1), Work(5, 2, 3e-3), Work(48, 6, 1e-4)),
 }
 """By slots a rank, up to 6 and more; an effort does no less than the one before."""
+SWAPS = 48
+"""At most so many swaps of the heaviest rank with three slots a rank; few splits are left there."""
 
 
 def refined(
@@ -160,11 +163,17 @@ def _refine(loads: Tensor, best: Tensor, num_ranks: int, *, effort: str, seed: i
     loads = loads.double()
     if best.shape[1] == loads.shape[1]:
         return _refine_by_swaps(loads, best, num_ranks, efforts)
-    done, packed = Work(0), PackedPlacement.of(loads, best, num_ranks)
+    if slots_per_rank == 2:
+        counted = search_counts(loads, best, efforts[-1].trials, seed)
+        return keep_better(loads, best, by_load(snake)(loads, counted, num_ranks), num_ranks)
+    done = Work(0)
     for todo in efforts:
-        if done.trials:
-            packed = PackedPlacement.of(loads, best, num_ranks)
-        best, packed = resplit(best, packed, rounds(done.rounds, todo.rounds))
+        if slots_per_rank == 3 and done == efforts[0]:
+            best = place_with_lower_bound(loads, best, num_ranks, seed)
+        packed = PackedPlacement.of(loads, best, num_ranks)
+        best, _ = resplit(best, packed, rounds(done.rounds, todo.rounds))
+        if slots_per_rank == 3 and done == efforts[0]:
+            best = swap_heaviest(loads, best, num_ranks, SWAPS)
         if todo.trials:
             trials = range(seed + done.trials, seed + todo.trials)
             best = try_counts(loads, best, num_ranks, trials, todo.least_excess)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from heuristics.arrays import argmin_rows
+from heuristics.makespan import host_may_look
 from heuristics.replication import replica_loads
 
 MAX_SWAPS = 50
@@ -54,12 +55,13 @@ SWAPS_A_RANK = 4
 """A search makes at most so many swaps for each rank; recorded loads need one to two."""
 
 
-def swap_heaviest(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
+def swap_heaviest(
+    loads: Tensor, phy2log: Tensor, num_ranks: int, most: int | None = None
+) -> Tensor:
     """The best swap between the heaviest rank and any other, until none helps.
 
-    The best leaves the lower maximum of the two ranks. At most ``4 G`` swaps a row. Ties: the
-    lowest rank, then the first replicas. O(G B S P) time at most; on a CPU a row costs nothing once
-    no swap helps it.
+    The best leaves the lower maximum of the two ranks. At most ``most`` swaps a row, or ``4 G``.
+    Ties: the first replicas. O(G B S P) time; on a CPU a row costs nothing once no swap helps it.
     """
     rows, num_slots = phy2log.shape
     slots_per_rank = num_slots // num_ranks
@@ -67,9 +69,9 @@ def swap_heaviest(loads: Tensor, phy2log: Tensor, num_ranks: int) -> Tensor:
         return phy2log
     item = replica_loads(loads.double(), phy2log)
     placed, row = phy2log.clone(), torch.arange(rows, device=loads.device)
-    for _ in range(SWAPS_A_RANK * num_ranks):
+    for _ in range(SWAPS_A_RANK * num_ranks if most is None else most):
         pair, helps = _find_swap(item.index_select(0, row), num_ranks)
-        if item.device.type == "cpu":
+        if host_may_look(item):
             pair, row = pair[helps], row[helps]
             if len(row) == 0:
                 break
