@@ -6,7 +6,7 @@ as light as y: so a replica goes to an expert with replicas of at least x, or to
 would become as light as y. Experts that have one to spare give it, the more often the lighter their
 replicas stay. Of sixteen such moves a step
 makes the one that leaves least load above a target, if that is less than twice what there is now;
-two of them are any move. The best counts on the way are kept.
+one of them is any move. The best counts on the way are kept.
 
 Loads are whole numbers, in units of 2^-22 of the first makespan: all sums are exact, and the torch
 form and the compiled one make the same moves.
@@ -24,7 +24,7 @@ from heuristics.compiled import HAVE_NUMBA
 from heuristics.pair_resplit import LOAD_STEPS
 from heuristics.replication import count_replicas, greedy_counts, replicas_in_order
 
-MOVES, AIMED = 16, 14
+MOVES, AIMED = 16, 15
 """Moves tried in a step, and how many of them aim at the heaviest pair and at light donors."""
 STEPS_DRAWN = 16
 """Steps for which random numbers are drawn at once."""

@@ -45,7 +45,7 @@ class Work:
 
 EFFORTS = ("fast", "default", "thorough")
 WORK = {
-    2: (Work(0), Work(0, 56), Work(0, 512)),
+    2: (Work(0), Work(0, 64), Work(0, 512)),
     3: (Work(1), Work(40), Work(128, 24, 5e-4)),
     4: (Work(1), Work(16, 2, 6e-3), Work(80, 8, 1e-3)),
     5: (Work(1), Work(14, 2, 2e-3), Work(80, 8, 3e-4)),
