@@ -59,8 +59,8 @@ def anneal_rounds(
         phy2log = placements[layer]
         state = find_state(tokens[layer], phy2log, num_ranks)
         full, makespans = state[5], state[6]
-        value = value_of(makespans, weights)
         order = find_order(makespans, weights)
+        value = value_of(makespans, weights, order)
         for r in range(len(step)):
             for c in range(step.shape[1]):
                 g = full[0, order[int(step[r, c] * num_counted)]]
@@ -71,7 +71,7 @@ def anneal_rounds(
                 takes = count_takes(held[layer], state[0], state[1], move)
                 allowed = int(rise[r, c] * lost[layer])
                 if takes > left[layer] or not passes(
-                    tokens[layer], state, move, weights, value, allowed
+                    tokens[layer], state, move, weights, order, value, allowed
                 ):
                     continue
                 left[layer] -= takes
@@ -80,8 +80,8 @@ def anneal_rounds(
                     phy2log[p] = move[1]
                 if move[4] >= 0:
                     phy2log[q] = move[0]
-                value = value_of(makespans, weights)
                 order = find_order(makespans, weights)
+                value = value_of(makespans, weights, order)
                 if value < least[layer]:
                     least[layer] = value
                     bests[layer] = phy2log
@@ -123,6 +123,7 @@ def passes(
     state: Arrays,
     move: tuple[int, int, int, int, int],
     weights: Array,
+    order: Array,
     value: int,
     allowed: int,
 ) -> bool:
@@ -133,6 +134,7 @@ def passes(
         state: of the layer; its last array is filled up to where the trial is given up.
         move: as of :func:`count_takes`.
         weights: [T] what the n-th worst step counts.
+        order: [T] steps, the worst first, before the move.
         value: before the move, in units by weights.
         allowed: in units by weights.
     """
@@ -140,7 +142,11 @@ def passes(
     steps = len(makespans)
     if weights[-1] < WEIGHT:
         find_makespans(tokens, state, move, 0, steps)
-        return bool(value_of(makespans, weights) - value <= allowed)
+        # In any other order than its own the value is no larger, and nothing needs to be sorted.
+        if value_of(makespans, weights, order) - value > allowed:
+            return False
+        order = find_order(makespans, weights)
+        return bool(value_of(makespans, weights, order) - value <= allowed)
     total, size, start, look = 0, 0, 0, FIRST_LOOK
     while start < steps:
         stop = min(look, steps)
@@ -205,8 +211,9 @@ def find_makespans_of_gift(
     )  # fmt: skip
     a, b, g, h, kind = move
     gets, loses, rank = (a, b, h) if kind == 1 else (b, a, g)
-    more = np.rint(tokens[gets, start:stop] / (counts[gets] + 1)).astype(np.int64)
-    less = np.rint(tokens[loses, start:stop] / (counts[loses] - 1)).astype(np.int64)
+    more, less = np.empty(stop - start, np.int64), np.empty(stop - start, np.int64)
+    divide(tokens[gets, start:stop], counts[gets] + 1, more)
+    divide(tokens[loses, start:stop], counts[loses] - 1, less)
     old_more, old_less = shares[gets, start:stop], shares[loses, start:stop]
     found = makespans[start:stop]
     found[:] = 0
@@ -236,16 +243,12 @@ def make(tokens: Array, state: Arrays, move: tuple[int, int, int, int, int]) -> 
     a, b, g, h, kind = move
     p_takes, q_takes = int(kind <= 0), int(kind >= 0)
     for e, at_g, at_h in ((a, -p_takes, q_takes), (b, p_takes, -q_takes)):
-        for k in range(len(ranks)):
-            if on_ranks[e, k] > 0:
-                ranks[k] -= on_ranks[e, k] * shares[e]
+        add(ranks, on_ranks[e], -1, shares[e])
         on_ranks[e, g] += at_g
         on_ranks[e, h] += at_h
         counts[e] += at_g + at_h
-        shares[e] = np.rint(tokens[e] / counts[e]).astype(np.int64)
-        for k in range(len(ranks)):
-            if on_ranks[e, k] > 0:
-                ranks[k] += on_ranks[e, k] * shares[e]
+        divide(tokens[e], counts[e], shares[e])
+        add(ranks, on_ranks[e], 1, shares[e])
     top, full, makespans = state[4], state[5], state[6]
     for t in range(len(makespans)):
         touched = kind != 0 or max(ranks[g, t], ranks[h, t]) >= top[2, t]
@@ -274,10 +277,8 @@ def find_state(tokens: Array, phy2log: Array, num_ranks: int) -> Arrays:
     shares = np.empty((num_experts, steps), np.int64)
     ranks = np.zeros((num_ranks, steps), np.int64)
     for e in range(num_experts):
-        shares[e] = np.rint(tokens[e] / counts[e]).astype(np.int64)
-        for k in range(num_ranks):
-            if on_ranks[e, k] > 0:
-                ranks[k] += on_ranks[e, k] * shares[e]
+        divide(tokens[e], counts[e], shares[e])
+        add(ranks, on_ranks[e], 1, shares[e])
     top, full = np.zeros((3, steps), np.int64), np.zeros((3, steps), np.int64)
     for t in range(steps):
         find_fullest(ranks, t, top, full)
@@ -307,16 +308,18 @@ def find_fullest(ranks: Array, t: int, top: Array, full: Array) -> None:
 
 
 @compiled
-def value_of(makespans: Array, weights: Array) -> int:
+def value_of(makespans: Array, weights: Array, order: Array) -> int:
     """The objective, in units by weights.
 
     Args:
         makespans: [T] units.
         weights: [T] what the n-th worst step counts.
+        order: [T] steps, the worst first.
     """
-    if weights[-1] == WEIGHT:
-        return int(makespans.sum()) * WEIGHT
-    return int((np.sort(makespans)[::-1] * weights).sum())
+    value = 0
+    for n in range(len(order)):
+        value += weights[n] * makespans[order[n]]
+    return value
 
 
 @compiled
@@ -330,3 +333,32 @@ def find_order(makespans: Array, weights: Array) -> Array:
     if weights[-1] == WEIGHT:
         return np.arange(len(makespans))
     return np.argsort(-makespans, kind="mergesort")
+
+
+@compiled
+def divide(tokens: Array, count: int, shares: Array) -> None:
+    """Units of a replica, rounded.
+
+    Args:
+        tokens: [T] of its expert, in units.
+        count: of replicas.
+        shares: [T] result.
+    """
+    for t in range(len(tokens)):
+        shares[t] = np.int64(np.rint(tokens[t] / count))
+
+
+@compiled
+def add(ranks: Array, on_ranks: Array, factor: int, shares: Array) -> None:
+    """Add the replicas of an expert to the ranks that hold them, ``factor`` times.
+
+    Args:
+        ranks: [G, T] units; changed in place.
+        on_ranks: [G] replicas.
+        factor: 1 or -1.
+        shares: [T] units of a replica.
+    """
+    for k in range(len(ranks)):
+        if on_ranks[k] > 0:
+            for t in range(len(shares)):
+                ranks[k, t] += factor * on_ranks[k] * shares[t]
