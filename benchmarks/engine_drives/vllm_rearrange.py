@@ -24,7 +24,7 @@ from vllm.distributed.eplb.policy import EPLB_POLICIES
 from vllm.distributed.stateless_coordinator import StatelessGroupCoordinator
 
 E, S, HIDDEN = 24, 5, 2
-PATIENCE = 60
+PATIENCE = 10
 
 
 class Event:
@@ -188,6 +188,7 @@ class Deployment:
                 generator = torch.Generator().manual_seed(seed * 100 + index)
                 shape = model.physical_to_logical_map.shape[0], E
                 loads = torch.empty(shape).log_normal_(3, 1, generator=generator).int() * (rank + 1)
+                loads = loads * 2520  # up to ten replicas share them in whole tokens
                 phy2log = model.physical_to_logical_map
                 counts = torch.zeros(shape).scatter_add_(1, phy2log, torch.ones(phy2log.shape))
                 per_slot = loads.float() / counts
