@@ -22,7 +22,7 @@ def anneal_rounds(
     num_nodes: int,
     tokens: Array,
     weights: Array,
-    lost: Array,
+    heat: Array,
     placements: Array,
     bests: Array,
     least: Array,
@@ -41,7 +41,7 @@ def anneal_rounds(
         num_nodes: N.
         tokens: [L, E, T] of each expert, in units.
         weights: [T] what the n-th worst step counts.
-        lost: [L] in units by weights.
+        heat: [L] the first temperature, in units by weights.
         placements: [L, P] the expert in each slot; changed in place.
         bests: [L, P] the best until now; changed in place.
         least: [L] its value, in units by weights; changed in place.
@@ -51,7 +51,7 @@ def anneal_rounds(
         slot: [R, C] in [0, 1).
         other: [R, C] in [0, 1).
         kind: [R, C] of the move: 0, 1 or -1.
-        rise: [R, C] that is allowed, as a part of ``lost``.
+        rise: [R, C] that is allowed, over the first temperature.
     """
     num_ranks, num_slots = held.shape[1], placements.shape[1]
     size, of_node = num_slots // num_ranks, num_slots // num_nodes
@@ -69,7 +69,7 @@ def anneal_rounds(
                 q += size * (q >= g * size)
                 move = phy2log[p], phy2log[q], g, q // size, kind[r, c]
                 takes = count_takes(held[layer], state[0], state[1], move)
-                allowed = int(rise[r, c] * lost[layer])
+                allowed = int(rise[r, c] * heat[layer])
                 if takes > left[layer] or not passes(
                     tokens[layer], state, move, weights, order, value, allowed
                 ):

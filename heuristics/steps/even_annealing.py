@@ -32,8 +32,8 @@ from heuristics.steps.values import use_compiled
 
 UNITS = 2**20
 """In the mean rank load of the steps."""
-HOT, COLD = 0.003, 3e-4
-"""Temperature at first and at last, as parts of what the start loses."""
+COOLING = 0.03
+"""The last temperature over the first."""
 TRIALS = 32
 """Moves of a round."""
 GIVES = 0.1
@@ -51,7 +51,7 @@ class Search:
         weights: [T] int64, what the n-th worst step counts, descending: ``WEIGHT`` in full; all do
             so for the mean.
         counted: how many steps count; the last may count in part.
-        lost: [L] float64, what the start loses, in units by weights.
+        heat: [L] float64, the first temperature, in units by weights.
         num_nodes: N.
         phy2log: [L, P] the expert in each slot; changed in place.
         best: [L, P] the best until now; changed in place.
@@ -62,7 +62,7 @@ class Search:
     tokens: Tensor
     weights: Tensor
     counted: float
-    lost: Tensor
+    heat: Tensor
     num_nodes: int
     phy2log: Tensor
     best: Tensor
@@ -100,7 +100,7 @@ class Draws:
         other: in [0, 1), which slot of the other ranks of the node.
         kind: int64: 0 an exchange, 1 the other slot takes the expert of the first, -1 the first
             slot takes that of the other.
-        rise: of the value that is allowed, as a part of what the start loses.
+        rise: of the value that is allowed, over the first temperature.
     """
 
     step: Tensor
@@ -116,8 +116,8 @@ class Draws:
         step, slot, other, kind, rise = numbers
         kind = (kind < gives).long() - 2 * (kind < gives / 2).long()
         done = torch.arange(first, last, device=like.device, dtype=like.dtype) / rounds
-        heat = HOT * (COLD / HOT) ** done[:, None]
-        return Draws(step, slot, other, kind, -heat * (1 - rise).log())
+        rise = -(COOLING ** done[:, None]) * (1 - rise).log()
+        return Draws(step, slot, other, kind, rise)
 
 
 def anneal_evenly(
@@ -125,6 +125,7 @@ def anneal_evenly(
     phy2log: Tensor,
     transfers: Transfers,
     share: float,
+    heat: Tensor,
     *,
     num_nodes: int,
     rounds: int,
@@ -137,6 +138,7 @@ def anneal_evenly(
         phy2log: [L, P] where to start.
         transfers: what ranks held, and may receive; changed in place.
         share: 1 for the mean over all steps, 0 for the worst step.
+        heat: [L] the first temperature, as a part of what the start loses.
         num_nodes: N.
         rounds: one after another.
         seed: of all that is random.
@@ -144,6 +146,7 @@ def anneal_evenly(
     if transfers.held.shape[1] == num_nodes:  # a rank is a node: there is no slot beside its own
         return phy2log
     search = _begin(steps, phy2log, transfers, share, num_nodes, seed)
+    search.heat *= heat
     gives = GIVES * (phy2log.shape[1] > steps.shape[2])
     run = _run_compiled if use_compiled(phy2log) else _run_together
     for first in range(0, rounds, ROUNDS):
@@ -169,7 +172,7 @@ def _begin(
     search = Search(tokens, weights, counted, scale, num_nodes, now, best, least, transfers)
     search.least = _state_of(search).value
     level = tokens.sum(1).sort(1, descending=True).values / num_ranks
-    search.lost = search.least - (level * weights).sum(1)
+    search.heat = search.least - (level * weights).sum(1)
     return search
 
 
@@ -178,7 +181,7 @@ def _run_compiled(search: Search, draws: Draws) -> None:
     from heuristics.steps.compiled_even import anneal_rounds  # loads numba
 
     tensors = (
-        search.tokens, search.weights, search.lost, search.phy2log, search.best, search.least,
+        search.tokens, search.weights, search.heat, search.phy2log, search.best, search.least,
         search.transfers.held, search.transfers.left,
         draws.step, draws.slot, draws.other, draws.kind, draws.rise,
     )  # fmt: skip
@@ -191,7 +194,7 @@ def _run_together(search: Search, draws: Draws) -> None:
     state = _state_of(search)
     for r in range(len(draws.step)):
         moves = _Moves.of(search, state, draws, r)
-        allowed = (draws.rise[r] * search.lost[:, None]).long()
+        allowed = (draws.rise[r] * search.heat[:, None]).long()
         moves.make_first(search, _pass(search, state, moves, allowed))
         state = _state_of(search)
         better = state.value < search.least

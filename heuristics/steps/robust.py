@@ -6,12 +6,12 @@ Minimizes over placements, for the steps t that were seen,
 .. math:: \frac1T \sum_t \max_g \sum_{p \in g} w_{t, e(p)} / c_{e(p)},
 
 the mean makespan, or the largest one, or the mean of the worst: by annealing
-(:mod:`.even_annealing`) from the placement that is best on the steps of those made for their sum.
+(:mod:`.even_annealing`) from the most promising of several placements.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,6 +30,12 @@ from heuristics.steps.trials import Transfers
 
 EFFORTS = {"fast": 2**10, "default": 2**13, "thorough": 2**16}
 """Rounds of annealing."""
+HEATS = 0.01, 0.1
+"""Temperatures to begin with, as parts of what a start loses: small instances want the second."""
+BRIEFLY = 8
+"""Every start is annealed at every temperature for one in so many of the rounds; the start and the
+temperature that did best are then annealed for all of them.
+"""
 CHUNK = 2**26
 """Loads of ranks that are held at once, 512 MB."""
 
@@ -80,66 +86,85 @@ def robust(
         raise ValueError(f"move_budget={move_budget} must not be negative, and needs old")
     sizes = num_replicas, num_groups, num_nodes, num_gpus
     total = sum_over_steps(weight) if weight.ndim == 3 else weight
-    of_sum = "default" if effort == "fast" else effort  # never above what engines run
     if weight.ndim == 2 or len(weight) == 1:
-        return refined(total, *sizes, effort=of_sum, seed=seed, old=old, move_budget=move_budget)
+        return refined(total, *sizes, seed=seed, old=old, move_budget=move_budget)
     shape = Shape.resolve(total, *sizes)
     if old is not None:
         old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, total)
-    placed = _starts(weight, total, shape, of_sum, seed)
+    placed = _starts(weight, total, shape, seed)
     if old is not None:
         placed = write_beside(placed, old, shape, weight.shape[2], move_budget)
-    search = partial(
-        _search,
-        shape=shape,
-        objective=objective,
-        rounds=EFFORTS[effort],
-        seed=seed,
-        budget=move_budget,
-    )
     chunk, found = max(1, CHUNK // (TRIALS * len(weight) * num_gpus)), []
     for i in range(0, len(total), chunk):
         part = slice(i, i + chunk)
         now = None if old is None else old[part]
-        found.append(search(weight[:, part], placed[:, part], now))
-    return torch.cat(found)
+        task = _Task(weight[:, part], now, shape, objective, move_budget)
+        found.append(_search(task, placed[:, part], EFFORTS[effort], seed))
+    best = torch.cat(found)
+    if old is None or move_budget is not None:
+        return best
+    return relabel(best, old, num_gpus, shape.num_nodes, weight.shape[2])
 
 
-def _starts(steps: Tensor, total: Tensor, shape: Shape, effort: str, seed: int) -> Tensor:
-    """Placements [C, L, P] from steps [T, L, E] and their sum [L, E]."""
+def _starts(steps: Tensor, total: Tensor, shape: Shape, seed: int) -> Tensor:
+    """Placements [C, L, P] from steps [T, L, E] and their sum [L, E]: two for the sum, one with
+    replicas for the largest loads of the experts and groups on nodes by steps.
+    """
     sizes = shape.num_slots, shape.num_groups, shape.num_nodes, shape.num_ranks
-    found = [
-        Pipeline(by_total(lpt), greedy_replicas, by_load(lpt))(total, *sizes),
-        refined(total, *sizes, effort=effort, seed=seed),
+    deepseek = Pipeline(by_total(lpt), greedy_replicas, by_load(lpt))
+    by_steps = Pipeline(groups_by_steps(steps), greedy_replicas, by_load(lpt))
+    best_of_sum = refined(total, *sizes, seed=seed)
+    return torch.stack([deepseek(total, *sizes), best_of_sum, by_steps(steps.amax(0), *sizes)])
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What placements are for.
+
+    Attributes:
+        steps: [T, L, E].
+        old: [L, P] the placement now, if there is one.
+        shape: sizes.
+        objective: over steps.
+        budget: transfers a layer from ``old``, None for any number.
+    """
+
+    steps: Tensor
+    old: Tensor | None
+    shape: Shape
+    objective: str
+    budget: int | None
+
+    def least(self, placed: Tensor) -> Tensor:
+        """[L] which of placements [C, L, P] is the best of each layer, the first of equals."""
+        ranks = self.shape.num_ranks
+        values = [
+            over_steps(even_makespans(self.steps, each, ranks), self.objective) for each in placed
+        ]
+        return torch.stack(values).argmin(0)
+
+    def anneal(self, start: Tensor, heat: Tensor, rounds: int, seed: int) -> Tensor:
+        """Placements [L, P] annealed from some, at first temperatures [L]."""
+        ranks, nodes = self.shape.num_ranks, self.shape.num_nodes
+        transfers = Transfers.of(start, self.old, self.budget, ranks, self.steps.shape[2])
+        share = worst_share(self.objective)
+        return anneal_evenly(
+            self.steps, start, transfers, share, heat, num_nodes=nodes, rounds=rounds, seed=seed
+        )
+
+
+def _search(task: _Task, placed: Tensor, rounds: int, seed: int) -> Tensor:
+    """The best placements [L, P] of those given [C, L, P] and of those annealed from them."""
+    row = torch.arange(placed.shape[1], device=placed.device)
+    starts = placed.repeat(len(HEATS), 1, 1)
+    heats = torch.tensor(HEATS, dtype=torch.float64, device=placed.device)
+    heats = heats.repeat_interleave(len(placed))[:, None].expand(-1, len(row))
+    brief = [
+        task.anneal(start, heat, rounds // BRIEFLY, seed)
+        for start, heat in zip(starts, heats, strict=True)
     ]
-    if shape.num_nodes > 1:
-        found.append(Pipeline(groups_by_steps(steps), greedy_replicas, by_load(lpt))(total, *sizes))
-    return torch.stack(found)
-
-
-def _search(
-    steps: Tensor,
-    placed: Tensor,
-    old: Tensor | None,
-    *,
-    shape: Shape,
-    objective: str,
-    rounds: int,
-    seed: int,
-    budget: int | None,
-) -> Tensor:
-    """The best of the starts ``placed`` [C, L, P], annealed, for steps [T, L, E]."""
-    ranks, nodes, num_experts = shape.num_ranks, shape.num_nodes, steps.shape[2]
-
-    def value_of(phy2log: Tensor) -> Tensor:
-        return over_steps(even_makespans(steps, phy2log, ranks), objective)
-
-    values = torch.stack([value_of(each) for each in placed])
-    best = placed[values.argmin(0), torch.arange(len(placed[0]), device=steps.device)]
-    transfers = Transfers.of(best, old, budget, ranks, num_experts)
-    share = worst_share(objective)
-    found = anneal_evenly(steps, best, transfers, share, num_nodes=nodes, rounds=rounds, seed=seed)
-    best = torch.where((value_of(found) < values.amin(0))[:, None], found, best)
-    if old is not None and budget is None:
-        best = relabel(best, old, ranks, nodes, num_experts)
-    return best
+    tried = torch.stack(brief)
+    chosen = task.least(tried), row
+    found = task.anneal(starts[chosen], heats[chosen], rounds, seed + 1)
+    everything = torch.cat([placed, tried, found[None]])
+    return everything[task.least(everything), row]

@@ -28,6 +28,8 @@ SHAPES = [
     (2, 4, 4, 4, 1, 1),
 ]
 
+HEAT = torch.tensor([0.01, 0.01])
+
 
 def draw(steps: int, experts: int, layers: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(steps)
@@ -48,7 +50,7 @@ def test_both_forms_make_the_same_moves(
         monkeypatch.setattr(even_annealing, "use_compiled", lambda _, now=compiled: now)
         transfers = Transfers.of(start, start, budget, ranks, experts)
         placed = even_annealing.anneal_evenly(
-            steps, start, transfers, share, num_nodes=nodes, rounds=40, seed=3
+            steps, start, transfers, share, HEAT, num_nodes=nodes, rounds=40, seed=3
         )
         found.append((placed, transfers.left))
     assert torch.equal(found[0][0], found[1][0])
@@ -62,7 +64,7 @@ def test_the_annealing_moves_at_all() -> None:
     start = placer("deepseek")(steps.sum(0), 20, 1, 1, 4)
     transfers = Transfers.of(start, None, None, 4, 16)
     found = even_annealing.anneal_evenly(
-        steps, start, transfers, 1.0, num_nodes=1, rounds=200, seed=0
+        steps, start, transfers, 1.0, HEAT, num_nodes=1, rounds=200, seed=0
     )
     before, after = (over_steps(even_makespans(steps, x, 4), "mean") for x in (start, found))
     assert bool((after < 0.9 * before).all())
@@ -72,7 +74,14 @@ def test_a_layer_is_placed_alike_whatever_others_there_are() -> None:
     steps = draw(5, 16, layers=3)
     starts = placer("deepseek")(steps.sum(0), 20, 1, 1, 4)
     together = even_annealing.anneal_evenly(
-        steps, starts, Transfers.of(starts, None, None, 4, 16), 1.0, num_nodes=1, rounds=60, seed=0
+        steps,
+        starts,
+        Transfers.of(starts, None, None, 4, 16),
+        1.0,
+        HEAT.repeat(3)[:3],
+        num_nodes=1,
+        rounds=60,
+        seed=0,
     )
     for layer in range(3):
         one = slice(layer, layer + 1)
@@ -81,6 +90,7 @@ def test_a_layer_is_placed_alike_whatever_others_there_are() -> None:
             starts[one],
             Transfers.of(starts[one], None, None, 4, 16),
             1.0,
+            HEAT[:1],
             num_nodes=1,
             rounds=60,
             seed=0,
