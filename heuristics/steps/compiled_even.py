@@ -151,13 +151,15 @@ def passes(
     while start < steps:
         stop = min(look, steps)
         find_makespans(tokens, state, move, start, stop)
-        for t in range(start, stop):
-            change = makespans[t] - top[0, t]
+        after, before = makespans[start:stop], top[0, start:stop]
+        for t in range(stop - start):
+            change = after[t] - before[t]
             total += change
             size += abs(change)
-        doubt = size * (DOUBT / np.sqrt(stop))
-        if stop < steps and (total - doubt) * WEIGHT * steps > allowed * float(stop):
-            return False
+        if stop < steps:
+            doubt = size * (DOUBT / np.sqrt(stop))
+            if (total - doubt) * WEIGHT * steps > allowed * float(stop):
+                return False
         start, look = stop, 2 * look
     return bool(total * WEIGHT <= allowed)
 
@@ -180,17 +182,19 @@ def find_makespans(
     if kind != 0:
         find_makespans_of_gift(tokens, state, move, start, stop)
         return
-    share_a, share_b, rank_g, rank_h = shares[a], shares[b], ranks[g], ranks[h]
-    first, second, third = top
-    for t in range(start, stop):
+    share_a, share_b = shares[a, start:stop], shares[b, start:stop]
+    rank_g, rank_h = ranks[g, start:stop], ranks[h, start:stop]
+    first, second, third = top[0, start:stop], top[1, start:stop], top[2, start:stop]
+    full_first, full_second = full[0, start:stop], full[1, start:stop]
+    found = makespans[start:stop]
+    for t in range(stop - start):  # from 0, so that compilers see no negative index
         change = share_b[t] - share_a[t]
-        without_first, without_second = full[0, t], full[1, t]
         most = third[t]
-        if without_second != g and without_second != h:
+        if full_second[t] != g and full_second[t] != h:
             most = second[t]
-        if without_first != g and without_first != h:
+        if full_first[t] != g and full_first[t] != h:
             most = first[t]
-        makespans[t] = max(most, max(rank_g[t] + change, rank_h[t] - change))
+        found[t] = max(most, max(rank_g[t] + change, rank_h[t] - change))
 
 
 @compiled

@@ -32,7 +32,7 @@ EFFORTS = {"fast": 2**10, "default": 2**13, "thorough": 2**16}
 """Rounds of annealing."""
 HEATS = 0.01, 0.1
 """Temperatures to begin with, as parts of what a start loses: small instances want the second."""
-BRIEFLY = 8
+BRIEFLY = 16
 """Every start is annealed at every temperature for one in so many of the rounds; the start and the
 temperature that did best are then annealed for all of them.
 """
