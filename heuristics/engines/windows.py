@@ -15,14 +15,13 @@ class Windows:
     """The last windows [L, E] of each model in a process, by L and E.
 
     All ranks place for themselves and must find the same, and a rank that joins remembers nothing;
-    therefore all forget when slots or ranks change. Models of equal L and E would share their
-    windows. May be used by several threads.
+    therefore a model's windows are forgotten when its slots or ranks change, by an idle window too.
+    Models of equal L and E would share their windows. May be used by several threads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._machine: tuple[int, int] | None = None
-        self._by_model: dict[tuple[int, ...], deque[Tensor]] = {}
+        self._by_model: dict[tuple[int, ...], tuple[tuple[int, int], deque[Tensor]]] = {}
 
     def add(self, weight: Tensor, machine: tuple[int, int], most: int) -> Tensor:
         """The last windows of a model, the newest last, [T, L, E] with T <= ``most``.
@@ -40,13 +39,11 @@ class Windows:
             ArgumentError: ``weight`` is no [L, E] of loads, or ``most`` not positive.
         """
         check_weight(weight)
-        says_nothing = bool((weight == weight[:1, :1]).all())
+        model, nothing = tuple(weight.shape), deque[Tensor]()
         with self._lock:
-            if not says_nothing and machine != self._machine:
-                self._machine, self._by_model = machine, {}
-            known = machine == self._machine
-            past = self._by_model.get(tuple(weight.shape), ()) if known else ()
-            if not says_nothing:
-                past = deque([*past, weight.detach().clone()], maxlen=most)
-                self._by_model[tuple(weight.shape)] = past
+            known, past = self._by_model.get(model, (machine, nothing))
+            past = deque(past if known == machine else nothing, maxlen=most)
+            if not bool((weight == weight[:1, :1]).all()):
+                past.append(weight.detach().clone())
+            self._by_model[model] = machine, past
             return torch.stack(list(past)) if past else weight

@@ -295,9 +295,16 @@ class TestWindows:
         first = windows.add(loads(), machine, 4)
         assert torch.equal(first, loads()[None])
         assert torch.equal(windows.add(torch.zeros(L, E), machine, 4), first)
-        elsewhere = windows.add(torch.zeros(L, E), (P + G, G), 4)
-        assert elsewhere.shape == (L, E)
         assert len(windows.add(loads(1), machine, 4)) == 2
+
+    def test_idle_windows_after_other_ranks_forget_as_ranks_that_join_do(self):
+        # Ranks that stayed kept their windows while 8 ranks became 6 and 8 again without load: they
+        # placed other than those that had joined, and transfers never came.
+        stayed, joined, idle = Windows(), Windows(), torch.zeros(L, E)
+        stayed.add(loads(), (P, G), 4)
+        assert stayed.add(idle, (P - S, G - 1), 4).shape == (L, E)
+        assert torch.equal(stayed.add(idle, (P, G), 4), joined.add(idle, (P, G), 4))
+        assert torch.equal(stayed.add(loads(1), (P, G), 4), joined.add(loads(1), (P, G), 4))
 
     def test_models_have_windows_of_their_own_until_ranks_change(self):
         windows = Windows()
