@@ -16,6 +16,7 @@ from torch import Tensor
 from heuristics.engines.windows import Windows
 from heuristics.matching import fit_ranks, holds_all, keep_slots
 from heuristics.policies import placer
+from heuristics.shape import Shape
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -55,8 +56,9 @@ class RefinedEplbPolicy:
         Raises:
             ArgumentError: an argument does not fit; the message names it.
         """
-        loads = cls.loads(weight, num_replicas, num_ranks)
         sizes = num_replicas, num_groups or 1, num_nodes, num_ranks
+        Shape.resolve(weight, *sizes)  # before anything is remembered or fitted
+        loads = cls.loads(weight, num_replicas, num_ranks)
         place = placer(cls.policy)
         if old_global_expert_indices is None:
             return place(loads, *sizes)

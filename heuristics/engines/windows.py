@@ -8,8 +8,6 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from heuristics.shape import check_weight
-
 
 class Windows:
     """The last windows [L, E] of each model in a process, by L and E.
@@ -31,14 +29,10 @@ class Windows:
         returned, [L, E], where nothing else is.
 
         Args:
-            weight: [L, E] the newest window; not kept itself.
+            weight: [L, E] loads of the newest window; not kept itself.
             machine: P and G.
             most: how many windows are remembered.
-
-        Raises:
-            ArgumentError: ``weight`` is no [L, E] of loads, or ``most`` not positive.
         """
-        check_weight(weight)
         model, nothing = tuple(weight.shape), deque[Tensor]()
         with self._lock:
             known, past = self._by_model.get(model, (machine, nothing))

@@ -317,6 +317,15 @@ class TestWindows:
         assert len(windows.add(loads(3)[:1], (P - S, G - 1), 4)) == 1
         assert len(windows.add(loads(), (P, G), 4)) == 1
 
+    def test_sizes_that_do_not_fit_are_told_before_windows_are_kept(self):
+        class Ours(WindowedEplbPolicy):
+            pass
+
+        for ranks in (0, 2 * P, P - 1):
+            with pytest.raises(ArgumentError, match="num_gpus"):
+                Ours.rebalance_experts(loads(), P, 1, 1, ranks, torch.zeros(L, P).long())
+        assert len(Ours.loads(loads(1), P, G)) == 1
+
     def test_threads_lose_none(self):
         windows = Windows()
         threads = [
