@@ -24,7 +24,7 @@ from heuristics.pipeline import Counting, Maps, Pipeline, Placing, maps
 from heuristics.published import programs
 from heuristics.refined import refined
 from heuristics.replication import greedy_replicas
-from heuristics.shape import sum_over_steps
+from heuristics.shape import as_loads, sum_over_steps
 from heuristics.steps import dispatch_aware, robust
 from heuristics.steps.even_values import worst_share
 
@@ -100,6 +100,7 @@ class NamedPolicy:
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
+        weight = as_loads(weight)
         if weight.ndim == 3 and not (self.takes_steps and len(weight) > 1):
             weight = sum_over_steps(weight)
         sizes = (num_replicas, num_groups, num_nodes, num_gpus)

@@ -108,14 +108,17 @@ def refined(
 def _place_anew(weight: Tensor, shape: Shape, effort: str, seed: int) -> Tensor:
     """``refined`` without an old placement."""
     loads = weight if weight.dtype == torch.float64 else weight.float()
-    # LPT balances one or two groups a node best.
-    if shape.num_groups <= 2 * shape.num_nodes or effort == "fast":
+    per_node = shape.num_groups // shape.num_nodes
+    if per_node == 1 or effort == "fast":
         return _pipeline(by_total(lpt), effort, seed).place(loads, shape)
     if shape.num_slots == loads.shape[1]:
+        # Every way in which a policy places groups: they differ even where totals are equal.
         guards = [_pipeline(by_total(pack), "fast", seed) for pack in (lpt, swap_groups, snake)]
         found = [run.place(loads, shape) for run in guards]
         found.append(_pipeline(groups_by_reach, effort, seed).place(loads, shape))
         return keep_best(loads.double(), torch.stack(found), shape.num_ranks)
+    if per_node == 2:  # LPT balances two groups a node best
+        return _pipeline(by_total(lpt), effort, seed).place(loads, shape)
     # 290 recorded layers, 8 groups on 2 nodes, 288 slots on 32 ranks: 1.9 % over the mean load, and
     # 3.4 % by LPT of groups. The fast run is a guarantee; it was better in 1 of 812 layers.
     fast = _pipeline(by_total(lpt), "fast", seed).place(loads, shape)

@@ -99,8 +99,20 @@ def sum_over_steps(weight: Tensor) -> Tensor:
         ArgumentError: as of :func:`check_weight`.
     """
     check_weight(weight)
-    half = weight.dtype in (torch.float16, torch.bfloat16)  # they may not hold the sum
-    return (weight.float() if half else weight).sum(0)
+    if not weight.is_floating_point() or weight.dtype == torch.float64:
+        return weight.sum(0)
+    # Added exactly enough that the sum of a layer does not depend on what stands beside it.
+    return weight.sum(0, dtype=torch.float64).float()
+
+
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+"""For which torch has hardly any operation."""
+
+
+def as_loads(weight: Tensor) -> Tensor:
+    """``weight`` in a dtype that can be worked with, and without gradients."""
+    weight = weight.detach()
+    return weight.double() if weight.dtype in UNSIGNED else weight
 
 
 def check_multiple(name: str, value: int, by_name: str, by: int) -> None:

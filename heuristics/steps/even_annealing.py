@@ -71,8 +71,8 @@ class Search:
 
     @property
     def is_mean(self) -> bool:
-        """Whether all steps count in full."""
-        return self.counted >= len(self.weights)
+        """Whether all steps count in full: whether the last of ``weights`` does."""
+        return round(min(self.counted - len(self.weights) + 1, 1) * WEIGHT) == WEIGHT
 
     @property
     def num_counted(self) -> int:

@@ -183,3 +183,12 @@ def test_an_old_placement_that_is_a_mistake_is_refused():
     _, now = lognormal(2, 3, 64, sigma=0.7, seed=9)
     with pytest.raises(ValueError, match="old holds expert 71, not in "):
         placer("refined:4")(now, *SIZES, torch.arange(72).repeat(3, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64])
+def test_counts_in_any_integers_are_placed(dtype: torch.dtype) -> None:
+    counts = torch.arange(48).view(3, 1, 16)
+    for name in ("deepseek", "refined"):
+        placed = rebalance_experts(counts.to(dtype), 20, 1, 1, 4, policy=name)
+        wanted = rebalance_experts(counts.double(), 20, 1, 1, 4, policy=name)
+        assert torch.equal(placed[0], wanted[0])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from heuristics import POLICIES
 from heuristics.makespan import makespans
-from heuristics.policies import deepseek, refined
+from heuristics.policies import TABLE, deepseek, placer, refined
 from heuristics.swaps import swap_heaviest
 from tests.heuristics.loads import lognormal
 
@@ -80,3 +80,14 @@ def test_without_redundancy_behind_no_other_policy_nor_a_swap_search(data):
     loads[::3, 0] += data.draw(st.sampled_from([0, 0.1, 0.3])) * loads[::3].sum(1)
     loads[1::3] = loads[1::3].round()  # many ties
     check_behind_none(loads, groups, nodes, ranks)
+
+
+def test_equal_groups_on_two_places_a_node_leave_no_other_policy_ahead() -> None:
+    # Four groups of equal totals on two nodes: policies put them on nodes in different ways.
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(1, 50, (200, 4, 4), generator=generator).double()
+    loads = (group / group.sum(2, keepdim=True) * 100).flatten(1)
+    sizes = (16, 4, 2, 8)
+    found = makespans(loads, placer("refined")(loads, *sizes), 8)
+    for name in TABLE:
+        assert bool((found <= makespans(loads, placer(name)(loads, *sizes), 8) * (1 + 1e-12)).all())

@@ -37,7 +37,7 @@ def draw(steps: int, experts: int, layers: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("share", [1.0, 0.0, 0.3])
+@pytest.mark.parametrize("share", [1.0, 0.0, 0.3, 0.99999])
 @pytest.mark.parametrize("budget", [None, 3])
 def test_both_forms_make_the_same_moves(
     shape: tuple[int, ...], share: float, budget: int | None, monkeypatch: pytest.MonkeyPatch
