@@ -1,6 +1,6 @@
 """Kernels that each policy would launch on an accelerator, and copies for which the host waits.
 
-Run: python -m benchmarks.kernels [--shapes 0 1 2] [--policies NAME ..]
+Run: python -m benchmarks.kernel_counts [--shapes 0 1 2] [--policies NAME ..]
 
 No accelerator is needed: the policies run on a device that only poses as one
 (``tests/heuristics/posing.py``). A kernel is a tensor operation that is no view; some, such as a
