@@ -130,13 +130,6 @@ def fit_ranks(old: Tensor, num_slots: int, num_ranks: int) -> Tensor:
     return torch.nn.functional.pad(old, (0, missing), value=-1)
 
 
-def holds_all(phy2log: Tensor, num_experts: int) -> bool:
-    """Whether every layer of ``phy2log`` [L, P], which may hold -1, has a slot of each expert."""
-    held = torch.zeros(len(phy2log), num_experts + 1, dtype=torch.bool, device=phy2log.device)
-    held.scatter_(1, phy2log.long() % (num_experts + 1), True)
-    return bool(held[:, :-1].all())
-
-
 def keep_slots(phy2log: Tensor, old: Tensor, num_ranks: int) -> Tensor:
     """``phy2log`` [L, P] with the slots of each rank permuted: what stays on a rank keeps its slot.
 

@@ -104,6 +104,22 @@ def tell_other_costs(
             click.echo(f"eplb-opt: {policy} {said}", err=True)
     if placed == 1:
         tell_single_step(policies, runner, f"{seen.source} holds one")
+    _tell_without_start(policies)
+
+
+def _tell_without_start(policies: Iterable[str]) -> None:
+    """A line on stderr for each policy made to start from a placement, of which there is none."""
+    from eplb_opt.policies.names import PolicyError, is_user_file, load_policy
+
+    for policy in dict.fromkeys(policies):
+        with suppress(PolicyError):
+            if (
+                is_user_file(policy)
+                or getattr(load_policy(policy).function, "change", None) is None
+            ):
+                continue
+            said = "starts from the placement until now, of which there is none here: placed anew"
+            click.echo(f"eplb-opt: {policy} {said} (migrate and replay have one)", err=True)
 
 
 def tell_single_step(policies: Iterable[str], runner: PolicyRunner, why: str) -> None:

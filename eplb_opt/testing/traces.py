@@ -87,10 +87,12 @@ def check_steps(
 def _place_again_and_again(
     policy: AnyPolicy, steps: Instance, runner: PolicyRunner, order: int = 1
 ) -> Placement:
-    """The placement of a trace that comes several times; with ``order=-1`` backwards."""
+    """The placement of a trace, each step of which comes several times in succession, so that a
+    part of it holds a part of the steps alone; with ``order=-1`` backwards.
+    """
     assert steps.trace is not None
     times = -(-STEPS // len(steps.trace))
-    trace = np.tile(steps.trace[::order].astype(np.int64), (times, 1, 1))
+    trace = np.repeat(steps.trace[::order].astype(np.int64), times, axis=0)
     return runner.run(policy, replace(steps, loads=trace), once=True).placement
 
 

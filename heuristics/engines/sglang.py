@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from heuristics.matching import holds_all
+from heuristics.completion import complete
 from heuristics.pipeline import Maps, maps
 from heuristics.policies import placer
 from heuristics.shape import ArgumentError, check_multiple
@@ -43,7 +43,8 @@ def rebalance_experts_sglang(
             N divides K, else global.
         active_ranks: [G] 0 for a dead rank; None if all live. With dead ranks the rule is global.
         policy: the name of a policy, as :func:`heuristics.policies.placer` reads it.
-        old: [L, P] the placement now, which ``refined:40`` starts from.
+        old: [L, P] the placement now, which ``refined:40`` starts from; with dead ranks from its
+            live slots, in which experts that were lost take the place of spare replicas.
 
     Returns:
         ``phy2log [L, P]``, where slots of dead ranks say expert 0; ``log2phy [L, E, P' - E + 1]``
@@ -78,7 +79,7 @@ def rebalance_experts_sglang(
     else:
         slots = _slots_of(live, num_ranks, slots_per_rank, num_experts)
         if old is not None and old.shape[1] == num_physical_experts:
-            old = old[:, slots] if holds_all(old[:, slots], num_experts) else None
+            old = complete(old[:, slots].long(), tokens.sum(0, dtype=torch.float64), len(live))
         placed = place(tokens, len(slots), 1, 1, len(live), old)
         found = _spread_out(maps(placed, num_experts), slots, num_physical_experts)
     phy2log, log2phy, logcnt = (x.to(tokens_per_expert.device) for x in found)

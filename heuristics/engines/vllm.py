@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heuristics.completion import complete
 from heuristics.engines.windows import Windows
-from heuristics.matching import fit_ranks, holds_all, keep_slots
+from heuristics.matching import fit_ranks, keep_slots
 from heuristics.policies import placer
 from heuristics.shape import Shape
 
@@ -51,7 +52,8 @@ class RefinedEplbPolicy:
             old_global_expert_indices: [L, P] the placement now, tensor or numpy array, -1 in the
                 slots of new ranks; replicas that stay on their rank then keep their slot, so that
                 the engine copies no weights within a rank. A map of more or fewer ranks is read as
-                :func:`heuristics.matching.fit_ranks` says.
+                :func:`heuristics.matching.fit_ranks` says. A budget of transfers then counts from
+                that map with its holes filled (:func:`heuristics.completion.complete`).
 
         Raises:
             ArgumentError: an argument does not fit; the message names it.
@@ -64,8 +66,8 @@ class RefinedEplbPolicy:
             return place(loads, *sizes)
         now = torch.as_tensor(old_global_expert_indices).to(weight.device)
         old = fit_ranks(now, num_replicas, num_ranks)
-        lost = old.shape != now.shape and not holds_all(old, weight.shape[-1])
-        return keep_slots(place(loads, *sizes, None if lost else old), old, num_ranks)
+        start = complete(old.long(), weight, num_ranks)
+        return keep_slots(place(loads, *sizes, start), old, num_ranks)
 
     @classmethod
     def loads(cls, weight: Tensor, num_replicas: int, num_ranks: int) -> Tensor:  # noqa: ARG003

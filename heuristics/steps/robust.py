@@ -72,7 +72,7 @@ def robust(
         old: [L, P] the placement now. What is placed anew is then written so that many experts stay
             where they are.
         move_budget: transfers a layer at most. The result is then in no layer above ``old``, nor
-            above any of the others that the budget allows.
+            above ``refined`` with that budget.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
@@ -94,6 +94,9 @@ def robust(
     placed = _starts(weight, total, shape, seed)
     if old is not None:
         placed = write_beside(placed, old, shape, weight.shape[2], move_budget)
+    if move_budget is not None:
+        changed = refined(total, *sizes, seed=seed, old=old, move_budget=move_budget)
+        placed = torch.cat([placed, changed[None]])
     chunk, found = max(1, CHUNK // (TRIALS * len(weight) * num_gpus)), []
     for i in range(0, len(total), chunk):
         part = slice(i, i + chunk)
