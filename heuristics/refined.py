@@ -23,7 +23,7 @@ from heuristics.packing import by_load, lpt, snake
 from heuristics.pair_resplit import PackedPlacement, resplit, rounds
 from heuristics.pipeline import GroupPacking, Pipeline
 from heuristics.replication import greedy_replicas
-from heuristics.shape import Shape
+from heuristics.shape import ArgumentError, Shape
 from heuristics.swaps import swap_extremes, swap_heaviest
 
 
@@ -91,11 +91,11 @@ def refined(
         The expert in each slot, [L, P] int64.
 
     Raises:
-        ValueError: an argument does not fit; the message names it.
+        ArgumentError: an argument does not fit; the message names it.
     """
     shape = Shape.resolve(weight, num_replicas, num_groups, num_nodes, num_gpus)
     if move_budget is not None and (old is None or move_budget < 0):
-        raise ValueError(f"move_budget={move_budget} must not be negative, and needs old")
+        raise ArgumentError(f"move_budget={move_budget} must not be negative, and needs old")
     if old is not None:
         old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, weight)
     new = _place_anew(weight, shape, effort, seed)
@@ -210,5 +210,5 @@ def _refine_by_swaps(loads: Tensor, packed: Tensor, num_ranks: int, efforts: lis
 def works_up_to(effort: str, slots_per_rank: int) -> list[Work]:
     """The work of each effort up to this one, with S >= 2 slots a rank."""
     if effort not in EFFORTS:
-        raise ValueError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
+        raise ArgumentError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
     return list(WORK[min(slots_per_rank, max(WORK))][: EFFORTS.index(effort) + 1])

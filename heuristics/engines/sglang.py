@@ -71,7 +71,7 @@ def rebalance_experts_sglang(
         groups, nodes = _rule(algorithm, num_groups or 1, num_nodes)
     place, tokens = placer(policy), tokens_per_expert.cpu()
     num_experts, num_ranks = tokens.shape[2], num_physical_experts // slots_per_rank
-    old = None if old is None else old.cpu()
+    old = None if old is None else torch.as_tensor(old).cpu()
     live = _live_ranks(active_ranks, num_ranks)
     if len(live) == num_ranks:
         phy2log = place(tokens, num_physical_experts, groups, nodes, num_ranks, old)
@@ -95,6 +95,8 @@ def _rule(algorithm: object, num_groups: int, num_nodes: int) -> tuple[int, int]
         )
     if not name.endswith("_hierarchical"):
         return 1, 1
+    if num_nodes < 1:
+        raise ArgumentError(f"num_nodes={num_nodes} must be positive")
     check_multiple(f"num_groups (under {name})", num_groups, "num_nodes", num_nodes)
     return num_groups, num_nodes
 
@@ -103,6 +105,7 @@ def _live_ranks(active_ranks: Tensor | None, num_ranks: int) -> Tensor:
     """The ranks that live, in order, [G'] int64 on the CPU."""
     if active_ranks is None:
         return torch.arange(num_ranks)
+    active_ranks = torch.as_tensor(active_ranks)
     if active_ranks.shape != (num_ranks,):
         shape = tuple(active_ranks.shape)
         raise ArgumentError(f"active_ranks of shape {shape} is not {(num_ranks,)}, one a rank")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from heuristics.matching import check_old, relabel
-from heuristics.shape import Shape, check_weight
+from heuristics.shape import ArgumentError, Shape, check_weight
 from heuristics.steps.annealing import MANY, anneal
 from heuristics.steps.noise import draw_steps
 from heuristics.steps.starts import starts, write_beside
@@ -81,14 +81,14 @@ def dispatch_aware(
             sum as these do, so that the placement does not fit these alone; 0 draws none.
 
     Raises:
-        ValueError: an argument does not fit; the message names it.
+        ArgumentError: an argument does not fit; the message names it.
     """
     weight = weight.detach()
     check_weight(weight)
     if effort not in EFFORTS:
-        raise ValueError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
+        raise ArgumentError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
     if move_budget is not None and (old is None or move_budget < 0):
-        raise ValueError(f"move_budget={move_budget} must not be negative, and needs old")
+        raise ArgumentError(f"move_budget={move_budget} must not be negative, and needs old")
     total = weight.sum(0, dtype=torch.float64) if weight.ndim == 3 else weight
     shape = Shape.resolve(total, num_replicas, num_groups, num_nodes, num_gpus)
     if old is not None:

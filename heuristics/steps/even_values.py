@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from heuristics.replication import count_replicas
+from heuristics.shape import ArgumentError
 
 WEIGHT = 2**10
 """In a search: of a step that counts in full."""
@@ -23,7 +24,7 @@ def worst_share(objective: str) -> float:
     """A of an objective: 1 for ``mean``, 0 for ``worst``.
 
     Raises:
-        ValueError: there is no such objective.
+        ArgumentError: there is no such objective.
     """
     if objective in ("mean", "worst"):
         return float(objective == "mean")
@@ -32,8 +33,8 @@ def worst_share(objective: str) -> float:
         a = float(share)
     except ValueError:
         a = 0.0
-    if kind != "cvar" or not 0 < a <= 1:
-        raise ValueError(f"objective={objective!r} is not mean, worst or cvar:A with 0 < A <= 1")
+    if kind != "cvar" or not 0 < a <= 1 or share != share.strip() or not share.isascii():
+        raise ArgumentError(f"objective={objective!r} is not mean, worst or cvar:A with 0 < A <= 1")
     return a
 
 

@@ -22,7 +22,7 @@ from heuristics.packing import by_load, lpt
 from heuristics.pipeline import Pipeline
 from heuristics.refined import refined
 from heuristics.replication import greedy_replicas
-from heuristics.shape import Shape, check_weight, sum_over_steps
+from heuristics.shape import ArgumentError, Shape, check_weight, sum_over_steps
 from heuristics.steps.even_annealing import TRIALS, anneal_evenly
 from heuristics.steps.even_values import even_makespans, over_steps, worst_share
 from heuristics.steps.starts import write_beside
@@ -75,15 +75,15 @@ def robust(
             above ``refined`` with that budget.
 
     Raises:
-        ValueError: an argument does not fit; the message names it.
+        ArgumentError: an argument does not fit; the message names it.
     """
     weight = weight.detach()
     check_weight(weight)
     worst_share(objective)
     if effort not in EFFORTS:
-        raise ValueError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
+        raise ArgumentError(f"effort={effort!r} is not one of {', '.join(EFFORTS)}")
     if move_budget is not None and (old is None or move_budget < 0):
-        raise ValueError(f"move_budget={move_budget} must not be negative, and needs old")
+        raise ArgumentError(f"move_budget={move_budget} must not be negative, and needs old")
     sizes = num_replicas, num_groups, num_nodes, num_gpus
     total = sum_over_steps(weight) if weight.ndim == 3 else weight
     if weight.ndim == 2 or len(weight) == 1:
