@@ -24,7 +24,7 @@ from vllm.distributed.eplb.policy import EPLB_POLICIES
 from vllm.distributed.stateless_coordinator import StatelessGroupCoordinator
 
 E, S, HIDDEN = 24, 5, 2
-PATIENCE = 10
+PATIENCE = 60
 
 
 class Event:

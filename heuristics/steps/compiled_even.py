@@ -60,7 +60,7 @@ def anneal_rounds(
         state = find_state(tokens[layer], phy2log, num_ranks)
         full, makespans = state[5], state[6]
         order = find_order(makespans, weights)
-        value = value_of(makespans, weights, order)
+        value = value_of(makespans, weights, num_counted)
         for r in range(len(step)):
             for c in range(step.shape[1]):
                 g = full[0, order[int(step[r, c] * num_counted)]]
@@ -71,7 +71,7 @@ def anneal_rounds(
                 takes = count_takes(held[layer], state[0], state[1], move)
                 allowed = int(rise[r, c] * heat[layer])
                 if takes > left[layer] or not passes(
-                    tokens[layer], state, move, weights, order, value, allowed
+                    tokens[layer], state, move, weights, num_counted, value, allowed
                 ):
                     continue
                 left[layer] -= takes
@@ -81,7 +81,7 @@ def anneal_rounds(
                 if move[4] >= 0:
                     phy2log[q] = move[0]
                 order = find_order(makespans, weights)
-                value = value_of(makespans, weights, order)
+                value = value_of(makespans, weights, num_counted)
                 if value < least[layer]:
                     least[layer] = value
                     bests[layer] = phy2log
@@ -123,7 +123,7 @@ def passes(
     state: Arrays,
     move: tuple[int, int, int, int, int],
     weights: Array,
-    order: Array,
+    num_counted: int,
     value: int,
     allowed: int,
 ) -> bool:
@@ -134,7 +134,7 @@ def passes(
         state: of the layer; its last array is filled up to where the trial is given up.
         move: as of :func:`count_takes`.
         weights: [T] what the n-th worst step counts.
-        order: [T] steps, the worst first, before the move.
+        num_counted: steps that count.
         value: before the move, in units by weights.
         allowed: in units by weights.
     """
@@ -142,11 +142,7 @@ def passes(
     steps = len(makespans)
     if weights[-1] < WEIGHT:
         find_makespans(tokens, state, move, 0, steps)
-        # In any other order than its own the value is no larger, and nothing needs to be sorted.
-        if value_of(makespans, weights, order) - value > allowed:
-            return False
-        order = find_order(makespans, weights)
-        return bool(value_of(makespans, weights, order) - value <= allowed)
+        return bool(value_of(makespans, weights, num_counted) - value <= allowed)
     total, size, start, look = 0, 0, 0, FIRST_LOOK
     while start < steps:
         stop = min(look, steps)
@@ -312,18 +308,21 @@ def find_fullest(ranks: Array, t: int, top: Array, full: Array) -> None:
 
 
 @compiled
-def value_of(makespans: Array, weights: Array, order: Array) -> int:
+def value_of(makespans: Array, weights: Array, num_counted: int) -> int:
     """The objective, in units by weights.
 
     Args:
         makespans: [T] units.
-        weights: [T] what the n-th worst step counts.
-        order: [T] steps, the worst first.
+        weights: [T] what the n-th worst step counts: all that count, but for the last, alike.
+        num_counted: n, steps that count.
     """
-    value = 0
-    for n in range(len(order)):
-        value += weights[n] * makespans[order[n]]
-    return value
+    first, last = weights[0], weights[num_counted - 1]
+    if num_counted == 1:
+        return int(last * makespans.max())
+    if last == first and num_counted == len(makespans):
+        return int(first * makespans.sum())
+    worst = np.partition(makespans, len(makespans) - num_counted)[len(makespans) - num_counted :]
+    return int(first * worst.sum() - (first - last) * worst[0])
 
 
 @compiled
