@@ -49,7 +49,7 @@ def test_a_failing_policy_does_not_stop_the_others() -> None:
     names = [f"{FILE}:raises", f"{FILE}:misses_an_expert", "deepseek", "nonsense"]
     report = measure_gap(PUBLISHED, names)
     assert [p.status for p in report.policies] == ["error", "invalid", "ok", "error"]
-    assert report.policies[0].message == "RuntimeError: shape mismatch: (user_programs.py, line 50)"
+    assert report.policies[0].message == "RuntimeError: shape mismatch: (user_programs.py, line 58)"
     assert report.policies[0].gap_mean is None
     assert report.policies[2].gap_mean > 0
 

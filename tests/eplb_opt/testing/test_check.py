@@ -90,9 +90,10 @@ def test_the_published_algorithm_as_a_users_file_passes_again(gaps: Path) -> Non
         ("duplicate_slot", {"valid": "has no replica|log2phy"}),
         ("nondeterministic", {"deterministic": "different placements"}),
         ("input_mutated", {"valid": "wrote into its input"}),
-        (
+        pytest.param(
             "one_percent_worse",
             {"never worse than deepseek": "is worse than the", "gaps have not risen": ""},
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -129,6 +130,7 @@ def test_policy(full_scale_instances):
 """
 
 
+@pytest.mark.slow
 def test_an_outside_repository_with_one_short_test_file(tmp_path: Path) -> None:
     (tmp_path / "my_policy.py").write_text(
         "from heuristics import POLICIES\nplace = rebalance_experts = POLICIES['deepseek']\n"
