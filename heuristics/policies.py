@@ -132,7 +132,7 @@ TABLE: dict[str, NamedPolicy] = {
     ),
     "refined": NamedPolicy(
         refined,
-        "re-splits, swaps, other groups and counts; never behind deepseek, with P = E behind none",
+        "re-splits, swaps, other groups and counts; never behind deepseek, with P = E nor swaps",
     ),
 }
 """The policies for loads [L, E]: what is run where none is named."""

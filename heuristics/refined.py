@@ -70,8 +70,10 @@ def refined(
 ) -> Tensor:
     """The baseline improved: pairs of ranks re-split, groups to nodes likewise, other counts tried.
 
-    In no layer worse than ``deepseek``; more effort is never worse. The same on a CPU whatever the
-    number of threads.
+    In no layer worse than ``deepseek``; more effort is never worse. Without redundant experts, from
+    the default effort on, in no layer worse than ``vectorized-swap``, ``replica-refine``,
+    ``apportion-zigzag`` or swaps of the heaviest rank from LPT either. The same on a CPU whatever
+    the number of threads.
 
     Args:
         weight: [L, E] tokens per logical expert.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heuristics.grouping import by_total, groups_by_steps
+from heuristics.grouping import groups_by_steps
 from heuristics.matching import check_old, relabel
 from heuristics.packing import by_load, lpt
 from heuristics.pipeline import Pipeline
@@ -25,7 +25,7 @@ from heuristics.replication import greedy_replicas
 from heuristics.shape import ArgumentError, Shape, check_weight, sum_over_steps
 from heuristics.steps.even_annealing import TRIALS, anneal_evenly
 from heuristics.steps.even_values import even_makespans, over_steps, worst_share
-from heuristics.steps.starts import write_beside
+from heuristics.steps.starts import BUILT, write_beside
 from heuristics.steps.trials import Transfers
 
 EFFORTS = {"fast": 2**10, "default": 2**13, "thorough": 2**16}
@@ -114,10 +114,9 @@ def _starts(steps: Tensor, total: Tensor, shape: Shape, seed: int) -> Tensor:
     replicas for the largest loads of the experts and groups on nodes by steps.
     """
     sizes = shape.num_slots, shape.num_groups, shape.num_nodes, shape.num_ranks
-    deepseek = Pipeline(by_total(lpt), greedy_replicas, by_load(lpt))
     by_steps = Pipeline(groups_by_steps(steps), greedy_replicas, by_load(lpt))
-    best_of_sum = refined(total, *sizes, seed=seed)
-    return torch.stack([deepseek(total, *sizes), best_of_sum, by_steps(steps.amax(0), *sizes)])
+    of_sum = BUILT["deepseek"](total, *sizes), refined(total, *sizes, seed=seed)
+    return torch.stack([*of_sum, by_steps(steps.amax(0), *sizes)])
 
 
 @dataclass(frozen=True)
