@@ -50,6 +50,7 @@ def describe_instance(
         "num_logical_experts": instance.num_logical_experts,
         **asdict(instance.topology),
         "rule": str(instance.rule),
+        "traffic_limit": nearest_float(Fraction(instance.traffic_limit)),
         "spread_replicas": instance.spread_replicas,
         "num_steps": 1 if instance.trace is None else len(instance.trace),
         "objective": str(objective),

@@ -24,7 +24,7 @@ from heuristics.pipeline import Counting, Maps, Pipeline, Placing, maps
 from heuristics.published import programs
 from heuristics.refined import refined
 from heuristics.replication import greedy_replicas
-from heuristics.shape import as_loads, sum_over_steps
+from heuristics.shape import as_loads, sum_over_steps, under_rule
 from heuristics.steps import dispatch_aware, robust
 from heuristics.steps.even_values import worst_share
 
@@ -61,6 +61,8 @@ class NamedPolicy:
         idea: one line.
         change: how it starts from the placement until now, given as ``old``; None for a policy that
             always places anew.
+        knows_home: whether ``place`` and ``change`` take ``traffic``, the limit of the rule
+            ``home``; the others place as under the hierarchical rule, with no traffic.
         check: raises ValueError for numbers of experts, slots, groups, nodes and ranks of which it
             has no placement; None for a policy that has one of all.
         objective: what it minimizes over steps: ``sum``, the makespan of their sum, or of the
@@ -70,12 +72,13 @@ class NamedPolicy:
             ``optimal``, what a dispatcher does that looks at each step.
     """
 
-    place: Place
+    place: Callable[..., Tensor]
     idea: str
     change: Callable[..., Tensor] | None = None
     check: Callable[[int, int, int, int, int], None] | None = None
     objective: str = "sum"
     dispatch: str = "even"
+    knows_home: bool = False
 
     @property
     def takes_steps(self) -> bool:
@@ -90,6 +93,9 @@ class NamedPolicy:
         num_nodes: int,
         num_gpus: int,
         old: Tensor | None = None,
+        *,
+        rule: str = "auto",
+        traffic: float = 1.0,
     ) -> Tensor:
         """The expert in each slot, [L, P] int64; arguments as of :func:`rebalance_experts`.
 
@@ -103,11 +109,12 @@ class NamedPolicy:
         weight = as_loads(weight)
         if weight.ndim == 3 and not (self.takes_steps and len(weight) > 1):
             weight = sum_over_steps(weight)
-        sizes = (num_replicas, num_groups, num_nodes, num_gpus)
+        sizes = (num_replicas, *under_rule(rule, traffic, num_groups, num_nodes), num_gpus)
+        home = {"traffic": traffic} if self.knows_home and rule == "home" and num_nodes > 1 else {}
         if self.change is not None and old is not None:
             with suppress(NoStartError):
-                return self.change(weight, *sizes, old=old)
-        return self.place(weight, *sizes)
+                return self.change(weight, *sizes, old=old, **home)
+        return self.place(weight, *sizes, **home)
 
 
 TABLE: dict[str, NamedPolicy] = {
@@ -133,6 +140,7 @@ TABLE: dict[str, NamedPolicy] = {
     "refined": NamedPolicy(
         refined,
         "re-splits, swaps, other groups and counts; never behind deepseek, with P = E nor swaps",
+        knows_home=True,
     ),
 }
 """The policies for loads [L, E]: what is run where none is named."""
@@ -144,11 +152,13 @@ FOR_STEPS: dict[str, NamedPolicy] = {
         "the least mean makespan over the steps of a trace; needs a dispatcher",
         objective="mean",
         dispatch="optimal",
+        knows_home=True,
     ),
     "robust": NamedPolicy(
         robust,
         "the least mean makespan over the steps of a trace, replicas sharing alike",
         objective="mean",
+        knows_home=True,
     ),
 }
 """The policies that look at each step, as they are without further words."""
@@ -350,10 +360,10 @@ def rebalance_experts(
     num_gpus: int,
     *,
     policy: str = "refined",
+    rule: str = "auto",
+    traffic: float = 1.0,
 ) -> Maps:
     """Place the experts of all layers: the signature and results of DeepSeek EPLB.
-
-    Hierarchical if ``num_nodes`` divides ``num_groups``, else global, as DeepSeek EPLB does.
 
     Args:
         weight: [L, E] tokens per logical expert, or [T, L, E] at each step, which all policies but
@@ -365,6 +375,13 @@ def rebalance_experts(
         num_gpus: G, ranks in total.
         policy: a name as :func:`placer` reads it: one in ``POLICIES``, or stages such as
             ``huntington-hill + snake + pair-resplit``.
+        rule: which placements are allowed: ``auto``, as DeepSeek EPLB does, hierarchical if
+            ``num_nodes`` divides ``num_groups``, else global; or one of ``global``,
+            ``hierarchical`` and ``home``: every expert has a replica at the home of its group,
+            further ones may be on any node. Policies that do not know the last one place
+            hierarchically.
+        traffic: under ``home`` the part of a layer's tokens that may be served off home, replicas
+            sharing alike.
 
     Returns:
         ``phy2log [L, P]``; ``log2phy [L, E, P - E + 1]``, slots ascending, padded with -1;
@@ -379,4 +396,7 @@ def rebalance_experts(
         >>> phy2log.tolist(), logcnt.tolist()
         ([[2, 1, 0, 0]], [[2, 1, 1]])
     """
-    return with_maps(placer(policy))(weight, num_replicas, num_groups, num_nodes, num_gpus)
+    placed = placer(policy)(
+        weight, num_replicas, num_groups, num_nodes, num_gpus, rule=rule, traffic=traffic
+    )
+    return maps(placed, weight.shape[-1])

@@ -67,6 +67,7 @@ def refined(
     seed: int = 0,
     old: Tensor | None = None,
     move_budget: int | None = None,
+    traffic: float | None = None,  # noqa: ARG001
 ) -> Tensor:
     """The baseline improved: pairs of ranks re-split, groups to nodes likewise, other counts tried.
 
@@ -88,6 +89,10 @@ def refined(
         move_budget: transfers a layer at most. The result is then the best found within it, and in
             no layer worse than ``old``, of which it may be a change (under the hierarchical rule
             with the groups on the nodes where ``old`` has them).
+        traffic: None: all replicas of a group stay on one node (with one node, anywhere). Else the
+            rule ``home``: every expert has a replica at the home of its group, further ones may be
+            on any node, and at most this part of a layer's tokens is served off home, replicas
+            sharing alike.
 
     Returns:
         The expert in each slot, [L, P] int64.

@@ -63,6 +63,26 @@ class Shape:
         return Shape(num_replicas, num_groups, num_nodes, num_gpus)
 
 
+RULES = ("auto", "global", "hierarchical", "home")
+
+
+def under_rule(rule: str, traffic: float, num_groups: int, num_nodes: int) -> tuple[int, int]:
+    """Groups and nodes that make a program which looks at ``num_groups % num_nodes`` follow a rule:
+    one of each for ``global``.
+
+    Raises:
+        ArgumentError: there is no such rule, nodes do not divide groups under one that needs it, or
+            ``traffic`` is no part of the tokens, or below 1 under another rule than ``home``.
+    """
+    if rule not in RULES:
+        raise ArgumentError(f"rule={rule!r} is not one of {', '.join(RULES)}")
+    if not 0 <= traffic <= 1 or (traffic < 1 and rule != "home"):
+        raise ArgumentError(f"traffic={traffic} is not a part from 0 to 1 under rule='home'")
+    if rule in ("hierarchical", "home") and min(num_groups, num_nodes) > 0:
+        check_multiple(f"rule={rule!r}: num_groups", num_groups, "num_nodes", num_nodes)
+    return (1, 1) if rule == "global" else (num_groups, num_nodes)
+
+
 def check_weight(weight: Tensor) -> None:
     """Check tokens [L, E], or [T, L, E] at each step.
 

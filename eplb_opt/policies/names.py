@@ -125,16 +125,21 @@ class Policy:
         objective = getattr(self.function, "objective", "mean")
         return Cost.of(objective, getattr(self.function, "dispatch", "even"))
 
-    def call(self, weight: Any, sizes: Sequence[int], old: Any = None) -> Any:
+    def call(
+        self, weight: Any, sizes: Sequence[int], old: Any = None, traffic: float | None = None
+    ) -> Any:
         """What the function returns for loads (a tensor) and ``sizes`` as in :func:`arguments`.
 
-        ``old`` is the placement until now, a tensor [L, P], if there is one. Loads [L, E] are one
-        step for a function that takes steps.
+        ``old`` is the placement until now, a tensor [L, P], if there is one; ``traffic`` the limit
+        of the rule ``home`` (None: another rule), which only built-in policies are told: all others
+        place as under the hierarchical rule. Loads [L, E] are one step for a function that takes
+        steps.
         """
         if self.takes_steps and weight.ndim == 2:
             weight = weight[None]
         takes_old = self.built_in or _required_arguments(self.function) > 1 + len(sizes)
-        return self.function(weight, *sizes, *([old] if takes_old else []))
+        home = {"rule": "home", "traffic": traffic} if self.built_in and traffic is not None else {}
+        return self.function(weight, *sizes, *([old] if takes_old else []), **home)
 
     def check_sizes(self, instance: Instance) -> None:
         """Find out before there is work whether the policy has placements of such sizes at all.
@@ -175,7 +180,7 @@ class Policy:
                     weight = torch.from_numpy(loads.copy())
                     before = None if old is None else torch.tensor(old)
                     start = time.perf_counter()
-                    answer = self.call(weight, sizes, before)
+                    answer = self.call(weight, sizes, before, home_limit(instance))
                     seconds.append(time.perf_counter() - start)
                     placement = placement or check_placement(answer, instance)
         except PolicyError:
@@ -211,13 +216,18 @@ def arguments(instance: Instance, takes_steps: bool = False) -> tuple[Any, list[
 def sizes_of(instance: Instance) -> list[int]:
     """Numbers of slots, groups, nodes and ranks as policies get them."""
     topology = instance.topology
-    hierarchical = instance.rule == Rule.HIERARCHICAL
+    by_nodes = instance.rule != Rule.GLOBAL
     return [
         topology.num_physical_experts,
-        topology.num_groups if hierarchical else 1,
-        topology.num_nodes if hierarchical else 1,
+        topology.num_groups if by_nodes else 1,
+        topology.num_nodes if by_nodes else 1,
         topology.num_ranks,
     ]
+
+
+def home_limit(instance: Instance) -> float | None:
+    """The limit of traffic as policies get it; None under another rule than ``home``."""
+    return float(instance.traffic_limit) if instance.rule == Rule.HOME else None
 
 
 def is_user_file(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Literal
 
 from eplb_opt.problem.layer import Layer
@@ -22,14 +23,17 @@ class Instance(ShowsItself):
             L, E] is given in the same argument and summed over time, in floats if it holds floats;
             :meth:`layer` sums exactly).
         topology: the machine.
-        rule: ``auto``, ``global`` or ``hierarchical``. ``auto`` is what the reference programs do:
-            hierarchical if there are several nodes and K is a multiple of N, else global. After
-            construction it is the resolved :class:`Rule`.
+        rule: ``auto``, ``global``, ``hierarchical`` or ``home``. ``auto`` is what the reference
+            programs do: hierarchical if there are several nodes and K is a multiple of N, else
+            global. After construction it is the resolved :class:`Rule`.
         source: where the loads came from, for messages and reports.
         spread_replicas: no rank may hold two replicas of one expert.
         normalize_steps: the steps of a trace weigh alike: those of a layer are scaled to the
             largest of their totals, see :func:`eplb_opt.problem.loads.normalize_steps`.
         trace: the [T, L, E] input if there was a time axis, normalised if asked for, else None.
+        traffic_limit: under the rule ``home`` the part of a layer's tokens that may be served off
+            home, from 0 to 1; a float is read as the decimal that is printed for it. After
+            construction a Fraction.
         numbers: what each row is called in reports: 0..L-1, or the layers kept by :meth:`select`.
 
     Raises:
@@ -45,10 +49,11 @@ class Instance(ShowsItself):
 
     loads: Loads
     topology: Topology
-    rule: Rule | Literal["auto", "global", "hierarchical"] = "auto"
+    rule: Rule | Literal["auto", "global", "hierarchical", "home"] = "auto"
     source: str = "array"
     spread_replicas: bool = False
     normalize_steps: bool = False
+    traffic_limit: Fraction | float | str = Fraction(1)
     trace: Loads | None = field(default=None, init=False)
     numbers: tuple[int, ...] = field(default=(), init=False)
 
@@ -63,6 +68,7 @@ class Instance(ShowsItself):
         object.__setattr__(self, "loads", loads)
         object.__setattr__(self, "numbers", tuple(range(len(loads))))
         object.__setattr__(self, "rule", _resolve_rule(self.rule, self.topology, loads.shape[1]))
+        object.__setattr__(self, "traffic_limit", _limit(self.traffic_limit, Rule(self.rule)))
         if loads.shape[1] > self.topology.num_physical_experts:
             raise ValueError(
                 f"num_physical_experts={self.topology.num_physical_experts} is less than "
@@ -88,7 +94,10 @@ class Instance(ShowsItself):
             "groups": machine.num_groups if machine.num_groups > 1 else 0,
         }
         words = [f"{number} {name}" for name, number in sizes.items() if number]
-        words += [f"{self.rule} rule", *["replicas spread"] * self.spread_replicas]
+        words.append(f"{self.rule} rule")
+        if (limit := Fraction(self.traffic_limit)) < 1:
+            words.append(f"traffic up to {float(limit):g}")
+        words += ["replicas spread"] * self.spread_replicas
         return Shown(f"Instance({self.source}: {', '.join(words)})")
 
     @property
@@ -119,6 +128,7 @@ class Instance(ShowsItself):
             self.numbers[index],
             self.spread_replicas,
             steps,
+            Fraction(self.traffic_limit),
         )
 
     def layers(self) -> list[Layer]:
@@ -148,12 +158,12 @@ def _resolve_rule(rule: str, topology: Topology, num_experts: int) -> Rule:
     if rule == "auto":
         rule = Rule.HIERARCHICAL if nodes > 1 and groups % nodes == 0 else Rule.GLOBAL
     if rule not in list(Rule):
-        raise ValueError(f"rule={rule!r} is not one of auto, global, hierarchical")
-    if rule == Rule.HIERARCHICAL:
+        raise ValueError(f"rule={rule!r} is not one of auto, {', '.join(Rule)}")
+    if rule != Rule.GLOBAL:
         if groups % nodes:
             raise ValueError(
                 f"num_groups={groups} is not a multiple of num_nodes={nodes}: "
-                "the hierarchical rule gives every node the same number of groups"
+                f"the rule {str(rule)!r} gives every node the same number of groups"
             )
         if num_experts % groups:
             raise ValueError(
@@ -161,3 +171,20 @@ def _resolve_rule(rule: str, topology: Topology, num_experts: int) -> Rule:
                 "groups have equal size"
             )
     return Rule(rule)
+
+
+def _limit(given: Fraction | float | str, rule: Rule) -> Fraction:
+    """The limit of traffic as an exact number.
+
+    Raises:
+        ValueError: it is none from 0 to 1, or one below 1 under another rule than ``home``.
+    """
+    try:
+        limit = Fraction(str(given) if isinstance(given, float) else given)
+    except (TypeError, ValueError, ArithmeticError):
+        limit = Fraction(-1)
+    if not 0 <= limit <= 1:
+        raise ValueError(f"traffic_limit={given!r} is not a part of the tokens, from 0 to 1")
+    if limit < 1 and rule != Rule.HOME:
+        raise ValueError(f"traffic_limit={given!r} needs rule='home', not {str(rule)!r}")
+    return limit

@@ -25,6 +25,9 @@ class Layer:
         steps: [T, E] integers in the same unit, whose sums over the steps are ``loads``: int64, or
             Python's integers (dtype object) where such sums might exceed 64 bits. Without steps,
             the loads as the only one. Layers of equal ``loads`` compare equal whatever their steps.
+        traffic_limit: under the rule ``home`` the part of the tokens that may be served off home:
+            under ``even`` and ``fixed`` dispatch of all steps together, under ``optimal`` dispatch
+            of each. 1 is no limit.
     """
 
     loads: tuple[int, ...]
@@ -34,6 +37,7 @@ class Layer:
     index: int = 0
     spread_replicas: bool = False
     steps: Integers = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    traffic_limit: Fraction = Fraction(1)
 
     def __post_init__(self) -> None:
         if self.steps is None:
@@ -99,8 +103,16 @@ class Layer:
     def without_nodes(self) -> Layer:
         """The layer under the global rule, as one node with one group."""
         machine = Topology(self.topology.num_physical_experts, self.topology.num_ranks)
-        return replace(self, topology=machine, rule=Rule.GLOBAL)
+        return replace(self, topology=machine, rule=Rule.GLOBAL, traffic_limit=Fraction(1))
 
     def each_step(self) -> list[Layer]:
-        """The problem of each step alone, in order."""
+        """The problem of each step alone, in order, under the layer's limit of traffic.
+
+        Under ``even`` and ``fixed`` dispatch that limit is one of all steps together, and a step
+        alone may exceed it: see :meth:`without_limit`.
+        """
         return [replace(self, loads=tuple(map(int, step)), steps=step[None]) for step in self.steps]
+
+    def without_limit(self) -> Layer:
+        """The layer with any traffic."""
+        return replace(self, traffic_limit=Fraction(1))

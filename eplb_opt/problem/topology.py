@@ -15,6 +15,9 @@ class Rule(StrEnum):
     """Any replica may go to any rank."""
     HIERARCHICAL = "hierarchical"
     """Each node takes exactly ``num_groups / num_nodes`` whole groups of experts."""
+    HOME = "home"
+    """So many groups are at home on each node; further replicas may go to any node. The traffic may
+    be limited (:mod:`eplb_opt.problem.homes`)."""
 
 
 LARGEST = 2**31 - 1
@@ -24,7 +27,7 @@ LARGEST = 2**31 - 1
 @dataclass(frozen=True)
 class Topology:
     """The machine: slots, ranks and nodes, and the expert groups that the hierarchical rule keeps
-    together.
+    together, and the rule ``home`` at home.
 
     Slot ``p`` belongs to rank ``p // slots_per_rank``; rank ``r`` belongs to node ``r //
     ranks_per_node``.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
+from eplb_opt.problem.homes import find_homes, traffic
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
@@ -18,7 +20,7 @@ class Violation:
     """One broken rule.
 
     Attributes:
-        kind: ``shape``, ``missing-expert``, ``group-split``, ``groups-per-node`` or
+        kind: ``shape``, ``missing-expert``, ``group-split``, ``groups-per-node``, ``no-home`` or
             ``shared-rank``.
         message: one line that names layer, slot or expert, and what was expected.
         layer: None where the whole placement is concerned.
@@ -33,8 +35,10 @@ def find_violations(placement: Placement, instance: Instance) -> list[Violation]
     """All broken rules of ``placement``, empty if it is valid.
 
     Checked: the shape [L, P]; at least one replica of every expert; under the hierarchical rule
-    all replicas of a group on one node and K/N groups on each node; if the instance has
-    ``spread_replicas``, no rank that holds an expert twice.
+    all replicas of a group on one node and K/N groups on each node; under the rule ``home`` homes
+    of all groups, K/N on each node, with every expert at home; if the instance has
+    ``spread_replicas``, no rank that holds an expert twice. A limit of traffic is one of the
+    shares: see :func:`over_limit`.
     """
     expected = (instance.num_layers, instance.topology.num_physical_experts)
     if placement.phy2log.shape != expected:
@@ -46,6 +50,8 @@ def find_violations(placement: Placement, instance: Instance) -> list[Violation]
     violations = _missing_experts(placement)
     if instance.rule == Rule.HIERARCHICAL:
         violations += _group_violations(placement, instance)
+    if instance.rule == Rule.HOME and not violations:
+        violations += _homeless(placement, instance)
     if instance.spread_replicas:
         violations += _shared_ranks(placement, instance)
     return violations
@@ -66,7 +72,39 @@ def layer_violation(layer: Layer, phy2log: Sequence[int]) -> str | None:
         groups = [{e // group_size for e in held} for held in nodes]
         if any(len(found) != topology.groups_per_node for found in groups):
             return "a node does not hold K/N whole groups"
+    if layer.rule == Rule.HOME and find_homes(layer, phy2log) is None:
+        return NO_HOME
     return None
+
+
+NO_HOME = "no homes of the groups, K/N on each node, have every expert at home"
+
+
+def over_limit(
+    layer: Layer, phy2log: Sequence[int], shares: Sequence[Fraction] | None = None
+) -> str | None:
+    """How a placement exceeds the layer's limit of traffic, None if it does not; ``shares`` [P] as
+    of :func:`eplb_opt.problem.homes.traffic`.
+    """
+    if layer.rule != Rule.HOME or layer.traffic_limit == 1:
+        return None
+    found = traffic(layer, phy2log, shares)
+    if found is None or found <= layer.traffic_limit:
+        return None
+    return (
+        f"layer {layer.index}: {float(found):.4%} of the tokens are served off home, and the limit "
+        f"is {float(layer.traffic_limit):.4%}"
+    )
+
+
+def _homeless(placement: Placement, instance: Instance) -> list[Violation]:
+    return [
+        Violation("no-home", f"layer {index}: {NO_HOME}", index)
+        for index, (layer, row) in enumerate(
+            zip(instance.layers(), placement.phy2log.tolist(), strict=True)
+        )
+        if find_homes(layer, row) is None
+    ]
 
 
 def _missing_experts(placement: Placement) -> list[Violation]:

@@ -55,6 +55,7 @@ def dispatch_aware(
     seed: int = 0,
     old: Tensor | None = None,
     move_budget: int | None = None,
+    traffic: float | None = None,  # noqa: ARG001
     enough: int = ENOUGH,
 ) -> Tensor:
     """The expert in each slot, [L, P] int64.
@@ -79,6 +80,10 @@ def dispatch_aware(
             above any of the others that the budget allows.
         enough: fewer recorded steps are joined by drawn ones up to so many, which vary about their
             sum as these do, so that the placement does not fit these alone; 0 draws none.
+        traffic: None: all replicas of a group stay on one node (with one node, anywhere). Else the
+            rule ``home``: every expert has a replica at the home of its group, further ones may be
+            on any node, and at most this part of a layer's tokens is served off home, replicas
+            sharing alike.
 
     Raises:
         ArgumentError: an argument does not fit; the message names it.

@@ -52,6 +52,7 @@ def robust(
     seed: int = 0,
     old: Tensor | None = None,
     move_budget: int | None = None,
+    traffic: float | None = None,  # noqa: ARG001
 ) -> Tensor:
     """The expert in each slot, [L, P] int64.
 
@@ -73,6 +74,10 @@ def robust(
             where they are.
         move_budget: transfers a layer at most. The result is then in no layer above ``old``, nor
             above ``refined`` with that budget.
+        traffic: None: all replicas of a group stay on one node (with one node, anywhere). Else the
+            rule ``home``: every expert has a replica at the home of its group, further ones may be
+            on any node, and at most this part of a layer's tokens is served off home, replicas
+            sharing alike.
 
     Raises:
         ArgumentError: an argument does not fit; the message names it.
