@@ -16,6 +16,7 @@ from heuristics.count_search import place_with_lower_bound, try_counts
 from heuristics.exchange import exchange_for_spread
 from heuristics.fold_search import search_counts
 from heuristics.grouping import by_total, groups_by_reach, swap_groups
+from heuristics.home import place_at_home
 from heuristics.makespan import keep_best, keep_better
 from heuristics.matching import check_old, count_transfers, relabel
 from heuristics.migration import migrate
@@ -67,7 +68,7 @@ def refined(
     seed: int = 0,
     old: Tensor | None = None,
     move_budget: int | None = None,
-    traffic: float | None = None,  # noqa: ARG001
+    traffic: float | None = None,
 ) -> Tensor:
     """The baseline improved: pairs of ranks re-split, groups to nodes likewise, other counts tried.
 
@@ -106,6 +107,10 @@ def refined(
     if old is not None:
         old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, weight)
     new = _place_anew(weight, shape, effort, seed)
+    if traffic is not None and shape.num_nodes > 1 and shape.num_slots > weight.shape[1]:
+        loads = weight.double()
+        at_home = place_at_home(loads, shape, traffic, effort, seed)
+        new = keep_better(loads, new, at_home, num_gpus)
     if old is None:
         return new
     new = relabel(new, old, num_gpus, shape.num_nodes, weight.shape[1])
