@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heuristics.compiled import compiled
-from heuristics.contents import LARGEST_EXCESS, NODE_WEIGHT, UNITS
 
 Array = NDArray[Any]
 
 
 @compiled
 def anneal_rounds(
-    ranks_per_node: int,
+    constants: tuple[int, int, int, int],
     heat: float,
     tokens: Array,
     by_load: Array,
@@ -32,7 +31,7 @@ def anneal_rounds(
     """Rounds of all rows, one row after the other.
 
     Args:
-        ranks_per_node: r.
+        constants: units in the mean node, weight of nodes, largest excess, ranks of a node.
         heat: the first temperature, in units.
         tokens: [B, E] of each expert, in units.
         by_load: [B, E] the experts, heaviest first.
@@ -45,6 +44,7 @@ def anneal_rounds(
         places: [R, C] in [0, 1).
         rises: [R, C] that is allowed, over the first temperature.
     """
+    units, weight, most, ranks_per_node = constants
     num_experts, num_nodes, further = tokens.shape[1], copies.shape[1], copies.shape[2]
     for row in range(len(tokens)):
         load, home, held = tokens[row], homes[row], copies[row]
@@ -63,8 +63,11 @@ def anneal_rounds(
             share[e] = int(np.ceil(load[e] / counts[e]))
             nodes += on_nodes[e] * share[e]
             away += (counts[e] - on_nodes[e, home[e]]) * share[e]
-            replicas += square(share[e] * ranks_per_node - UNITS // 2)
-        value = root(nodes, replicas)
+            replicas += square(share[e] * ranks_per_node - units // 2, most)
+        squares = replicas
+        for n in range(num_nodes):
+            squares += weight * square(nodes[n] - units, most)
+        value = root(squares)
         least[row] = min(least[row], value)
         for i in range(len(slots)):
             for j in range(slots.shape[1]):
@@ -82,18 +85,18 @@ def anneal_rounds(
                 if off > limit[row] and off > away:
                     continue
                 heavy = replicas
-                heavy -= square(share[a] * ranks_per_node - UNITS // 2)
-                heavy -= square(share[b] * ranks_per_node - UNITS // 2)
-                heavy += square(new_a * ranks_per_node - UNITS // 2)
-                heavy += square(new_b * ranks_per_node - UNITS // 2)
+                heavy -= square(share[a] * ranks_per_node - units // 2, most)
+                heavy -= square(share[b] * ranks_per_node - units // 2, most)
+                heavy += square(new_a * ranks_per_node - units // 2, most)
+                heavy += square(new_b * ranks_per_node - units // 2, most)
                 squares = heavy
                 for t in range(num_nodes):
                     now = nodes[t]
                     now += on_nodes[a, t] * (new_a - share[a]) + on_nodes[b, t] * (new_b - share[b])
                     if t == n:
                         now += new_b - new_a
-                    squares += NODE_WEIGHT * square(now - UNITS)
-                if math.sqrt(float(squares)) > value + rises[i, j] * heat:
+                    squares += weight * square(now - units, most)
+                if root(squares) > value + int(rises[i, j] * heat):
                     continue
                 nodes += on_nodes[a] * (new_a - share[a]) + on_nodes[b] * (new_b - share[b])
                 nodes[n] += new_b - new_a
@@ -103,7 +106,7 @@ def anneal_rounds(
                 on_nodes[b, n] += 1
                 share[a], share[b] = new_a, new_b
                 held[n, slot % further] = b
-                away, replicas, value = off, heavy, math.sqrt(float(squares))
+                away, replicas, value = off, heavy, root(squares)
                 if value < least[row]:
                     least[row] = value
                     bests[row] = held
@@ -111,17 +114,19 @@ def anneal_rounds(
 
 
 @compiled
-def square(excess: int) -> int:
-    """Of what is above 0, in units."""
+def square(excess: int, most: int) -> int:
+    """Of what is above 0, in units; of ``most`` if it is more."""
     if excess <= 0:
         return 0
-    return min(excess, LARGEST_EXCESS) ** 2
+    return min(excess, most) ** 2
 
 
 @compiled
-def root(nodes: Array, replicas: int) -> float:
-    """The value, from the loads of nodes [N] and the squares of heavy replicas."""
-    squares = replicas
-    for load in nodes:
-        squares += NODE_WEIGHT * square(load - UNITS)
-    return math.sqrt(float(squares))
+def root(squares: int) -> int:
+    """Without what is behind the point."""
+    found = int(math.sqrt(float(squares)))
+    if found**2 > squares:
+        found -= 1
+    if (found + 1) ** 2 <= squares:
+        found += 1
+    return found

@@ -52,8 +52,8 @@ class Contents:
         limit: [B] int64, units that may be served off home.
         copies: [B, N, F] int64, the expert of each further copy; changed in place.
         best: [B, N, F] int64, the best until now, ``copies`` at first; changed in place.
-        least: [B] float64, its value, the root of the objective, infinite at first; changed in
-            place.
+        least: [B] int64, its value, the root of the objective in units, without what is behind the
+            point; as large as can be at first; changed in place.
         ranks_per_node: r.
     """
 
@@ -88,7 +88,7 @@ class Contents:
             torch.full_like(home[:, 0], limit),
             copies,
             copies.clone(),
-            torch.full_like(tokens[:, 0], torch.inf),
+            torch.full_like(home[:, 0], torch.iinfo(torch.int64).max),
             shape.num_ranks // shape.num_nodes,
         )
 
@@ -153,7 +153,8 @@ def _run_compiled(contents: Contents, draws: Draws, heat: float) -> None:
         contents.copies, contents.best, contents.least,
         draws.slot, draws.place, draws.rise,
     )  # fmt: skip
-    anneal_rounds(contents.ranks_per_node, heat, *(tensor.numpy() for tensor in tensors))
+    constants = (UNITS, NODE_WEIGHT, LARGEST_EXCESS, contents.ranks_per_node)
+    anneal_rounds(constants, heat, *(tensor.numpy() for tensor in tensors))
 
 
 def _run_together(contents: Contents, draws: Draws, heat: float) -> None:
@@ -180,7 +181,7 @@ class _State:
         share: [B, E] int64, units of a replica, rounded up.
         nodes: [B, N] int64, units.
         away: [B] int64, units served off home.
-        value: [B] float64.
+        value: [B] int64.
     """
 
     counts: Tensor
@@ -206,7 +207,14 @@ class _State:
         squares = NODE_WEIGHT * _square(loads - UNITS).sum(1)
         squares += _square(share * contents.ranks_per_node - UNITS // 2).sum(1)
         away = ((counts - at_home) * share).sum(1)
-        return _State(counts, on_nodes, share, loads, away, squares.double().sqrt())
+        return _State(counts, on_nodes, share, loads, away, _root(squares))
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Whole numbers: the last digit of a root is not the same in all libraries."""
+    root = squares.double().sqrt().long()
+    root -= (root**2 > squares).long()
+    return root + ((root + 1) ** 2 <= squares).long()
 
 
 def _square(excess: Tensor) -> Tensor:
@@ -260,7 +268,7 @@ class _Moves:
         squares = squares + replicas.sum(1, keepdim=True)
         squares = squares + NODE_WEIGHT * _square(nodes - UNITS).sum(2)
         fits = (away <= contents.limit[:, None]) | (away <= state.away[:, None])
-        lower = squares.double().sqrt() <= state.value[:, None] + rise
+        lower = _root(squares) <= state.value[:, None] + rise.long()
         return (self.a != self.b) & kept & fits & lower
 
     def make_first(self, contents: Contents, passes: Tensor) -> None:

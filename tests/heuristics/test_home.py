@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import pytest
 import torch
@@ -101,9 +101,7 @@ def test_candidates_are_in_the_order_of_what_copies_must_take_away() -> None:
                 keys.append(
                     (max(float(level), float(total / 4)), float((nodes - total / 4).clamp(0).sum()))
                 )
-            assert all(
-                a <= (b[0] + 1e-9, b[1] + 1e-9) for a, b in zip(keys, keys[1:], strict=False)
-            )
+            assert all(a <= (b[0] + 1e-9, b[1] + 1e-9) for a, b in pairwise(keys))
 
 
 def test_swaps_of_groups_find_good_homes_where_assignments_are_many() -> None:
