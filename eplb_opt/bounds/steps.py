@@ -12,11 +12,18 @@ node's bound at each step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
-from eplb_opt.bounds.closed_form import Bound, dispatch_bound, packing_bound, placement_bound
+from eplb_opt.bounds.closed_form import (
+    Bound,
+    dispatch_bound,
+    groups_bound,
+    packing_bound,
+    placement_bound,
+)
 from eplb_opt.bounds.each_step import (
     Partitions,
     Ratios,
@@ -26,11 +33,12 @@ from eplb_opt.bounds.each_step import (
     partitions,
     step_ratios,
 )
+from eplb_opt.bounds.homes import Excesses, excesses, heaviest_groups, without_traffic
 from eplb_opt.bounds.same_rank import same_rank_bound
 from eplb_opt.problem.evidence import CLOSED_FORM, ONE_PARTITION, Blocks, StepBlock
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective
-from eplb_opt.problem.rationals import Integers, widen
+from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective
+from eplb_opt.problem.rationals import Integers, integer_array, widen
 from eplb_opt.problem.topology import Rule
 
 LARGEST_CLOSED_FORM = 100_000
@@ -78,6 +86,8 @@ def constant_bound(layer: Layer, cost: Cost, counts: Sequence[int] | None = None
     found = [_of_steps(floors, cost.objective)]
     if _has_nodes(layer):
         found.append(_partition_bound(layer, cost))
+    if _has_limit(layer):
+        found += _limit_of_all_steps(layer, cost)
     if cost.dispatch != Dispatch.OPTIMAL:
         found.append(same_rank_bound(layer, cost.objective, floors) or found[0])
     return max(found, key=lambda bound: bound.value)
@@ -89,14 +99,12 @@ def bound_of_sum(layer: Layer, dispatch: Dispatch, counts: Sequence[int] | None 
         return Bound(Fraction(0), "no-load")
     if counts is not None:
         return packing_bound(layer, counts)
-    if dispatch == Dispatch.EVEN:
-        return placement_bound(layer)
-    best = dispatch_bound(layer)
-    if _has_nodes(layer):
-        best = max(
-            best, _partition_bound(layer, Cost(SUM, dispatch)), key=lambda bound: bound.value
-        )
-    return best
+    found = [placement_bound(layer) if dispatch == Dispatch.EVEN else dispatch_bound(layer)]
+    if _has_nodes(layer) and dispatch != Dispatch.EVEN:
+        found.append(_partition_bound(layer, Cost(SUM, dispatch)))
+    if _has_limit(layer):
+        found += _home_bounds(layer, Cost(SUM, dispatch))
+    return max(found, key=lambda bound: bound.value)
 
 
 def step_bounds(layer: Layer, dispatch: Dispatch) -> list[Fraction]:
@@ -104,11 +112,14 @@ def step_bounds(layer: Layer, dispatch: Dispatch) -> list[Fraction]:
     experts, slots_per_rank = layer.num_logical_experts, layer.topology.slots_per_rank
     small = len(layer.steps) * experts * slots_per_rank <= LARGEST_CLOSED_FORM
     ratios = step_ratios(layer, layer.steps, dispatch)
-    if _has_nodes(layer):
+    # Under other dispatch the limit is one of all steps together.
+    limited = _has_limit(layer) and dispatch == Dispatch.OPTIMAL
+    if _has_nodes(layer) or limited:
         ratios = larger(ratios, _partition_of_each_step(layer, dispatch))
     found = ratios.fractions(layer.unit)
     if dispatch == Dispatch.EVEN and small:
-        exact = [bound_of_sum(step, dispatch).value for step in layer.each_step()]
+        steps = layer.without_limit().each_step()
+        exact = [bound_of_sum(step, dispatch).value for step in steps]
         found = list(map(max, found, exact))
     return found
 
@@ -134,31 +145,75 @@ def _has_nodes(layer: Layer) -> bool:
     return layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1
 
 
+def _has_limit(layer: Layer) -> bool:
+    return layer.rule == Rule.HOME and layer.topology.num_nodes > 1 and layer.traffic_limit < 1
+
+
+def _limit_of_all_steps(layer: Layer, cost: Cost) -> list[Bound]:
+    """Where a placement stays under a limit of traffic.
+
+    Under ``optimal`` dispatch the homes, at each step with its own limit. Else the makespans sum to
+    that of the summed loads at least, and objectives are no less than their mean.
+    """
+    if cost.dispatch == Dispatch.OPTIMAL:
+        return _home_bounds(layer, cost)
+    everything = replace(layer, steps=integer_array([layer.loads]))
+    total = bound_of_sum(everything, cost.dispatch)
+    block = StepBlock(tuple(range(len(layer.steps))), total.value, total.evidence)
+    found = [Bound(total.value / len(layer.steps), f"sum:{total.source}", Blocks((block,)))]
+    if not layer.traffic_limit:
+        found.append(_partition_bound(without_traffic(layer), cost))
+    return found
+
+
+def _home_bounds(layer: Layer, cost: Cost) -> list[Bound]:
+    """Of the homes, under a limit of traffic; without traffic those of the hierarchical rule."""
+    loads = cost.objective.loads_of(layer)
+    found = excesses(layer, loads)
+    if found is None:
+        ratios = heaviest_groups(layer, loads)
+        bounds = [Bound(cost.objective.over(ratios.fractions(layer.unit)), "homes")]
+    else:
+        bounds = [Bound(_least_of_partitions(found, cost.objective) * layer.unit, "homes")]
+    if not layer.traffic_limit:
+        bounds.append(_partition_bound(without_traffic(layer), cost))
+        if cost == EVEN_SUM and all(layer.loads):
+            bounds.append(groups_bound(without_traffic(layer)))
+    return bounds
+
+
 def _partition_of_each_step(layer: Layer, dispatch: Dispatch) -> Ratios:
     """The best partition of the groups at each step, or a relaxation of it."""
-    found = partitions(layer, layer.steps, dispatch)
-    if found is None:
-        return heaviest_group(layer, layer.steps)
+    home = layer.rule == Rule.HOME
+    if home and not layer.traffic_limit:
+        return _partition_of_each_step(without_traffic(layer), dispatch)
+    of_layer = excesses(layer, layer.steps) if home else partitions(layer, layer.steps, dispatch)
+    if of_layer is None:
+        return (heaviest_groups if home else heaviest_group)(layer, layer.steps)
     best = None
-    for chosen in _chunks(found):
-        least = found.worst_blocks(chosen).min(axis=1)
+    for chosen in _chunks(of_layer):
+        least = of_layer.worst_blocks(chosen).min(axis=1)
         best = least if best is None else np.minimum(best, least)
     assert best is not None
-    return Ratios(best, np.full(len(best), found.bottom, dtype=best.dtype))
+    return Ratios(best, np.full(len(best), of_layer.bottom, dtype=best.dtype))
 
 
 def _partition_bound(layer: Layer, cost: Cost) -> Bound:
     """Over partitions of the groups the least objective of the worst node of each step."""
-    loads = cost.objective.loads_of(layer)
-    found = partitions(layer, loads, cost.dispatch)
+    found = partitions(layer, cost.objective.loads_of(layer), cost.dispatch)
     if found is None:
         return Bound(Fraction(0), "one-partition")
-    costs = [_costs(found.worst_blocks(chosen), cost.objective) for chosen in _chunks(found)]
-    least = min(Fraction(int(top.min()), bottom) for top, bottom in costs)
-    return Bound(least / found.bottom * layer.unit, "one-partition", ONE_PARTITION)
+    least = _least_of_partitions(found, cost.objective)
+    return Bound(least * layer.unit, "one-partition", ONE_PARTITION)
 
 
-def _chunks(found: Partitions) -> list[slice]:
+def _least_of_partitions(found: Partitions | Excesses, objective: Objective) -> Fraction:
+    """In load units, the least objective of a partition that is the same at every step."""
+    costs = [_costs(found.worst_blocks(chosen), objective) for chosen in _chunks(found)]
+    return min(Fraction(int(top.min()), bottom) for top, bottom in costs) / found.bottom
+
+
+def _chunks(found: Partitions | Excesses) -> list[slice]:
     """Of the partitions."""
     size = max(1, LARGEST_CHUNK // len(found.tops))
     return [slice(i, i + size) for i in range(0, len(found.parts), size)]
