@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from eplb_opt import Instance, Layer, Topology, bounds
 from eplb_opt.bounds import homes
-from eplb_opt.problem.objective import Objective
+from eplb_opt.problem.objective import Objective, rank_loads
+from eplb_opt.problem.validity import layer_violation, over_limit
 from tests.oracles.homes import even_makespan, even_optimum, optimal_optimum, within_limit
 
 SHAPES = [(4, 6, 2, 2, 2), (4, 6, 2, 2, 4), (4, 4, 2, 2, 2), (3, 6, 3, 3, 3), (4, 8, 4, 2, 2)]
@@ -112,7 +113,15 @@ def test_without_traffic_the_bound_is_that_of_the_hierarchical_rule() -> None:
 
 
 def test_an_expert_without_load_may_fill_a_slot_of_another_node() -> None:
-    """At limit 0 the optimum may be below that of the hierarchical rule."""
+    """With limit 0 it is as good as an empty slot, which the hierarchical rule does not have: the
+    node is perfectly balanced, and with all slots filled by its own experts it is not.
+    """
+    loads = [240, 37, 23, 41, 19, 20, 9, 8, 7, 0]
+    layer = Instance([loads], Topology(18, 6, 2, 2), rule="home", traffic_limit=0).layer(0)
+    slots = (0, 0, 9, 0, 1, 2, 0, 3, 4, 5, 5, 5, 6, 6, 7, 8, 9, 9)
+    assert layer_violation(layer, slots) is None
+    assert over_limit(layer, slots) is None
+    assert max(rank_loads(layer, slots)) == 120 == bounds.of(layer).value
 
 
 @settings(max_examples=15, deadline=None)
