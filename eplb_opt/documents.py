@@ -255,6 +255,7 @@ def _candidate(found: Candidate) -> Document:
         "above": found.gap,
         "received": found.transfers,
         "copied": found.copies,
+        "traffic": nearest_float(found.traffic),
     }
 
 

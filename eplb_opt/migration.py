@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt import bounds
+from eplb_opt.policies.names import home_limit
+from eplb_opt.problem.homes import traffic
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.placement import Placement
@@ -40,6 +42,7 @@ class Candidate:
         gap: makespan over the lower bound, less 1; None for a layer without load.
         transfers: experts sent to ranks that did not hold them.
         copies: slots that are filled from the rank's own memory.
+        traffic: under the rule ``home`` the part of the tokens that is served off home; else None.
     """
 
     phy2log: tuple[int, ...]
@@ -47,6 +50,7 @@ class Candidate:
     gap: float | None
     transfers: int
     copies: int
+    traffic: Fraction | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class LayerPlan:
         makespan_limit: tokens on a rank at most that were asked for; None if nothing was.
         transfers_at_least: no placement that keeps the limit takes fewer, or, where it was missed
             or is None, none as good as ``after``; None if that was not searched.
+        traffic_limit: under the rule ``home`` the part of the tokens that may be served off home.
     """
 
     layer: int
@@ -71,6 +76,14 @@ class LayerPlan:
     after: Candidate
     makespan_limit: Fraction | None = None
     transfers_at_least: int | None = None
+    traffic_limit: Fraction = Fraction(1)
+
+    @property
+    def over_limit(self) -> bool:
+        """Whether ``after`` is above the limit of traffic, as the placement until now then is: no
+        change within the budget was found that is not.
+        """
+        return _over(self.after, self.traffic_limit) > 0
 
     @property
     def missed(self) -> bool:
@@ -132,12 +145,13 @@ def plan_migration(
 ) -> MigrationPlan:
     """Change the placement ``before`` for the loads of ``instance``, with few transfers.
 
-    The front is a heuristic's (:mod:`heuristics.migration`); bounds, makespans and what is proven
-    of transfers are exact.
+    The front is a heuristic's (:mod:`heuristics.migration`); bounds, makespans, traffic and what is
+    proven of transfers are exact. Under the rule ``home`` the homes are those of ``before``; where
+    that is above the limit of traffic for these loads, placements with less come first.
 
     Args:
         instance: the loads now; without ``spread_replicas``.
-        before: [L, P] a valid placement of the instance.
+        before: [L, P] a valid placement of the instance; with any traffic.
         budget: transfers of a layer at most; more than P are never needed.
         within: choose the fewest transfers that come within this ratio above the lower
             bound; None, or where none come: the least makespan.
@@ -179,7 +193,9 @@ def _find_front(
         torch.tensor(before),
         topology.num_ranks,
         plan.budgets if within is None else range(budget + 1),
-        num_nodes=topology.num_nodes if instance.rule == Rule.HIERARCHICAL else 1,
+        num_nodes=1 if instance.rule == Rule.GLOBAL else topology.num_nodes,
+        num_groups=topology.num_groups,
+        traffic=home_limit(instance),
         second_passes=plan.budgets,
     )
     kept = [found.budgets.index(b) for b in plan.budgets]
@@ -190,8 +206,12 @@ def _find_front(
         front = tuple(candidates[j] for j in kept)
         now = _evaluate(layer, bound, old, old)
         limit = None if within is None else (1 + within) * bound
-        after = _choose(candidates, limit)
-        layers.append(LayerPlan(layer.index, bound, now, front, after, limit))
+        after = _choose(candidates, limit, layer.traffic_limit)
+        layers.append(
+            LayerPlan(
+                layer.index, bound, now, front, after, limit, traffic_limit=layer.traffic_limit
+            )
+        )
     return replace(plan, layers=tuple(layers), interrupted=False)
 
 
@@ -203,16 +223,27 @@ def _evaluate(
     phy2log = tuple(int(e) for e in new)
     makespan = value(layer, phy2log).incumbent
     gap = relative_gap(makespan, bound) if bound > 0 else None
-    return Candidate(phy2log, makespan, gap, transfers, copies)
+    away = traffic(layer, phy2log) if layer.rule == Rule.HOME else None
+    return Candidate(phy2log, makespan, gap, transfers, copies, away)
 
 
-def _choose(candidates: Sequence[Candidate], makespan_limit: Fraction | None) -> Candidate:
-    """The fewest transfers that keep the limit; without one, or if none do, the least makespan."""
+def _choose(
+    candidates: Sequence[Candidate], makespan_limit: Fraction | None, traffic_limit: Fraction
+) -> Candidate:
+    """The fewest transfers that keep both limits; without one of the makespan, or if none do, the
+    least makespan of those nearest to the limit of traffic.
+    """
     if makespan_limit is not None:
         near = [x for x in candidates if x.makespan <= makespan_limit]
+        near = [x for x in near if not _over(x, traffic_limit)]
         if near:
             return min(near, key=lambda x: (x.transfers, x.makespan))
-    return min(candidates, key=lambda x: (x.makespan, x.transfers))
+    return min(candidates, key=lambda x: (_over(x, traffic_limit), x.makespan, x.transfers))
+
+
+def _over(candidate: Candidate, traffic_limit: Fraction) -> Fraction:
+    """The part of the tokens served off home beyond the limit."""
+    return max((candidate.traffic or Fraction(0)) - traffic_limit, Fraction(0))
 
 
 def _prove(

@@ -1,10 +1,14 @@
 """Which rank of a new placement is which rank of the old one, and which slot is which.
 
-Ranks of a placement are alike (those of a node, under the hierarchical rule), so a new placement
-may be written down in many ways. One that leaves many experts where they are takes few transfers.
+Ranks of a placement are alike (those of a node, under the hierarchical rule and ``home``), so a new
+placement may be written down in many ways. One that leaves many experts where they are takes few
+transfers. Nodes as wholes are alike, too: in another order groups have other homes, and the tokens
+that are served off home stay the same.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -19,11 +23,21 @@ class NoStartError(ArgumentError):
     """
 
 
-def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like: Tensor) -> Tensor:
-    """``old`` as int64 on the device of the loads ``like`` [L, E], if it is a valid placement.
+def check_old(
+    old: Tensor,
+    num_slots: int,
+    num_nodes: int,
+    num_groups: int,
+    like: Tensor,
+    *,
+    home: bool = False,
+) -> Tensor:
+    """``old`` as int64 on the device of the loads ``like`` [L, E], if it is a valid placement, with
+    any traffic under the rule ``home``.
 
     Raises:
-        NoStartError: its width is not P, it holds -1, or does not keep groups on their nodes.
+        NoStartError: its width is not P, it holds -1, or does not keep groups on their nodes; or,
+            under ``home``, not every group has a node with all its experts, K/N on each.
         ArgumentError: it is otherwise no [L, P] of experts, or misses one.
     """
     layers, experts = like.shape
@@ -39,17 +53,90 @@ def check_old(old: Tensor, num_slots: int, num_nodes: int, num_groups: int, like
         kind = NoStartError if low == -1 and high < experts else ArgumentError
         raise kind(f"old holds expert {low if low < 0 else high}, not in 0..{experts - 1}")
     on_node = count_on_ranks(old, num_nodes, experts) > 0
-    groups = on_node.view(layers, num_nodes, num_groups, -1).any(3).sum(2)
-    split = (groups != num_groups // num_nodes).nonzero().tolist()
-    if split and num_nodes > 1:
-        raise NoStartError(
-            f"old has not {num_groups // num_nodes} whole groups on node {split[0][1]} in layer "
-            f"{split[0][0]}: it must follow the hierarchical rule, or num_groups must be 1"
-        )
+    if num_nodes > 1:
+        _check_nodes(on_node, old, num_groups, like, home=home)
     missing = (~on_node.any(1)).nonzero().tolist()
     if missing:
         raise ArgumentError(f"old has no slot for expert {missing[0][1]} in layer {missing[0][0]}")
     return old.to(like.device)
+
+
+def _check_nodes(
+    on_node: Tensor, old: Tensor, num_groups: int, like: Tensor, *, home: bool
+) -> None:
+    """Refuse a placement ``old`` without homes, or, under the hierarchical rule, without whole
+    groups on each node.
+    """
+    layers, num_nodes, _ = on_node.shape
+    if home:
+        homeless = (find_homes(old, like.cpu(), num_nodes, num_groups) < 0).any(1).nonzero()
+        if len(homeless):
+            raise NoStartError(
+                f"old has no homes of the groups in layer {int(homeless[0])}, "
+                f"{num_groups // num_nodes} on each node, with every expert at home"
+            )
+        return
+    groups = on_node.view(layers, num_nodes, num_groups, -1).any(3).sum(2)
+    split = (groups != num_groups // num_nodes).nonzero().tolist()
+    if split:
+        raise NoStartError(
+            f"old has not {num_groups // num_nodes} whole groups on node {split[0][1]} in layer "
+            f"{split[0][0]}: it must follow the hierarchical rule, or num_groups must be 1"
+        )
+
+
+def find_homes(
+    phy2log: Tensor, loads: Tensor, num_nodes: int, num_groups: int, *, present: bool = True
+) -> Tensor:
+    """The home of each group under the rule ``home``: [B, K] int64 nodes, K/N groups on each.
+
+    Of all homes with every expert at home those with the least tokens served off home, replicas
+    sharing alike, in float64; -1 in rows that have none. On a device the host waits for them.
+
+    Args:
+        phy2log: [B, P] int64 the expert in each slot; every expert has one.
+        loads: [B, E] tokens.
+        num_nodes: N, which divides K.
+        num_groups: K, which divides E.
+        present: whether experts must be at home; without that all rows have homes.
+    """
+    rows, experts = loads.shape
+    number = count_on_ranks(phy2log, num_nodes, experts).view(rows, num_nodes, num_groups, -1)
+    share = loads.double().view(rows, 1, num_groups, -1) * number / number.sum(1, keepdim=True)
+    here = share.sum(3).transpose(1, 2)  # [B, K, N] tokens of the group served on the node
+    possible = (number > 0).all(3).transpose(1, 2) if present else torch.ones_like(here) > 0
+    homes = here.masked_fill(~possible, -torch.inf).argmax(2)
+    taken = torch.nn.functional.one_hot(homes, num_nodes).sum(1)
+    open_rows = (taken != num_groups // num_nodes).any(1) | ~possible.any(2).all(1)
+    for row in open_rows.nonzero().flatten().tolist():
+        costs = (-here[row]).masked_fill(~possible[row], torch.inf).tolist()
+        homes[row] = torch.tensor(_assign_groups(costs, num_groups // num_nodes))
+    return homes
+
+
+def _assign_groups(costs: list[list[float]], per_node: int) -> list[int]:
+    """A node for each group, ``per_node`` on each, with the least sum of ``costs`` [K][N]; -1 for
+    all where it would be infinite.
+
+    Group by group along the cheapest path: the group goes to a node, one of that node's groups to
+    the next, and so on until a node with room (Bellman-Ford). O(K^2 N^2) time.
+    """
+    nodes, homes = range(len(costs[0])), list[int]()
+    for group, cost in enumerate(costs):
+        price, comes = list(cost), [group for _ in nodes]
+        for _ in nodes:
+            for other, home in enumerate(homes):
+                for n in nodes:
+                    detour = price[home] + costs[other][n] - costs[other][home]
+                    if detour < price[n] - 1e-12 * abs(detour):  # but for rounding
+                        price[n], comes[n] = detour, other
+        end = min((n for n in nodes if homes.count(n) < per_node), key=price.__getitem__)
+        if price[end] == math.inf:
+            return [-1] * len(costs)
+        while (other := comes[end]) != group:
+            homes[other], end = end, homes[other]
+        homes.append(end)
+    return homes
 
 
 def count_on_ranks(phy2log: Tensor, num_ranks: int, num_experts: int) -> Tensor:

@@ -18,16 +18,22 @@ and adds no excess is made at once. Two passes:
    on ranks that are light enough.
 
 Every placement on the way is a candidate; for each budget the best that fits is kept.
+
+Under the rule ``home`` no change takes an expert's last replica from home, or more tokens off home
+than the limit (:mod:`heuristics.keeping_home`). If they are above it from the start, tokens beyond
+the limit count as excess, too, and of two placements the one with fewer of them is better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from heuristics.keeping_home import Homes, Leaving
 from heuristics.matching import count_on_ranks, keep_slots
 from heuristics.replication import count_replicas
 
@@ -49,19 +55,27 @@ class Migration:
 
     Attributes:
         budgets: transfers of a row at most, ascending.
-        makespan: [B, n] float64 for each of the n budgets; none is above the old one.
+        makespan: [B, n] float64 for each of the n budgets; none is above the old one, unless that
+            is above the limit of traffic.
         phy2log: [B, n, P] int64.
+        beyond: [B, n] float64 tokens served off home beyond the limit.
     """
 
     budgets: tuple[int, ...]
     makespan: Tensor
     phy2log: Tensor
+    beyond: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Makespan, phy2log and beyond."""
+        return self.makespan, self.phy2log, self.beyond
 
 
 @dataclass(frozen=True)
 class _Task:
     """What does not change on the way: loads [B, E] float64, old [B, P], what ranks held and may
-    hold [B, G, E] bool, the mean rank load [B], and the n budgets, [B, n].
+    hold [B, G, E] bool, the mean rank load [B], and the n budgets, [B, n]; homes, under that rule.
     """
 
     loads: Tensor
@@ -70,6 +84,7 @@ class _Task:
     allowed: Tensor
     floor: Tensor
     budgets: Tensor
+    homes: Homes | None = None
 
     @property
     def num_ranks(self) -> int:
@@ -82,7 +97,9 @@ class _Task:
 
     def rows(self, which: Tensor) -> _Task:
         """Some rows of it."""
-        return _Task(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+        fields = (getattr(self, name) for name in self.__dataclass_fields__)
+        kept: Iterator[Any] = (None if field is None else field[which] for field in fields)
+        return _Task(*kept)
 
 
 @dataclass(frozen=True)
@@ -113,11 +130,14 @@ def migrate(
     budgets: Sequence[int],
     *,
     num_nodes: int = 1,
+    num_groups: int = 1,
+    traffic: float | None = None,
     second_passes: Sequence[int] | None = None,
 ) -> Migration:
     """The best placements found with at most so many transfers a row.
 
-    Under the hierarchical rule the groups stay on the nodes where ``old`` has them.
+    Under the hierarchical rule the groups stay on the nodes where ``old`` has them; under ``home``
+    their homes stay, and other replicas may go anywhere.
 
     Args:
         loads: [B, E] tokens per logical expert now.
@@ -125,6 +145,9 @@ def migrate(
         num_ranks: G.
         budgets: transfers a row at most.
         num_nodes: N, 1 under the global rule.
+        num_groups: K, under the rule ``home``.
+        traffic: under ``home`` the part of a row's tokens that may be served off home; None under
+            the other rules.
         second_passes: the budgets for which the second pass is made, in ascending order; None for
             the largest alone. Makespan over the mean rank load with budgets of 5, 10, 20, 40 (mean
             of 26 layers of 64 to 256 experts): 2.32, 0.95, 0.32, 0.07 % with none, 2.14, 0.89,
@@ -133,10 +156,15 @@ def migrate(
 
     Returns:
         A placement for each budget; no makespan is above that of ``old`` or of a smaller budget. A
-        heuristic.
+        heuristic. Where ``old`` is above the limit of traffic, as it may be when loads have
+        changed, fewer tokens beyond it come first, and a small budget may leave some.
     """
-    budgets = tuple(sorted(set(budgets)))
-    task = _set_up(loads.double(), old, num_ranks, num_nodes, budgets)
+    budgets, loads = tuple(sorted(set(budgets))), loads.double()
+    if traffic is None or num_nodes == 1:
+        task = _set_up(loads, old, num_ranks, num_nodes, budgets)
+    else:
+        homes = Homes.of(old, loads, num_ranks, num_nodes, num_groups, traffic)
+        task = replace(_set_up(loads, old, num_ranks, 1, budgets), homes=homes)
     found = _start(task, budgets)
     found = _run_pass(task, found, found.budgets[-1], None)
     for budget in found.budgets[-1:] if second_passes is None else second_passes:
@@ -162,9 +190,9 @@ def _set_up(
 
 
 def _start(task: _Task, budgets: tuple[int, ...]) -> Migration:
-    makespan = _State.of(task, task.old, task.floor).makespan[:, None]
-    makespan = makespan.repeat(1, len(budgets))
-    return Migration(budgets, makespan, task.old[:, None].repeat(1, len(budgets), 1))
+    state, many = _State.of(task, task.old, task.floor), len(budgets)
+    makespan, beyond = (x[:, None].repeat(1, many) for x in (state.makespan, state.beyond))
+    return Migration(budgets, makespan, task.old[:, None].repeat(1, many, 1), beyond)
 
 
 def _run_pass(task: _Task, found: Migration, budget: int, target: Tensor | None) -> Migration:
@@ -195,12 +223,14 @@ def _run_pass(task: _Task, found: Migration, budget: int, target: Tensor | None)
 def _note(found: Migration, rows: Tensor, state: _State, used: Tensor, limits: Tensor) -> Migration:
     """``found`` with the placements of some rows, where they fit a budget and are better."""
     best, placed = found.makespan[rows], found.phy2log[rows]
-    better = (used[:, None] <= limits) & (state.makespan[:, None] < best * (1 - GAIN))
-    best = torch.where(better, state.makespan[:, None], best)
-    placed = torch.where(better[:, :, None], state.placed[:, None], placed)
-    makespan, phy2log = found.makespan.clone(), found.phy2log.clone()
-    makespan[rows], phy2log[rows] = best, placed
-    return Migration(found.budgets, makespan, phy2log)
+    beyond, now = found.beyond[rows], state.beyond[:, None]
+    lighter = (state.makespan[:, None] < best * (1 - GAIN)) & (now <= beyond)
+    better = (used[:, None] <= limits) & (lighter | (now < beyond))
+    found = Migration(found.budgets, *(x.clone() for x in found.tensors))
+    found.makespan[rows] = torch.where(better, state.makespan[:, None], best)
+    found.phy2log[rows] = torch.where(better[:, :, None], state.placed[:, None], placed)
+    found.beyond[rows] = torch.where(better, now, beyond)
+    return found
 
 
 @dataclass(frozen=True)
@@ -217,6 +247,8 @@ class _State:
         enters: [B, G, E] bool: the expert would be a transfer to the rank.
         returns: [B, P] bool: the slot's expert is a transfer, which is saved if the slot takes
             another one.
+        leaving: what is served off home, under the rule ``home``.
+        target: [B] float64 tokens.
     """
 
     placed: Tensor
@@ -228,6 +260,13 @@ class _State:
     number: Tensor
     enters: Tensor
     returns: Tensor
+    leaving: Leaving | None
+    target: Tensor
+
+    @property
+    def beyond(self) -> Tensor:
+        """[B] tokens served off home beyond the limit."""
+        return torch.zeros_like(self.makespan) if self.leaving is None else self.leaving.beyond
 
     @classmethod
     def of(cls, task: _Task, placed: Tensor, target: Tensor | None) -> _State:
@@ -246,7 +285,21 @@ class _State:
         weight, share = ((x / target[:, None]).float() for x in (task.loads, share))
         over = (load / target[:, None] - 1).float()
         enters = (number == 0) & ~task.before
-        return cls(placed, makespan, counts, weight, share, over, number, enters, alone & new)
+        leaving = None if task.homes is None else Leaving.of(task.homes, number)
+        returns = alone & new
+        return cls(placed, makespan, counts, weight, share, over, number, enters, returns, leaving,
+                   target)  # fmt: skip
+
+    def count_leaving(
+        self, gain: Tensor, possible: Tensor, change: Callable[[Leaving], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """``gain`` and ``possible`` of changes [B, ..] with what the rule ``home`` says to the
+        tokens that they take off home.
+        """
+        if self.leaving is None:
+            return gain, possible
+        keeps, fewer = self.leaving.judge(change(self.leaving))
+        return gain + (fewer / self.target[:, None, None]).float(), possible & keeps
 
 
 def _find_change(task: _Task, state: _State, left: Tensor) -> _Change:
@@ -294,6 +347,9 @@ def _find_swap(task: _Task, state: _State, left: Tensor) -> _Change:
     transfers = of_x(state.enters).int() + of_y(state.enters).int() - saved
     possible = of_x(task.allowed) & of_y(task.allowed) & (x[:, :, None] != state.placed[:, None])
     possible &= rank != a[:, None, None]
+    gain, possible = state.count_leaving(
+        gain, possible, lambda leaving: leaving.by_swap(x, a, state.placed, rank)
+    )
     best, which = _score(gain, transfers, possible, left).flatten(1).max(1)
     slot, other = own.gather(1, which[:, None] // num_slots)[:, 0], which % num_slots
     y, returned = (state.placed.gather(1, p[:, None])[:, 0] for p in (other, slot))
@@ -330,6 +386,7 @@ def _find_replica(task: _Task, state: _State, left: Tensor) -> _Change:
     transfers = state.enters.gather(1, here).int() - saved
     y = torch.arange(experts, device=left.device)
     possible = (copies > 1)[:, :, None] & (y != x[:, :, None]) & task.allowed.gather(1, here)
+    gain, possible = state.count_leaving(gain, possible, lambda home: home.by_replica(x, r))
     best, which = _score(gain, transfers, possible, left).flatten(1).max(1)
     chosen, expert = slot.gather(1, which[:, None] // experts)[:, 0], which % experts
     paid = transfers.flatten(1).gather(1, which[:, None])[:, 0].long()

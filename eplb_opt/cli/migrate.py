@@ -76,7 +76,9 @@ def command(
     OLD is a file of placements (--placements of another command, or SGLang's json), or the word
     'initial' for expert i mod E in slot i. A transfer sends an expert to a rank that must hold
     it and did not; slots that are filled from the rank's own memory are copied. Under the
-    hierarchical rule groups stay on their nodes.
+    hierarchical rule groups stay on their nodes, under 'home' at home where OLD has them. Layers
+    whose OLD is above --traffic for these loads come below it, or nearer if --budget is too small:
+    exit 1.
 
     \b
     eplb-opt gap before.json --redundant 32 --gpus 32 --policy refined --placements old.npz
@@ -115,6 +117,8 @@ def command(
         show(describe(instance), _layer_table(plan))
         if any(layer.missed for layer in plan.layers):
             show(_tell_missed(plan, within, prove is not None))
+        if any(layer.over_limit for layer in plan.layers):
+            show(_tell_traffic(plan, budget))
         show("fullest rank over the lower bound by transfers", _front_table(plan))
     if plan.interrupted:
         proven = sum(layer.transfers_at_least is not None for layer in plan.layers)
@@ -122,7 +126,7 @@ def command(
         return report_interrupt(
             f"{len(plan.layers)} of {instance.num_layers} layers are done{proofs}"
         )
-    return 0
+    return 1 if any(layer.over_limit for layer in plan.layers) else 0
 
 
 def _initial(instance: Instance) -> NDArray[np.int64]:
@@ -130,10 +134,10 @@ def _initial(instance: Instance) -> NDArray[np.int64]:
 
     from eplb_opt.problem.topology import Rule
 
-    if instance.rule == Rule.HIERARCHICAL and instance.topology.num_nodes > 1:
+    if instance.rule != Rule.GLOBAL and instance.topology.num_nodes > 1:
         raise InputError(
-            f"OLD {INITIAL}: slots in order break the hierarchical rule, give a file or --rule "
-            "global"
+            f"OLD {INITIAL}: slots in order break the rule {str(instance.rule)!r}, give a file or "
+            "--rule global"
         )
     row = np.arange(instance.topology.num_physical_experts) % instance.num_logical_experts
     return np.tile(row, (instance.num_layers, 1))
@@ -168,6 +172,7 @@ def _read_old(old: str, policy: str | None, instance: Instance) -> NDArray[np.in
 
 def _layer_table(plan: MigrationPlan) -> Any:
     proven = any(layer.transfers_at_least is not None for layer in plan.layers)
+    home = any(layer.after.traffic is not None for layer in plan.layers)
     result = table(
         "layer",
         "now",
@@ -177,6 +182,7 @@ def _layer_table(plan: MigrationPlan) -> Any:
         "after above",
         "transfers",
         "copies",
+        *(["traffic now", "traffic after"] if home else []),
         *(["transfers needed"] if proven else []),
     )
     for layer in plan.layers:
@@ -188,6 +194,7 @@ def _layer_table(plan: MigrationPlan) -> Any:
             percent(after.gap),
             str(after.transfers),
             str(after.copies),
+            *([percent(float(x.traffic or 0)) for x in (before, after)] if home else []),
             *([_needed(layer)] if proven else []),
         )
     return result
@@ -200,6 +207,16 @@ def _tell_missed(plan: MigrationPlan, within: float | None, searched: bool) -> s
     return (
         f"--within {within:g} is missed in {len(missed)} of {len(plan.layers)} layers "
         f"({', '.join(missed)}): 'after' is the least makespan found{needed}"
+    )
+
+
+def _tell_traffic(plan: MigrationPlan, budget: int) -> str:
+    """Which layers are still above --traffic."""
+    over = [str(layer.layer) for layer in plan.layers if layer.over_limit]
+    return (
+        f"--traffic {float(plan.instance.traffic_limit):g} is exceeded in {len(over)} of "
+        f"{len(plan.layers)} layers ({', '.join(over)}), as OLD does for these loads: --budget "
+        f"{budget} is too small"
     )
 
 

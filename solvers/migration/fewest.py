@@ -40,11 +40,13 @@ def fewest_transfers(
     30 s), and lost 23 bounds.
 
     Under the hierarchical rule every node is solved for itself: moving whole groups takes at least
-    ``2 E / K`` transfers, so the answer is exact below that number, and no bound exceeds it.
+    ``2 E / K`` transfers, so the answer is exact below that number, and no bound exceeds it. Under
+    ``home`` the search is that of the global rule, and passes over what breaks the rule or the
+    limit of traffic: exact, but slow where most placements do.
 
     Args:
         layer: the loads now.
-        old: [P] a valid placement, the expert in each slot.
+        old: [P] a valid placement, the expert in each slot; with any traffic.
         makespan_limit: tokens on a rank at most.
         time_limit: seconds, None for none.
         initial: placements [P] that may be good already, such as a heuristic's.

@@ -25,9 +25,10 @@ def relabel(
 ) -> Phy2Log:
     """``new`` [P] with its ranks in the order that takes the fewest transfers.
 
-    Exact: an optimal assignment of new ranks to old ones. Under the hierarchical rule ranks are
-    assigned for each pair of nodes, and then nodes, by the number of experts that stay. Within a
-    rank as many slots as possible keep their expert. O(G^3) time.
+    Exact: an optimal assignment of new ranks to old ones. Under the hierarchical rule and ``home``
+    ranks are assigned for each pair of nodes, and then nodes, by the number of experts that stay;
+    groups follow their home, and traffic stays as it is. Within a rank as many slots as possible
+    keep their expert. O(G^3) time.
 
     Raises:
         ValueError: a map does not have P slots.
@@ -36,7 +37,7 @@ def relabel(
         >>> relabel((0, 1, 2, 3, 4, 5), (3, 4, 2, 5, 0, 1), Topology(6, 2))
         (0, 1, 5, 3, 4, 2)
     """
-    num_nodes = topology.num_nodes if rule == Rule.HIERARCHICAL else 1
+    num_nodes = 1 if rule == Rule.GLOBAL else topology.num_nodes
     before, after = (split_by_rank(name, x, topology) for name, x in (("old", old), ("new", new)))
     kept = np.array([[len(set(b) & set(a)) for a in after] for b in before])
     nodes = np.split(np.arange(topology.num_ranks), num_nodes)

@@ -7,14 +7,15 @@ from fractions import Fraction
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit, SolveStatus
-from eplb_opt.problem.validity import layer_violation
+from eplb_opt.problem.validity import layer_violation, over_limit
 from solvers.dispatch import value
 from solvers.migration.relabel import Phy2Log, keep_slots, split_by_rank, sum_transfers
 
 
 @dataclass(frozen=True)
 class MigrationResult:
-    """The fewest transfers with which one layer keeps a makespan limit, as far as known.
+    """The fewest transfers with which one layer keeps a makespan limit, and a limit of traffic, as
+    far as known.
 
     Attributes:
         makespan_limit: tokens on a rank at most.
@@ -54,8 +55,8 @@ class MigrationResult:
         return self.status in (SolveStatus.UNKNOWN, SolveStatus.FEASIBLE)
 
     def with_placement(self, layer: Layer, old: Phy2Log, new: Phy2Log | None) -> MigrationResult:
-        """With the placement ``new`` if it keeps the limit and takes fewer transfers."""
-        if new is None or layer_violation(layer, new) is not None:
+        """With the placement ``new`` if it keeps the limits and takes fewer transfers."""
+        if new is None or not follows_rule(layer, new):
             return self
         makespan = value(layer, new).incumbent
         transfers = sum_transfers(old, new, layer.topology.slots_per_rank)
@@ -65,3 +66,8 @@ class MigrationResult:
         ranks = zip(*(split_by_rank("", x, layer.topology) for x in (old, new)), strict=True)
         placed = tuple(e for before, after in ranks for e in keep_slots(before, after))
         return replace(self, transfers=transfers, placement=placed, makespan=makespan)
+
+
+def follows_rule(layer: Layer, phy2log: Phy2Log) -> bool:
+    """Whether the placement is valid and keeps the layer's limit of traffic."""
+    return layer_violation(layer, phy2log) is None and over_limit(layer, phy2log) is None

@@ -13,7 +13,8 @@ a branch:
 - An expert goes only where there is room.
 
 Where loads must be rounded they are rounded down, which loses no placement: "no" is still a proof.
-A placement that is found is valued exactly; if it is above the limit after all, the search goes on.
+A placement that is found is valued exactly; if it is above the limit after all, or breaks the rule
+``home`` or its limit of traffic, of which the bounds know nothing, the search goes on.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from eplb_opt.problem.layer import Layer
 from solvers.arrays import Integers
 from solvers.compiled import compile_within, compiled
 from solvers.dispatch import value
+from solvers.migration.result import follows_rule
 from solvers.options import Budget
 from solvers.scaling import scale_for
 
+COMPLETE = 1 << 10
+"""Work that a complete placement counts for, beside the steps to it: it is judged in Python."""
 FOUND, EXHAUSTED, PAUSED = 0, 1, 2
 SLACK, ROUNDING, MOST_REPLICAS, SPREAD = range(4)
 """Positions in ``settings``."""
@@ -46,7 +50,7 @@ class TransferSearch:
     Loads are in units of the scale. Experts have the numbers of the order in which they are placed.
 
     Attributes:
-        layer: under the global rule.
+        layer: under the global rule or ``home``.
         makespan_limit: tokens on a rank at most.
         experts: [E] the expert that has each number.
         load: [E] load of the expert with each number.
@@ -69,7 +73,7 @@ class TransferSearch:
 
     @classmethod
     def of(cls, layer: Layer, old: Sequence[int], makespan_limit: Fraction) -> TransferSearch:
-        """For the placement ``old`` [P]; under the global rule."""
+        """For the placement ``old`` [P]; under the global rule or ``home``."""
         num_ranks, per_rank = layer.topology.num_ranks, layer.topology.slots_per_rank
         current = [
             sorted({i // per_rank for i, x in enumerate(old) if x == e})
@@ -119,9 +123,11 @@ class TransferSearch:
                 return EXHAUSTED, None
             if outcome == FOUND:
                 phy2log = self._read(tree)
-                if value(self.layer, phy2log).incumbent <= self.makespan_limit:
+                light = value(self.layer, phy2log).incumbent <= self.makespan_limit
+                if light and follows_rule(self.layer, phy2log):
                     return FOUND, phy2log
                 tree.state[BACK] = 1
+                budget.charge(COMPLETE)
         return PAUSED, None
 
     def _read(self, tree: TransferTree) -> tuple[int, ...]:

@@ -8,8 +8,10 @@ import pytest
 from eplb_opt import Instance, Topology, bounds, find_violations
 from eplb_opt.io.synthetic import generate
 from eplb_opt.migration import plan_migration
+from eplb_opt.problem.homes import traffic
 from eplb_opt.problem.result import Limit
 from eplb_opt.problem.transfer import count_transfers
+from eplb_opt.problem.validity import over_limit
 from solvers.dispatch import value
 from solvers.migration import MigrationResult
 from solvers.options import SearchOptions
@@ -113,3 +115,34 @@ def test_no_more_transfers_are_planned_than_there_are_slots() -> None:
     plan = plan_migration(now, np.array([[0, 1, 2, 3]]), budget=10**23)
     assert plan.budgets[-1] == 4
     assert plan.layers[0].after.makespan == 5
+
+
+HOME_LOADS = generate("lognormal", num_layers=4, num_experts=16, tokens=16_000, shape=1.5, seed=2)
+HOME_MACHINE = Topology(24, 4, 2, 4)
+HOME_BEFORE = np.tile([*range(8), 8, 9, 10, 11, *range(8, 16), 0, 1, 2, 3], (4, 1))
+"""Each node holds two groups, and copies of a group of the other node."""
+
+
+@pytest.mark.parametrize("limit", ["1/5", "0"])
+def test_under_home_traffic_comes_within_its_limit(limit: str) -> None:
+    now = Instance(HOME_LOADS, HOME_MACHINE, "home", traffic_limit=limit)
+    plan = plan_migration(now, HOME_BEFORE, budget=12, search=SearchOptions(0.05))
+    assert not find_violations(plan.placement, now)
+    for layer, found in zip(now.layers(), plan.layers, strict=True):
+        assert found.before.traffic == traffic(layer, found.before.phy2log)
+        assert found.after.traffic == traffic(layer, found.after.phy2log)
+        assert not found.over_limit
+        assert over_limit(layer, found.after.phy2log) is None
+        within = found.before.traffic <= now.traffic_limit
+        assert not within or found.after.makespan <= found.before.makespan
+    assert any(found.before.traffic > Fraction(1, 5) for found in plan.layers)
+
+
+def test_a_budget_too_small_for_the_limit_of_traffic_is_said() -> None:
+    one_slot_a_rank = Topology(24, 24, 2, 4)
+    now = Instance(HOME_LOADS, one_slot_a_rank, "home", traffic_limit=0)
+    plan = plan_migration(now, HOME_BEFORE, budget=1)
+    assert any(found.over_limit for found in plan.layers)
+    for found in plan.layers:
+        assert found.over_limit == (found.after.traffic > 0)
+        assert found.after.traffic < found.before.traffic

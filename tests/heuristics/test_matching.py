@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heuristics.matching import NoStartError, check_old, keep_slots, match_columns, relabel
+from eplb_opt import Instance, Topology
+from eplb_opt.problem import homes
+from heuristics.matching import (
+    NoStartError,
+    check_old,
+    find_homes,
+    keep_slots,
+    match_columns,
+    relabel,
+)
 from heuristics.policies import refined
 from tests.heuristics.loads import lognormal
 
@@ -95,3 +105,43 @@ def test_mistakes_are_no_reason_to_place_anew(case: str) -> None:
     with pytest.raises(ValueError, match="old ") as caught:
         check_old(torch.tensor(old), 4, 1, 1, torch.ones(1, 4))
     assert caught.type is not NoStartError
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_homes_are_those_of_the_problem(data):
+    nodes, per_node = data.draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (3, 1), (4, 1)]))
+    groups = nodes * per_node
+    experts, slots = 2 * groups, nodes * data.draw(st.integers(2 * per_node, 2 * per_node + 2))
+    loads = data.draw(st.lists(st.integers(0, 9), min_size=experts, max_size=experts))
+    more = st.lists(st.integers(0, experts - 1), min_size=slots - experts, max_size=slots - experts)
+    phy2log = data.draw(st.permutations([*range(experts), *data.draw(more)]))
+    layer = Instance([loads], Topology(slots, nodes, nodes, groups), "home").layer(0)
+    for present in (True, False):
+        found = find_homes(
+            torch.tensor([phy2log]), torch.tensor([loads]), nodes, groups, present=present
+        )[0].tolist()
+        exact = homes.traffic(layer, phy2log, present=present)
+        if exact is None:
+            assert set(found) == {-1}
+            continue
+        assert [found.count(n) for n in range(nodes)] == [per_node] * nodes
+        assert sum(loads) * exact == sum(
+            Fraction(loads[e], phy2log.count(e))
+            for p, e in enumerate(phy2log)
+            if found[e // 2] != p // (slots // nodes)
+        )
+
+
+HOMELESS = [[0, 1, 4, 2, 3, 5, 6, 7]]
+"""Of four groups of two on two nodes: group 2 is on both."""
+
+
+def test_an_old_placement_without_homes_is_placed_anew():
+    like = torch.ones(1, 8)
+    with pytest.raises(NoStartError, match="no homes of the groups in layer 0, 2 on each node"):
+        check_old(torch.tensor(HOMELESS), 8, 2, 4, like, home=True)
+    anywhere = torch.tensor([[0, 1, 2, 3, 4, 4, 5, 6, 7, 0]])  # a copy of 4 and of 0 off home
+    assert torch.equal(check_old(anywhere, 10, 2, 4, like, home=True), anywhere)
+    with pytest.raises(NoStartError, match="hierarchical rule"):
+        check_old(anywhere, 10, 2, 4, like)

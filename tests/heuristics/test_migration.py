@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from eplb_opt import Instance, Placement, Topology
+from eplb_opt.problem.homes import traffic
 from eplb_opt.problem.transfer import count_copies, count_transfers
-from eplb_opt.problem.validity import find_violations
+from eplb_opt.problem.validity import find_violations, over_limit
 from heuristics.migration import migrate
 from heuristics.policies import deepseek, refined
 from solvers.dispatch import value
@@ -127,3 +128,43 @@ def test_transfers_buy_what_they_bought() -> None:
     assert (loss <= torch.tensor(allowed)).all(), loss
     (one,) = migrate(now, old, 8, [1]).makespan.T  # the whole budget may be spent
     assert (one <= found.makespan[:, 1] * (1 + 1e-9)).all()
+
+
+def home_layers(loads: torch.Tensor, limit: float) -> Instance:
+    return Instance(loads.numpy(), Topology(40, 8, 4, 8), "home", traffic_limit=limit)
+
+
+def copies_anywhere(loads: torch.Tensor) -> torch.Tensor:
+    """Groups at home in order, 40 slots on 4 nodes; the heaviest experts' copies go round them."""
+    order = torch.arange(32).view(1, 4, 8).expand(len(loads), -1, -1)
+    copies = loads.argsort(1, descending=True)[:, :8].view(-1, 2, 4).transpose(1, 2)
+    return torch.cat([order, copies], 2).flatten(1)
+
+
+@pytest.mark.parametrize("budget", [0, 3, 40])
+def test_homes_and_the_limit_of_traffic_are_kept(budget: int) -> None:
+    loads, now = drifted(6, 32, 0.3, seed=32)
+    old = copies_anywhere(loads)
+    for limit in (1.0, 0.2, 0.05, 0.0):
+        layers = home_layers(now, limit).layers()
+        found = migrate(now, old, 8, [budget], num_nodes=4, num_groups=8, traffic=limit)
+        new = found.phy2log[:, 0]
+        assert count_transfers(old, new, 5).sum(1).max() <= budget
+        for i, layer in enumerate(layers):
+            before, after = (traffic(layer, x[i].tolist()) for x in (old, new))
+            value_before, value_after = (value(layer, x[i].tolist()).incumbent for x in (old, new))
+            assert after is not None
+            if before <= layer.traffic_limit:
+                assert over_limit(layer, new[i].tolist()) is None
+                assert value_after <= value_before
+            else:
+                assert after <= before
+                assert budget < 40 or after <= layer.traffic_limit
+
+
+def test_copies_off_home_lighten_a_node() -> None:
+    loads, now = drifted(6, 32, 0.3, seed=32)
+    old = refined(loads, 40, 8, 4, 8)
+    inside = migrate(now, old, 8, [12], num_nodes=4).makespan
+    anywhere = migrate(now, old, 8, [12], num_nodes=4, num_groups=8, traffic=0.2).makespan
+    assert (anywhere.mean() < 0.95 * inside.mean()).all(), (anywhere / inside).T

@@ -7,9 +7,11 @@ from itertools import combinations_with_replacement, product
 import numpy as np
 from hypothesis import strategies as st
 
+from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
+from eplb_opt.problem.topology import Topology
 from eplb_opt.problem.transfer import count_transfers
-from eplb_opt.problem.validity import layer_violation
+from eplb_opt.problem.validity import layer_violation, over_limit
 from solvers.dispatch import value
 from tests.oracles.layers import FLOATS, fill, make_layer, rows
 
@@ -33,7 +35,9 @@ def enumerate_fewest(layer: Layer, old: Phy2Log, limit: Fraction) -> int | None:
     valid = (
         int(count_transfers([old], [new], per_rank).sum())
         for new in list_placements(len(layer.loads), layer.topology.num_ranks, per_rank)
-        if value(layer, new).incumbent <= limit and layer_violation(layer, new) is None
+        if value(layer, new).incumbent <= limit
+        and layer_violation(layer, new) is None
+        and over_limit(layer, new) is None
     )
     return min(valid, default=None)
 
@@ -45,6 +49,25 @@ def problems(draw: st.DrawFn) -> tuple[Layer, Phy2Log, Fraction]:
     old, other = draw(fill(experts, slots)), draw(fill(experts, slots))
     factor = draw(st.sampled_from([Fraction(1), Fraction(99, 100), Fraction(11, 10)]))
     return layer, old, value(layer, other).incumbent * factor
+
+
+@st.composite
+def home_problems(draw: st.DrawFn) -> tuple[Layer, Phy2Log, Fraction]:
+    """A layer under the rule ``home``, a placement with homes and any traffic, a makespan."""
+    experts, slots, nodes = draw(st.sampled_from([(3, 6, 3), (4, 6, 2), (2, 4, 2), (4, 6, 1)]))
+    groups = nodes * draw(st.integers(1, 2)) if (experts, nodes) == (4, 2) else nodes
+    traffic = draw(st.sampled_from(["0", "1/10", "1/4", "1"]))
+    machine = Topology(slots, max(nodes, 2), nodes, groups)
+    loads = draw(st.lists(st.integers(0, 12), min_size=experts, max_size=experts))
+    layer = Instance([loads], machine, "home", traffic_limit=traffic).layer(0)
+    own, per_node = experts // nodes, slots // nodes
+    old = list[int]()
+    for node in range(nodes):
+        more = draw(st.lists(st.integers(0, experts - 1), min_size=per_node - own,
+                             max_size=per_node - own))  # fmt: skip
+        old += [*range(node * own, (node + 1) * own), *more]
+    other = draw(st.permutations(old))
+    return layer, tuple(old), value(layer, other).incumbent
 
 
 def unbalanced(seed: int) -> tuple[Layer, Phy2Log, Fraction]:

@@ -10,20 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt.certificate import needs_transfers
+from eplb_opt.problem.homes import traffic
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import SolveStatus
 from eplb_opt.problem.topology import Rule, Topology
-from eplb_opt.problem.validity import layer_violation
+from eplb_opt.problem.validity import layer_violation, over_limit
 from heuristics.policies import refined
 from solvers.dispatch import value
 from solvers.migration import fewest_transfers, relabel, sum_transfers
 from tests.oracles.layers import fill, make_layer
-from tests.oracles.migration import SHAPES, Phy2Log, enumerate_fewest, problems, unbalanced
+from tests.oracles.migration import (
+    SHAPES,
+    Phy2Log,
+    enumerate_fewest,
+    home_problems,
+    problems,
+    unbalanced,
+)
 
 
-@given(problems())
-@settings(max_examples=50)
+@given(problems() | home_problems())
+@settings(max_examples=60)
 def test_the_fewest_are_those_of_enumeration(
     problem: tuple[Layer, Phy2Log, Fraction],
 ) -> None:
@@ -37,6 +45,7 @@ def test_the_fewest_are_those_of_enumeration(
     assert result.status == SolveStatus.OPTIMAL
     assert result.placement is not None
     assert layer_violation(layer, result.placement) is None
+    assert over_limit(layer, result.placement) is None
     assert value(layer, result.placement).incumbent == result.makespan
     assert result.makespan <= limit
     assert sum_transfers(old, result.placement, layer.topology.slots_per_rank) == expected
@@ -237,3 +246,16 @@ def test_relabel_keeps_nodes_together(old: list[int], new: list[int]) -> None:
 def test_relabel_names_a_wrong_length() -> None:
     with pytest.raises(ValueError, match="new has 3 slots, not num_physical_experts=4"):
         relabel((0, 1, 2, 3), (0, 1, 2), Topology(4, 2))
+
+
+@given(home_problems(), st.randoms())
+@settings(max_examples=25)
+def test_relabelled_nodes_keep_homes_and_traffic(problem, chance):
+    layer, new, _ = problem
+    machine = layer.topology
+    old = list(new)
+    chance.shuffle(old)
+    found = relabel(old, new, machine, layer.rule)
+    assert traffic(layer, found) == traffic(layer, new)
+    per_rank = machine.slots_per_rank
+    assert sum_transfers(old, found, per_rank) <= sum_transfers(old, new, per_rank)
