@@ -272,6 +272,7 @@ def replay(report: ReplayReport) -> Document:
             "num_logical_experts": scenario.trace.shape[2],
             **asdict(scenario.topology),
             "rule": str(scenario.rule),
+            "traffic_limit": nearest_float(scenario.traffic_limit),
             "dispatch": str(Dispatch.EVEN),
         },
         "settings": asdict(scenario.settings) | {"layer_steps": scenario.layer_steps},
@@ -294,6 +295,7 @@ def _replay_policy(replayed: Replayed, report: ReplayReport) -> Document:
     return {
         "policy": replayed.policy,
         "loss": replayed.loss,
+        "traffic": replayed.traffic,
         "loss_with_moving": report.loss_with_moving(replayed),
         "received": replayed.received,
         "bytes": replayed.received * size,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from eplb_opt.serving.replay import ReplayReport
 
 READING = """\
-loss: tokens on the fullest rank over the mean, less 1, over all steps and layers. Of the steps
+loss: tokens on the fullest rank over the mean, less 1, over all steps and layers; traffic: tokens
+served off their group's home, of all (a limit holds for the loads that a policy saw). Of the steps
 after an answer of the policy: gap: to the proven bound on the loads that it saw; window: its loss
 there; staleness: what changing loads add; not moved: the loss if the old placement had stayed;
 hindsight: the best constant placement lies between these."""
@@ -164,7 +165,8 @@ def _read_another(instance: Instance, path: str) -> Instance:
     from eplb_opt.problem.instance import Instance
 
     with bad_input(path):
-        other = Instance(read_loads(path).loads, instance.topology, instance.rule, path)
+        loads, limit = read_loads(path).loads, instance.traffic_limit
+        other = Instance(loads, instance.topology, instance.rule, path, traffic_limit=limit)
         layers = click.get_current_context().params["layers"]
         return other if layers is None else other.select(layers)
 
@@ -174,19 +176,23 @@ def describe_replay(report: ReplayReport) -> str:
     scenario = report.scenario
     machine, settings = scenario.topology, scenario.settings
     models = f"{scenario.num_models} models of " if scenario.num_models > 1 else ""
+    limit = float(scenario.traffic_limit)
+    rule = f"{scenario.rule} rule" + (f", traffic up to {limit:g}" if limit < 1 else "")
     mode = "asynchronous" if settings.use_async else "synchronous"
     return (
         f"{report.source}: {len(scenario.trace)} steps, {models}{scenario.num_layers} layers, "
         f"{scenario.trace.shape[2]} experts, {machine.num_physical_experts} slots on "
-        f"{machine.num_ranks} ranks, {scenario.rule} rule; interval {settings.step_interval}, "
+        f"{machine.num_ranks} ranks, {rule}; interval {settings.step_interval}, "
         f"window {settings.window_size}, {mode}"
     )
 
 
 def policy_table(report: ReplayReport) -> Any:
     """One row a policy."""
+    nodes = report.scenario.topology.num_nodes > 1
     columns = [
         "loss",
+        *(["traffic"] if nodes else []),
         "gap",
         "window",
         "staleness",
@@ -203,6 +209,7 @@ def policy_table(report: ReplayReport) -> Any:
         low, high = (replayed.mean_of(f"hindsight_{end}") for end in ("low", "high"))
         cells = [
             _percent(replayed.loss),
+            *([_percent(replayed.traffic)] if nodes else []),
             percent(replayed.mean_of("gap_mean")),
             *(_percent(replayed.mean_of(t)) for t in ("on_window", "staleness", "without")),
             f"{_percent(low)} .. {_percent(high)}",

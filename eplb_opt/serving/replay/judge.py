@@ -12,6 +12,9 @@ add up over layers and steps. The **loss** of steps is ``sum of makespans / sum 
   two numbers. Below: ``max over ranks of sums <= sum of maxima``, so that no constant placement has
   a smaller sum of makespans than the proven bound for the summed loads. Above: the best of the
   constant placements that were tried.
+
+Under the rule ``home`` a limit of traffic holds for the loads that a policy sees, and in hindsight
+for those to come; what is served may be above it, and then lose less than any placement within it.
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ from eplb_opt import bounds
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.objective import step_makespans
 from eplb_opt.problem.rationals import float_below, relative_gap
+from eplb_opt.problem.topology import Rule
 from eplb_opt.serving.replay.simulate import Scenario, Trail, placed
 from eplb_opt.serving.replay.simulated_engine import Decision, on_machine
+from eplb_opt.serving.replay.traffic import parts_off_home
 from eplb_opt.serving.state_machine import Map, Tokens
 from solvers.dispatch import value
 
@@ -56,6 +61,8 @@ class ReplayInterval:
         hindsight_low: no constant placement loses less.
         hindsight_high: a constant placement that loses this is known.
         received: experts received for it, in its steps.
+        traffic: the part of the tokens that was served off home; None where nothing was served, or
+            where nodes do not divide groups.
     """
 
     start: int
@@ -70,6 +77,7 @@ class ReplayInterval:
     hindsight_low: float | None = None
     hindsight_high: float | None = None
     received: int = 0
+    traffic: float | None = None
 
     @property
     def staleness(self) -> float | None:
@@ -107,11 +115,12 @@ class Judge:
         loads = self.scenario.trace[start:stop]
         mean = float(trail.mean[start:stop].sum())
         found = {} if answer is None else _of_answer(answer, loads, mean)
+        found["traffic"] = trail.traffic(start, stop)
         if mean > 0:
             found |= {"served": float(trail.makespan[start:stop].sum()) / mean - 1}
             ranks = round(float(loads.sum()) / mean)  # that served, whatever the policy was told
             low, high = self._hindsight(start, stop, ranks, ask)
-            tried = [found.get("without"), found.pop("constant", None), high]
+            tried = [found.pop("tried", None), found.pop("constant", None), high]
             known = [max(low, value) for value in tried if value is not None]  # but for rounding
             found |= {"hindsight_low": low, "hindsight_high": min(known, default=None)}
         message = answer.message if answer else ""
@@ -124,7 +133,9 @@ class Judge:
         loads = self.scenario.trace[start:stop]
         key = start, stop, ranks
         if key not in self._bounds:
-            instance = on_machine(loads.sum(0), self.scenario.machine(ranks), self.scenario.rule)
+            scenario = self.scenario
+            machine, limit = scenario.machine(ranks), scenario.traffic_limit
+            instance = on_machine(loads.sum(0), machine, scenario.rule, limit)
             layers = [layer for layer in instance.layers() if layer.has_load]
             total = sum((bounds.of(layer).value for layer in layers), Fraction(0))
             tokens = sum(sum(layer.loads) * layer.unit for layer in layers)
@@ -143,9 +154,10 @@ def _of_answer(answer: Decision, loads: Tokens, mean: float) -> dict[str, float 
     old, new, ranks = answer.old, answer.new, answer.topology.num_ranks
     if mean > 0 and old.shape[1] == answer.topology.num_physical_experts:
         found["without"] = _makespans(old, loads, ranks) / mean - 1
+        found["tried"] = found["without"] if _within_limit(answer, old, loads) else None
     if new is None:
         return found
-    if mean > 0:
+    if mean > 0 and _within_limit(answer, new, loads):
         found["constant"] = _makespans(new, loads, ranks) / mean - 1
     gaps = window_gaps(answer)
     seen = answer.loads.sum() / ranks
@@ -156,11 +168,20 @@ def _of_answer(answer: Decision, loads: Tokens, mean: float) -> dict[str, float 
     }
 
 
+def _within_limit(answer: Decision, phy2log: Map, loads: Tokens) -> bool:
+    """Whether constant placements [R, P] keep the limit of traffic for loads [T, R, E]."""
+    if answer.rule != Rule.HOME or answer.traffic_limit == 1:
+        return True
+    total = loads.sum(0)
+    away = (total * parts_off_home(phy2log, total, answer.topology)).sum(1)
+    return not (away > float(answer.traffic_limit) * total.sum(1) * (1 + 1e-9)).any()
+
+
 def window_gaps(answer: Decision) -> list[float]:
     """Gap of the new placement to the proven bound on what the policy saw, of rows with load."""
     if answer.new is None:
         return []
-    instance = on_machine(answer.loads, answer.topology, answer.rule)
+    instance = on_machine(answer.loads, answer.topology, answer.rule, answer.traffic_limit)
     rows: list[Sequence[int]] = answer.new.tolist()
     return [
         relative_gap(value(layer, row).incumbent, bounds.of(layer).value)

@@ -38,6 +38,11 @@ class Replayed:
         return float(self.trail.makespan.sum()) / mean - 1 if mean > 0 else None
 
     @property
+    def traffic(self) -> float | None:
+        """The part of the tokens served off home; None where nodes do not divide groups."""
+        return self.trail.traffic()
+
+    @property
     def answered(self) -> list[ReplayInterval]:
         """The intervals that a policy's answer began."""
         return [i for i in self.intervals if i.seconds is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from eplb_opt.problem.objective import step_makespans
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.topology import Rule, Topology
 from eplb_opt.serving.replay.simulated_engine import Decision, Move, SimulatedEngine
+from eplb_opt.serving.replay.traffic import ServedMaps
 from eplb_opt.serving.state_machine import Map, Schedule, Settings, Tokens, machine
 
 
@@ -29,6 +31,8 @@ class Scenario:
         num_models: of equal shape, R = models x layers.
         topology: the machine at the start.
         rule: as resolved for it.
+        traffic_limit: of the rule ``home``: for the loads that a policy sees. What it places may
+            serve more off home in the steps that follow.
         settings: of the state machine.
         layer_steps: steps until a layer is in the buffers of all ranks, for asynchronous transfers.
         ranks_from: step -> number of ranks from that step on, with as many slots each; the last
@@ -42,6 +46,7 @@ class Scenario:
     settings: Settings
     layer_steps: int = 1
     ranks_from: Mapping[int, int] = field(default_factory=dict)
+    traffic_limit: Fraction = Fraction(1)
 
     @property
     def num_layers(self) -> int:
@@ -98,7 +103,8 @@ class Scenario:
                 )
         trace = np.concatenate(traces, axis=1)
         rule = Rule(first.rule)
-        return cls(trace, len(models), first.topology, rule, settings, layer_steps, events)
+        limit = Fraction(first.traffic_limit)
+        return cls(trace, len(models), first.topology, rule, settings, layer_steps, events, limit)
 
 
 @dataclass
@@ -109,6 +115,9 @@ class Trail:
         policy: its name.
         makespan: [T, R] tokens on the fullest rank.
         mean: [T, R] tokens, mean rank load.
+        tokens: [T, R] in all.
+        off_home: [T, R] tokens served off home (:mod:`eplb_opt.serving.replay.traffic`), NaN where
+            nodes do not divide groups.
         moves: in order.
         decisions: in order; rows of all models together.
     """
@@ -116,6 +125,8 @@ class Trail:
     policy: str
     makespan: Tokens
     mean: Tokens
+    tokens: Tokens
+    off_home: Tokens
     moves: list[Move] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
 
@@ -123,6 +134,15 @@ class Trail:
     def steps(self) -> int:
         """How many were replayed."""
         return len(self.makespan)
+
+    def traffic(self, start: int = 0, stop: int | None = None) -> float | None:
+        """The part of the tokens of some steps that was served off home; None where nothing was
+        served, or where nodes do not divide groups.
+        """
+        away, tokens = self.off_home[start:stop], self.tokens[start:stop]
+        known = ~np.isnan(away)
+        total = float(tokens[known].sum())
+        return float(away[known].sum()) / total if total > 0 else None
 
 
 def simulate(
@@ -133,10 +153,16 @@ def simulate(
 ) -> tuple[Trail, bool]:
     """Replay all steps; also whether Ctrl-C ended it early, with the steps until then."""
     engine = SimulatedEngine(
-        policy, runner, scenario.rule, scenario.num_models, scenario.layer_steps
+        policy,
+        runner,
+        scenario.rule,
+        scenario.num_models,
+        scenario.layer_steps,
+        scenario.traffic_limit,
     )
     schedule = _schedule(scenario, engine)
     served: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    history = ServedMaps()
     interrupted = False
     try:
         for step, loads in enumerate(scenario.trace):
@@ -149,6 +175,7 @@ def simulate(
             rows = np.concatenate(maps)
             ranks = schedule.topology.num_ranks
             (makespans,) = step_makespans(placed(rows, loads), loads[None], ranks)
+            history.note(step, rows)
             served.append((makespans, loads.sum(1) / ranks))
             tokens = slot_tokens(rows, loads)
             schedule.step(np.split(tokens, scenario.num_models) if loads.any() else None)
@@ -157,7 +184,10 @@ def simulate(
     shape = (len(served), scenario.trace.shape[1])
     makespan, mean = (np.array([s[i] for s in served]).reshape(shape) for i in (0, 1))
     merged = [_merge(answers) for answers in zip(*engine.decisions, strict=False)]
-    return Trail(policy_name(policy), makespan, mean, engine.moves, merged), interrupted
+    trace, per_rank = scenario.trace[: len(served)], scenario.topology.slots_per_rank
+    off_home = history.tokens_off_home(trace, lambda slots: scenario.machine(slots // per_rank))
+    terms = makespan, mean, trace.sum(2), off_home
+    return Trail(policy_name(policy), *terms, engine.moves, merged), interrupted
 
 
 def _schedule(scenario: Scenario, engine: SimulatedEngine) -> Schedule:
@@ -195,6 +225,7 @@ def _merge(answers: Sequence[Decision]) -> Decision:
         rule=first.rule,
         seconds=sum(a.seconds or 0.0 for a in answers) if not failed else None,
         message=failed.message if failed else "",
+        traffic_limit=first.traffic_limit,
     )
 
 

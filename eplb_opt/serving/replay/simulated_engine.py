@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ class Decision:
         new: [L, P']; None if the policy failed.
         topology: the machine it was told.
         rule: that of the start.
+        traffic_limit: of the rule ``home``.
         seconds: of the call; None if it failed.
         message: why it failed.
     """
@@ -60,14 +61,18 @@ class Decision:
     rule: Rule
     seconds: float | None
     message: str = ""
+    traffic_limit: Fraction = Fraction(1)
 
 
-def on_machine(loads: Tokens, topology: Topology, rule: Rule) -> Instance:
+def on_machine(
+    loads: Tokens, topology: Topology, rule: Rule, traffic_limit: Fraction = Fraction(1)
+) -> Instance:
     """The problem on a machine that may have changed: global if that is the rule, or if its nodes
     can no longer share the groups.
     """
-    kept: Literal["auto", "global"] = "global" if rule == Rule.GLOBAL else "auto"
-    return Instance(loads, topology, kept)
+    if rule == Rule.HOME and topology.num_groups % topology.num_nodes == 0:
+        return Instance(loads, topology, rule, traffic_limit=traffic_limit)
+    return Instance(loads, topology, "global" if rule == Rule.GLOBAL else "auto")
 
 
 class SimulatedEngine:
@@ -79,10 +84,17 @@ class SimulatedEngine:
     """
 
     def __init__(
-        self, policy: AnyPolicy, runner: PolicyRunner, rule: Rule, models: int, layer_steps: int
+        self,
+        policy: AnyPolicy,
+        runner: PolicyRunner,
+        rule: Rule,
+        models: int,
+        layer_steps: int,
+        traffic_limit: Fraction = Fraction(1),
     ) -> None:
         """With ``layer_steps`` steps for a layer to reach the buffers of all ranks."""
         self.policy, self.runner, self.rule = policy, runner, rule
+        self.traffic_limit = traffic_limit
         self.layer_steps = layer_steps
         self.step = 0
         self.slots_per_rank = 1
@@ -98,7 +110,7 @@ class SimulatedEngine:
     def place(self, model: int, loads: Tokens, topology: Topology, old: Map) -> Map | None:
         """Ask the policy; ``old`` only where it is of the same machine."""
         self.slots_per_rank = topology.slots_per_rank
-        instance = on_machine(loads, topology, self.rule)
+        instance = on_machine(loads, topology, self.rule, self.traffic_limit)
         before = old if old.shape[1] == topology.num_physical_experts else None
         new, seconds, message = None, None, ""
         try:
@@ -107,7 +119,17 @@ class SimulatedEngine:
         except PolicyError as error:
             message = str(error)
         self.decisions[model].append(
-            Decision(self.step, loads, old, new, topology, self.rule, seconds, message)
+            Decision(
+                self.step,
+                loads,
+                old,
+                new,
+                topology,
+                self.rule,
+                seconds,
+                message,
+                self.traffic_limit,
+            )
         )
         return new
 

@@ -2,14 +2,17 @@
 
 import itertools
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Topology, documents
+from eplb_opt.problem.homes import traffic
 from eplb_opt.serving.replay import Scenario, replay
 from eplb_opt.serving.replay.simulate import slot_tokens
 from eplb_opt.serving.state_machine import Settings
@@ -205,3 +208,59 @@ def test_a_function_and_a_single_name_are_policies():
     document = json.loads(json.dumps(documents.replay(both)))
     first, second = document["policies"]
     assert (first["policy"], first["loss"]) == ("deepseek", second["loss"])
+
+
+def copies_of_the_heaviest(weight, _slots, _groups, num_nodes, _ranks):
+    """Groups at home in order, and on each node a copy of the heaviest expert of the next."""
+    layers, experts = weight.shape
+    own = torch.arange(experts).view(1, num_nodes, -1).expand(layers, -1, -1)
+    heaviest = weight.view(layers, num_nodes, -1).argmax(2) + own[:, :, 0]
+    return torch.cat([own, heaviest.roll(-1, 1)[:, :, None]], 2).flatten(1)
+
+
+def test_traffic_of_what_is_served() -> None:
+    machine = Topology(8, 4, num_nodes=2, num_groups=2)
+    trace = drifting(20)
+    instance = Instance(trace, machine, "home", traffic_limit=0.9)
+    (found,) = replay(instance, [copies_of_the_heaviest], Settings(4, 8)).policies
+    layers, away = instance.layers(), Fraction(0)
+    for interval, decision in zip(found.intervals[1:], found.trail.decisions, strict=True):
+        served = trace[interval.start : interval.stop].sum(0)
+        window = Instance(served, machine, "home").layers()
+        parts = [traffic(x, row) for x, row in zip(window, decision.new.tolist(), strict=True)]
+        tokens = sum(p * sum(x.loads) for p, x in zip(parts, window, strict=True))
+        assert interval.traffic == pytest.approx(float(tokens / int(served.sum())))
+        away += tokens
+    first = trace[: found.intervals[0].stop]
+    away += found.intervals[0].traffic * Fraction(int(first.sum()))
+    assert found.traffic == pytest.approx(float(away / sum(sum(x.loads) for x in layers)))
+    assert 0 < found.intervals[1].traffic < found.intervals[0].traffic
+    (within,) = replay(instance, ["deepseek"], Settings(4, 8)).policies
+    assert [i.traffic for i in within.intervals[1:]] == [0] * 3  # it places hierarchically
+
+
+def test_a_limit_of_traffic_holds_for_what_a_policy_sees() -> None:
+    """Loads change after the window, and more of them are served off home."""
+    trace = np.array([[[10, 1, 1, 8, 1, 1]]] * 8 + [[[60, 1, 1, 1, 1, 1]]] * 8)
+    machine = Topology(8, 4, num_nodes=2, num_groups=2)
+    instance = Instance(trace, machine, "home", traffic_limit=0.45)
+    report = replay(instance, [copies_of_the_heaviest], Settings(8, 8))
+    (found,) = report.policies
+    assert found.failures == []
+    assert found.intervals[-1].traffic > 0.45
+    assert found.intervals[-1].hindsight_low <= found.intervals[-1].hindsight_high
+    document = documents.replay(report)
+    assert document["instance"]["traffic_limit"] == 0.45
+    assert document["policies"][0]["traffic"] == found.traffic
+
+
+@pytest.mark.parametrize("use_async", [False, True])
+def test_traffic_where_layers_wait_and_nodes_do_not_divide_groups(use_async: bool) -> None:
+    machine = Topology(12, 4, num_nodes=2, num_groups=2)
+    instance = Instance(drifting(20), machine, "home")
+    settings = Settings(4, 8, use_async)
+    (found,) = replay(instance, ["refined"], settings, ranks_from={12: 6}).policies
+    away = found.trail.off_home
+    assert np.isnan(away[12:]).all()  # three nodes, two groups
+    assert not np.isnan(away[:12]).any()
+    assert found.intervals[-1].traffic is None
