@@ -15,7 +15,7 @@ from eplb_opt.certificate.budget import CheckBudget
 from eplb_opt.certificate.parsing import parse_exact, parse_integers, parse_value_evidence
 from eplb_opt.certificate.problem import parse_layer
 from eplb_opt.certificate.statement import CertificateError
-from eplb_opt.problem.evidence import Cuts, Prices, Trusted, ValueEvidence
+from eplb_opt.problem.evidence import Cuts, LimitedCuts, Prices, Trusted, ValueEvidence
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import SUM, Cost, Dispatch
 from eplb_opt.problem.rationals import shown
@@ -170,6 +170,8 @@ def _cost(
         raise CertificateError("cuts prove nothing of dispatch 'even'")
     if isinstance(evidence, Prices) and dispatch != Dispatch.FIXED:
         raise CertificateError("prices are for dispatch 'fixed' only")
+    if isinstance(evidence, LimitedCuts) and dispatch != Dispatch.OPTIMAL:
+        raise CertificateError("cuts under a limit of traffic are for dispatch 'optimal' only")
     if dispatch == Dispatch.EVEN:
         shares = value.even_shares(phy2log)
     if shares is None:
@@ -179,7 +181,7 @@ def _cost(
         exact = value.best_cost(layer, phy2log, objective, cuts, budget)
     else:
         exact = value.cost_of_shares(layer, phy2log, shares, objective, budget)
-    if dispatch != Dispatch.FIXED or evidence is None:
+    if dispatch != Dispatch.FIXED or evidence is None or isinstance(evidence, LimitedCuts):
         return Value(exact)
     least = value.least_cost(layer, phy2log, objective, evidence, budget)
     return Value(exact, any_shares=least)

@@ -142,6 +142,24 @@ class Cuts:
 
 
 @dataclass(frozen=True)
+class LimitedCuts:
+    """Under ``optimal`` dispatch and a limit X of traffic a placement costs no less than claimed.
+
+    In step t, of W tokens, ``makespan_t * sum of rho_g >= sum over e of w_e min over the ranks g of
+    e of (lambda away[e, g] + rho_g) - lambda X W``, with away[e, g] = 1 where g is off e's home.
+
+    Attributes:
+        prices: for each step rho [G], not negative. The step's makespan is at least 0 where they
+            are all 0.
+        traffic_prices: for each step lambda, not negative.
+    """
+
+    kind: ClassVar[str] = "limited-cuts"
+    prices: tuple[tuple[int, ...], ...]
+    traffic_prices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Prices:
     """Under ``fixed`` dispatch no shares make a placement cost less than ``bound`` tokens.
 
@@ -156,4 +174,4 @@ class Prices:
     bound: Fraction
 
 
-ValueEvidence = Cuts | Prices
+ValueEvidence = Cuts | LimitedCuts | Prices

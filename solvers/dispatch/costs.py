@@ -10,16 +10,25 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from eplb_opt.problem.evidence import Cuts, ValueEvidence
+from eplb_opt.problem import homes
+from eplb_opt.problem.evidence import Cuts, LimitedCuts, ValueEvidence
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective, rank_loads
+from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch.classes import Classes, classes_of, holders
 from solvers.dispatch.even import even_makespans
 from solvers.dispatch.fixed import cut_prices, fixed_value
+from solvers.dispatch.limited import (
+    Sharing,
+    best_shares,
+    is_limited,
+    limited_makespans,
+    sharing_of,
+)
 from solvers.dispatch.optimal import optimal_makespans
 from solvers.dispatch.program import SharesProgram
-from solvers.dispatch.shares import best_shares, check_slots
+from solvers.dispatch.shares import check_slots
 
 
 def value(
@@ -33,7 +42,8 @@ def value(
     Exact. Under ``even`` and ``optimal``, and under ``fixed`` with the objective ``sum``, value and
     bound are equal. Under ``fixed`` the value is what the placement costs with the shares of the
     result, and the bound holds for all shares: they are equal where the linear program's optimum is
-    found exactly.
+    found exactly. Shares under ``optimal`` and ``fixed`` meet a limit of traffic; under ``even`` it
+    is for the caller to look at (:func:`eplb_opt.problem.validity.over_limit`).
 
     Args:
         layer: the problem.
@@ -42,7 +52,8 @@ def value(
         dispatch: how replicas share the tokens of a step.
 
     Raises:
-        ValueError: (``fixed``, ``optimal``) not P slots, or none for a load.
+        ValueError: (``fixed``, ``optimal``) not P slots, or none for a load, or no homes under a
+            limit of traffic.
     """
     cost = Cost.of(objective, dispatch).on(layer)
     if cost.dispatch == Dispatch.FIXED:
@@ -61,10 +72,39 @@ def value_evidence(layer: Layer, phy2log: Sequence[int], cost: Cost) -> ValueEvi
         one = len(program.loads) == 1  # then the cuts' prices are the best
         prices = cut_prices(program) if one else fixed_value(program).prices
         return replace(prices, bound=prices.bound * layer.unit)
+    if is_limited(layer):
+        found = limited_makespans(*_limited(layer, phy2log, cost))
+        return LimitedCuts(tuple(found.prices), tuple(found.traffic_prices))
     makespans = optimal_makespans(_classes(layer, phy2log, cost))
     loads, critical = makespans.loads.tolist(), makespans.critical
     ranks = (tuple(row.nonzero()[0].tolist()) for row in critical)
     return Cuts(tuple(cut if load else () for cut, load in zip(ranks, loads, strict=True)))
+
+
+def traffic(layer: Layer, phy2log: Sequence[int], cost: Cost = EVEN_SUM) -> Fraction:
+    """The part of the layer's tokens, of all steps together, that is served off home; exact.
+
+    Under ``even`` dispatch that of the placement; under ``fixed`` that of the shares of
+    :func:`value`; under ``optimal`` the least of all shares with which each step has its least
+    makespan under the layer's limit. 0 for a layer without load.
+
+    Args:
+        layer: under any rule; under other rules than ``home`` experts need not be at home.
+        phy2log: [P] the expert in each slot; every expert has one.
+        cost: objective and dispatch.
+
+    Raises:
+        ValueError: not P slots, or under the rule ``home`` no homes.
+    """
+    cost, present = cost.on(layer), layer.rule == Rule.HOME
+    loads = cost.objective.loads_of(layer)
+    sharing = sharing_of(layer, phy2log, loads, present=present)
+    if cost.dispatch == Dispatch.OPTIMAL:
+        total = sum(layer.loads)
+        limit = layer.traffic_limit if present else Fraction(1)
+        return sum(limited_makespans(sharing, limit).away, Fraction(0)) / (total or 1)
+    shares = value(layer, phy2log, *cost).shares  # None under even dispatch
+    return homes.traffic(layer, phy2log, shares, present=present) or Fraction(0)
 
 
 def _makespans(layer: Layer, phy2log: Sequence[int], cost: Cost) -> list[Fraction]:
@@ -74,9 +114,15 @@ def _makespans(layer: Layer, phy2log: Sequence[int], cost: Cost) -> list[Fractio
     if cost.dispatch == Dispatch.EVEN:
         loads = cost.objective.loads_of(layer)
         found = even_makespans(loads, phy2log, layer.topology.num_ranks)
+    elif is_limited(layer):
+        found = limited_makespans(*_limited(layer, phy2log, cost)).values
     else:
         found = optimal_makespans(_classes(layer, phy2log, cost)).values
     return [makespan * layer.unit for makespan in found]
+
+
+def _limited(layer: Layer, phy2log: Sequence[int], cost: Cost) -> tuple[Sharing, Fraction]:
+    return sharing_of(layer, phy2log, cost.objective.loads_of(layer)), layer.traffic_limit
 
 
 def _classes(layer: Layer, phy2log: Sequence[int], cost: Cost) -> Classes:

@@ -24,7 +24,7 @@ class BestShares:
 
     Attributes:
         makespan: in tokens; equals the load of ``critical`` over the number of ranks that hold it.
-        critical: experts F whose ratio is the makespan.
+        critical: experts F whose ratio is the makespan; none where a limit of traffic holds it up.
         tokens: tokens[e][r] of expert e that rank r serves, without zeros; sums to the load of e.
     """
 
@@ -33,8 +33,8 @@ class BestShares:
     tokens: tuple[dict[int, Fraction], ...]
 
 
-def best_shares(layer: Layer, phy2log: Sequence[int]) -> BestShares:
-    """The token split of ``phy2log`` [P] that minimizes the largest rank load.
+def best_shares_anywhere(layer: Layer, phy2log: Sequence[int]) -> BestShares:
+    """The token split of ``phy2log`` [P] that minimizes the largest rank load, at home or not.
 
     Exact in integers of any size. Newton steps: a makespan that is too small leaves a cut F, whose
     ratio is the next trial; at most G steps, each a maximum flow of O(E * P^2) in the worst case.

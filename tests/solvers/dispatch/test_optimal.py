@@ -44,7 +44,7 @@ def test_every_method_is_exact(placed: tuple[Layer, tuple[int, ...]]) -> None:
     truth = by_definition(steps_of(layer), slots, ranks)
     classes = classes_of(layer.steps, holders(slots, len(layer.loads), ranks))
     for name, method in METHODS.items():
-        if name != "compiled" or layer.steps.dtype == np.int64:
+        if name != "compiled" or int(classes.totals.max()) * ranks**2 < 2**63:
             assert [v * layer.unit for v in method(classes).values] == truth, name
 
 
