@@ -10,11 +10,12 @@ from typing import Any
 from eplb_opt import bounds
 from eplb_opt.bounds import Bound
 from eplb_opt.problem.evidence import ValueEvidence
+from eplb_opt.problem.homes import find_homes
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective, mean_load
 from eplb_opt.problem.result import Limit, Result, Stage
 from eplb_opt.problem.topology import Rule
-from eplb_opt.problem.validity import layer_violation
+from eplb_opt.problem.validity import layer_violation, over_limit
 from solvers import decomposition
 from solvers.backends import (
     BACKENDS,
@@ -32,6 +33,7 @@ from solvers.dispatch import value, value_evidence
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
 from solvers.given import Stages, check_initial, ratio
+from solvers.local_search.steps import within_limit
 from solvers.options import Budget, SearchOptions, SearchProgress
 
 __all__ = ["Stages", "solve"]
@@ -110,8 +112,12 @@ def solve(
     if initial is not None and question.stage != Stage.JOINT:
         raise ValueError(f"initial: stage={stage!r} starts from nothing, leave it out")
     start = check_initial(problem, initial)
+    if start is not None and not within_limit(problem, start, question.cost):
+        raise ValueError(f"initial is beyond the limit of traffic: {over_limit(problem, start)}")
     budget = Budget(search or options)
     result = _solve(question, given, start, budget)
+    if problem.rule == Rule.HOME and problem.topology.num_nodes == 1 and result.placement:
+        result = replace(result, node_of_group=(0,) * problem.topology.num_groups)
     budget.tell(result.objective or result.lower_bound, result.lower_bound)
     return result
 
@@ -127,7 +133,10 @@ def _solve(
     if question.stage == Stage.COUNTS:
         return _counts(problem, COUNTS[question.backend].solve, given)
     if question.stage == Stage.JOINT:
-        return question.answer(_joint(question, initial, budget), budget)
+        found = _joint(question, initial, budget)
+        if found.infeasible:
+            return question.infeasible(Bound(found.bound, found.source))
+        return question.answer(found, budget)
     node_of_group, counts = _decide(problem, given)
     if max(counts) > problem.most_replicas:
         mean = Bound(mean_load(problem, question.cost.objective), "mean")
@@ -148,8 +157,10 @@ class _Question:
 
     @property
     def over_steps(self) -> bool:
-        """Whether it is another problem than that of the summed loads with replicas alike."""
-        return self.cost.on(self.problem) != EVEN_SUM
+        """Whether it is another problem than that of the summed loads with replicas alike, or one
+        that nodes do not solve each for itself.
+        """
+        return self.problem.rule == Rule.HOME or self.cost.on(self.problem) != EVEN_SUM
 
     @classmethod
     def of(
@@ -167,6 +178,7 @@ class _Question:
             )
         if not isinstance(stage, str) or stage not in BACKENDS:
             raise ValueError(f"stage={stage!r} is not one of {', '.join(BACKENDS)}")
+        _check_rule(problem, Stage(stage))
         cost = Cost.of(objective, dispatch)
         even = cost.dispatch == Dispatch.EVEN
         early = stage in (Stage.GROUPS, Stage.COUNTS)
@@ -175,11 +187,13 @@ class _Question:
                 f"stage={stage!r} with {cost} cannot be solved: use another objective than 'sum' "
                 "with stage='joint' or 'packing', another dispatch than 'even' with 'joint' only"
             )
+        if problem.rule == Rule.HOME and problem.topology.num_nodes == 1:
+            problem = problem.without_nodes()
         if stage == Stage.GROUPS and problem.rule == Rule.GLOBAL:
             raise ValueError(
                 "stage='groups' needs rule='hierarchical': the global rule has no groups"
             )
-        table = _table(Stage(stage), cost.on(problem))
+        table = _table(problem, Stage(stage), cost.on(problem))
         if not isinstance(backend, str) or (backend != "auto" and backend not in table):
             raise ValueError(
                 f"backend={backend!r} is not one of auto, {', '.join(table)} (for stage={stage!r})"
@@ -202,6 +216,8 @@ class _Question:
         problem, phy2log = self.problem, found.placement
         if phy2log is not None:
             wrong = layer_violation(problem, phy2log)
+            if wrong is None and not within_limit(problem, phy2log, self.cost):
+                wrong = over_limit(problem, phy2log)
             if wrong is None and self.value(phy2log) != found.value:
                 wrong = f"it is not worth {found.value}"
             if wrong is not None:
@@ -249,9 +265,11 @@ class _Question:
 
 
 def _node_of_group(problem: Layer, phy2log: Sequence[int]) -> tuple[int, ...] | None:
-    """[K] where a valid placement has the groups; None under the global rule."""
+    """[K] where a valid placement has the groups, or their homes; None under the global rule."""
     if problem.rule == Rule.GLOBAL:
         return None
+    if problem.rule == Rule.HOME:
+        return find_homes(problem, phy2log)
     per_node = problem.topology.slots_per_node
     return tuple(phy2log.index(group[0]) // per_node for group in problem.groups)
 
@@ -291,11 +309,30 @@ def _decide(problem: Layer, given: Stages) -> tuple[Sequence[int], Sequence[int]
     return node_of_group, counts
 
 
-def _table(stage: Stage, cost: Cost) -> dict[str, Backend[Any]]:
-    """What solves a stage at a cost, by name."""
-    if cost == EVEN_SUM:
+def _check_rule(problem: Layer, stage: Stage) -> None:
+    """Raise ValueError where the rule ``home`` has no such stage, or the layer no homes."""
+    if problem.rule != Rule.HOME:
+        return
+    if stage != Stage.JOINT:
+        raise ValueError(
+            f"stage={str(stage)!r} under rule='home': only stage='joint' can be solved"
+        )
+    experts, topology = problem.num_logical_experts, problem.topology
+    if topology.num_groups % topology.num_nodes or experts % topology.num_groups:
+        raise ValueError(
+            f"rule='home' needs nodes that divide groups, and groups that divide experts: "
+            f"num_nodes={topology.num_nodes}, num_groups={topology.num_groups}, {experts} experts"
+        )
+
+
+def _table(problem: Layer, stage: Stage, cost: Cost) -> dict[str, Backend[Any]]:
+    """What solves a stage of a layer at a cost, by name."""
+    home = problem.rule == Rule.HOME
+    if cost == EVEN_SUM and not home:
         return dict(BACKENDS[stage])
     table = JOINT_OVER_STEPS if stage == Stage.JOINT else PACKING_OVER_STEPS
+    if home:
+        table = {name: found for name, found in table.items() if found.takes_home(problem)}
     dispatches = {cost.dispatch}
     if cost.objective == SUM and cost.dispatch == Dispatch.FIXED:
         dispatches.add(Dispatch.OPTIMAL)  # one step: the same problem

@@ -43,6 +43,16 @@ def any_layer(_layer: Layer) -> bool:
     return True
 
 
+def no_layer(_layer: Layer) -> bool:
+    """None."""
+    return False
+
+
+def any_traffic(layer: Layer) -> bool:
+    """Without a limit of traffic."""
+    return layer.traffic_limit == 1
+
+
 def always() -> bool:
     """Needs nothing that may be missing."""
     return True
@@ -59,6 +69,7 @@ class Backend(Generic[Solver]):
         installed: whether what it needs is there.
         in_floats: its bounds rest on floating-point arithmetic.
         dispatches: the dispatch rules that it can solve over several steps.
+        takes_home: the layers under the rule ``home`` that it can solve.
     """
 
     solve: Solver
@@ -66,6 +77,7 @@ class Backend(Generic[Solver]):
     is_installed: Callable[[], bool] = always
     in_floats: bool = False
     dispatches: tuple[Dispatch, ...] = tuple(Dispatch)
+    takes_home: Callable[[Layer], bool] = no_layer
 
 
 def few_slots(layer: Layer) -> bool:
@@ -83,13 +95,16 @@ def two_slots_a_rank(layer: Layer) -> bool:
     return layer.topology.slots_per_rank == 2
 
 
-def _programs(solve: Callable[..., Bracket]) -> dict[str, Backend[Any]]:
+def _programs(
+    solve: Callable[..., Bracket], takes_home: Callable[[Layer], bool] = no_layer
+) -> dict[str, Backend[Any]]:
     """A mixed-integer program by every engine that may be installed."""
     return {
         engine: Backend(
             partial(solve, backend=engine),
             is_installed=partial(mip.is_installed, engine),
             in_floats=True,
+            takes_home=takes_home,
         )
         for engine in mip.ENGINES
     }
@@ -113,15 +128,26 @@ JOINT: dict[str, Backend[JointSolver]] = {
     "brute-force": Backend(brute_force.solve_joint, takes=few_slots),
 }
 JOINT_OVER_STEPS: dict[str, Backend[StepsSolver]] = {
-    "portfolio": Backend(over_steps.solve_joint),
+    "portfolio": Backend(over_steps.solve_joint, takes_home=any_layer),
     "search": Backend(steps_search.solve_joint),
-    "cp-sat": Backend(steps_cp_sat.solve_joint, dispatches=(Dispatch.EVEN, Dispatch.OPTIMAL)),
-    "cuts": Backend(cuts.solve_joint, dispatches=(Dispatch.OPTIMAL, Dispatch.FIXED)),
-    **_programs(steps_mip.solve_joint),
-    "brute-force": Backend(brute_force.solve_over_steps, takes=very_few_slots),
+    "cp-sat": Backend(
+        steps_cp_sat.solve_joint,
+        dispatches=(Dispatch.EVEN, Dispatch.OPTIMAL),
+        takes_home=any_layer,
+    ),
+    "cuts": Backend(
+        cuts.solve_joint,
+        dispatches=(Dispatch.OPTIMAL, Dispatch.FIXED),
+        takes_home=any_traffic,
+    ),
+    **_programs(steps_mip.solve_joint, any_layer),
+    "brute-force": Backend(
+        brute_force.solve_over_steps, takes=very_few_slots, takes_home=very_few_slots
+    ),
 }
-"""Of all costs but the sum under ``even`` dispatch, under either rule; a cost that has no backend
-for its dispatch is that of one step, where ``fixed`` is ``optimal``."""
+"""Of all costs but the sum under ``even`` dispatch, under any rule, and under the rule ``home`` of
+all costs; one that has no backend for its dispatch is that of one step, where ``fixed`` is
+``optimal``."""
 PACKING_OVER_STEPS: dict[str, Backend[StepsSolver]] = {
     name: backend
     for name, backend in JOINT_OVER_STEPS.items()

@@ -23,6 +23,7 @@ class Bracket:
         source: what proves the bound.
         evidence: for :mod:`eplb_opt.certificate`; None if there is only the word of ``source``.
         limit: what ended the search, None if it came to its end.
+        infeasible: proven that there is no placement.
         shares: [P] under ``fixed`` dispatch, the part of its expert's tokens that each slot serves
             at every step, exact, with which the placement costs ``value``; else None.
     """
@@ -34,6 +35,7 @@ class Bracket:
     evidence: Evidence | None = None
     limit: Limit | None = None
     shares: tuple[Fraction, ...] | None = None
+    infeasible: bool = False
 
     @classmethod
     def start(cls, bound: Bound, found: Iterable[Bracket]) -> Bracket:
@@ -78,3 +80,9 @@ class Bracket:
         if bound <= self.bound:
             return self
         return replace(self, bound=bound, source=source, evidence=evidence)
+
+    def without_better(self, source: str) -> Bracket:
+        """With the proof that no placement is better, or that there is none."""
+        if self.value is None:
+            return replace(self, infeasible=True, limit=None)
+        return self.with_bound(self.value, source)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain, combinations, permutations, product
+from itertools import chain, combinations, combinations_with_replacement, permutations, product
 
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import EVEN_SUM, Cost
+from eplb_opt.problem.objective import EVEN_SUM, Cost, Dispatch
 from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch import value
@@ -51,14 +51,14 @@ def solve_over_steps(
 ) -> Bracket:
     """The optimal placement over several steps under the layer's rule, by enumeration, ``initial``
     [P] first; with ``counts`` [E] of those that have them. All nodes together, since they meet in
-    the makespan of every step.
+    the makespan of every step. Infeasible if there is none within a limit of traffic.
 
     Raises:
         ValueError: the layer has more than 9 slots.
     """
     placements = (
         phy2log
-        for phy2log in _whole_placements(layer)
+        for phy2log in _all_placements(layer, cost)
         if counts is None or all(phy2log.count(e) == c for e, c in enumerate(counts))
     )
     first = [] if initial is None else [initial]
@@ -92,7 +92,9 @@ def _best(
     except KeyboardInterrupt:
         budget.interrupt()
         return replace(best, limit=budget.limit)
-    return best if least is None else best.with_bound(least, "enumeration")
+    if least is None:
+        return best.without_better("enumeration")
+    return best.with_bound(least, "enumeration")
 
 
 def _spread(layer: Layer, phy2log: tuple[int, ...]) -> bool:
@@ -133,6 +135,63 @@ def _whole_placements(layer: Layer) -> Iterator[tuple[int, ...]]:
         for choice in product(*inside):
             nodes = zip(experts, choice, strict=True)
             yield tuple(own[e] for own, phy2log in nodes for e in phy2log)
+
+
+def _all_placements(layer: Layer, cost: Cost) -> Iterator[tuple[int, ...]]:
+    """All placements of all nodes together that are solutions of the layer at a cost."""
+    if layer.rule != Rule.HOME:
+        yield from _whole_placements(layer)
+        return
+    shares = cost.dispatch != Dispatch.EVEN
+    # of homes with equal traffic the first are limited, so the order of nodes may count
+    alike = layer.traffic_limit == 1 or not shares
+    for phy2log in _home_placements(layer, alike):
+        if shares or _least_traffic(layer, phy2log) <= layer.traffic_limit:
+            yield phy2log
+
+
+def _home_placements(layer: Layer, nodes_alike: bool) -> Iterator[tuple[int, ...]]:
+    """All with every expert at home, up to the order of ranks in a node, and of nodes if these are
+    ``nodes_alike``.
+    """
+    topology, experts = layer.topology, range(len(layer.loads))
+    ranks = list(combinations_with_replacement(experts, topology.slots_per_rank))
+    contents = list(combinations_with_replacement(ranks, topology.ranks_per_node))
+    nodes = [tuple(chain(*content)) for content in contents]
+    complete = [
+        {k for k, group in enumerate(layer.groups) if {*group} <= {*held}} for held in nodes
+    ]
+    useful = [i for i, groups in enumerate(complete) if len(groups) >= topology.groups_per_node]
+    orders = combinations_with_replacement(useful, topology.num_nodes)
+    for chosen in orders if nodes_alike else product(useful, repeat=topology.num_nodes):
+        if any(
+            all(k in complete[chosen[n]] for k, n in enumerate(homes))
+            for homes in _assignments(layer)
+        ):
+            yield tuple(e for i in chosen for e in nodes[i])
+
+
+def _assignments(layer: Layer) -> list[tuple[int, ...]]:
+    """All ways to give K/N groups to each node: [K] the node of each."""
+    topology = layer.topology
+    places = [n for n in range(topology.num_nodes) for _ in range(topology.groups_per_node)]
+    return sorted({*permutations(places)})
+
+
+def _least_traffic(layer: Layer, phy2log: tuple[int, ...]) -> Fraction:
+    """Over the homes that a placement may have."""
+    per_node, found = layer.topology.slots_per_node, list[Fraction]()
+    size, total = len(layer.groups[0]), max(1, sum(layer.loads))
+    held = {(e, p // per_node) for p, e in enumerate(phy2log)}
+    for homes in _assignments(layer):
+        if all((e, homes[e // size]) in held for e in range(len(layer.loads))):
+            away = (
+                Fraction(layer.loads[e], phy2log.count(e))
+                for p, e in enumerate(phy2log)
+                if homes[e // size] != p // per_node
+            )
+            found.append(sum(away, Fraction(0)) / total)
+    return min(found)
 
 
 def _node_placements(layer: Layer, block: Sequence[int]) -> list[tuple[int, ...]]:

@@ -18,6 +18,7 @@ from eplb_opt.problem.evidence import Evidence, Exhaustive, Trusted
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch
 from eplb_opt.problem.result import Limit
+from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.formulations.steps import cp_sat, cuts, mip
 from solvers.formulations.steps.linear import model_cost
@@ -46,11 +47,11 @@ def solve_joint(
     initial: tuple[int, ...] | None = None,
     counts: Sequence[int] | None = None,
 ) -> Bracket:
-    """Best constant placement and best bound over several steps, under either rule.
+    """Best constant placement and best bound over several steps, under any rule.
 
     Args:
         layer: the problem.
-        cost: any but the sum under ``even`` dispatch.
+        cost: any but the sum under ``even`` dispatch; under the rule ``home`` any.
         budget: seconds and work; without a limit the tree search runs to its end.
         initial: [P] a placement to start from.
         counts: [E] of all placements that are considered, under ``even`` dispatch.
@@ -66,7 +67,9 @@ def solve_joint(
             budget.interrupt()
         except TooLargeError:
             known = replace(known, limit=Limit.WORK)
-        budget.tell(known.incumbent, known.bound)
+        budget.tell(known.value or known.bound, known.bound)
+    if known.infeasible:
+        return known
     return replace(known, limit=None if known.closed else _reason(known, budget))
 
 
@@ -83,6 +86,8 @@ class _Methods:
 
     def plan(self, budget: Budget) -> list[tuple[Method, float, int | None]]:
         """What is done one after another, each with its share of the budget left and most work."""
+        if self.layer.rule == Rule.HOME:
+            return self.plan_home()
         plan: list[tuple[Method, float, int | None]] = [
             (self.search, 0.2, SHORT),
             (self.improve, 0.2 if self.layer.num_logical_experts <= FEW_EXPERTS else 0.7, None),
@@ -92,6 +97,28 @@ class _Methods:
         if fixed and budget.seconds is not None:
             plan.append((self.solve_program, 0.6, None))  # these engines know no limit but time
         return [*plan, (self.search, 1.0, None)]
+
+    def plan_home(self) -> list[tuple[Method, float, int | None]]:
+        """Models, after a start: the tree search does not know the rule ``home``."""
+        plan: list[tuple[Method, float, int | None]] = [
+            (self.raise_bound, 1.0, None),
+            (self.improve, 0.2, None),
+        ]
+        dispatch = model_cost(self.cost, self.layer).dispatch
+        if dispatch == Dispatch.FIXED:
+            plan.append((self.solve_program, 0.6, None))
+        if dispatch != Dispatch.FIXED or self.layer.traffic_limit == 1:
+            plan.append((self.solve_model, 1.0, None))
+        return plan
+
+    def solve_model(self, known: Bracket, budget: Budget) -> Bracket:
+        """In CP-SAT: of flows where they are limited, else of cuts."""
+        flows = self.cost.dispatch == Dispatch.EVEN or self.layer.traffic_limit < 1
+        name, solver = ("cp-sat", cp_sat.solve_joint) if flows else ("cuts", cuts.solve_joint)
+        found = solver(self.layer, self.cost, budget, known.placement, self.counts)
+        known = known.with_placement(found).with_bound(found.bound, name, Trusted(name))
+        ended = None if known.closed else Limit.PRECISION
+        return replace(known, limit=found.limit or ended, infeasible=found.infeasible)
 
     def search(self, known: Bracket, budget: Budget) -> Bracket:
         """The tree search, or a model where there are too many ranks for it."""
@@ -110,6 +137,8 @@ class _Methods:
 
     def improve(self, known: Bracket, budget: Budget) -> Bracket:
         """Local search."""
+        if known.value is None:
+            return known
         keep = self.counts is not None
         found = improve_over_steps(self.layer, self.cost, known, budget, keep_counts=keep)
         return replace(found, limit=budget.limit or Limit.WORK)
@@ -127,7 +156,7 @@ class _Methods:
     def solve_program(self, known: Bracket, budget: Budget) -> Bracket:
         """The mixed-integer program."""
         found = mip.solve_joint(
-            self.layer, self.cost, budget, known.phy2log, self.counts, backend="scipy"
+            self.layer, self.cost, budget, known.placement, self.counts, backend="scipy"
         )
         known = known.with_placement(found).with_bound(found.bound, "scipy", Trusted("scipy"))
         return replace(known, limit=budget.limit or found.limit)
@@ -135,13 +164,14 @@ class _Methods:
 
 def _ended(known: Bracket, budget: Budget) -> bool:
     """Whether no further step can be of use."""
-    enough = budget.accepts(known.incumbent, known.bound)
-    return enough or known.limit == Limit.PRECISION or not budget.chunk()
+    enough = known.value is not None and budget.accepts(known.value, known.bound)
+    return known.infeasible or enough or known.limit == Limit.PRECISION or not budget.chunk()
 
 
 def _reason(known: Bracket, budget: Budget) -> Limit | None:
     """What ended the steps before value and bound met; None if no more was asked."""
-    if not budget.interrupted and budget.accepts(known.incumbent, known.bound):
+    done = known.value is not None and budget.accepts(known.value, known.bound)
+    if done and not budget.interrupted:
         return None
     budget.chunk()
     if known.limit == Limit.PRECISION:

@@ -51,6 +51,8 @@ def with_outcome(
     known = replace(known, limit=outcome.limit)
     if found is not None:
         known = known.with_placement(found)
-    if outcome.bound is None or (in_floats and outcome.bound * unit > known.incumbent):
+    if outcome.bound is None or (
+        in_floats and known.value is not None and outcome.bound * unit > known.value
+    ):
         return known
     return known.with_bound(outcome.bound * unit, engine)

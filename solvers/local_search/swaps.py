@@ -7,9 +7,9 @@ import numpy as np
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost
 from eplb_opt.problem.topology import Rule
-from eplb_opt.problem.validity import layer_violation
 from solvers.bracket import Bracket
 from solvers.dispatch import value
+from solvers.local_search.steps import is_solution
 from solvers.options import Budget, OutOfBudgetError
 
 PATIENCE = 30
@@ -39,7 +39,7 @@ def improve_over_steps(
             budget.spend(layer.steps.size)
             fruitless += 1
             phy2log = _move(layer, here.phy2log, random, keep_counts)
-            if layer_violation(layer, phy2log) is not None:
+            if not is_solution(layer, phy2log, cost):
                 continue
             found = value(layer, phy2log, *cost)
             if found.incumbent < here.incumbent:

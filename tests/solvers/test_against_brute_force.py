@@ -187,7 +187,8 @@ def test_published_example_has_optimum_590_thirds(published_layer: Layer) -> Non
 @pytest.mark.parametrize("backend", JOINT)
 def test_layer_without_load(backend: str) -> None:
     machines = [Topology(6, 2, 2, 2), Topology(8, 4, 2, 2), Topology(4, 4, 2, 2)]
-    layers = [Instance([[0] * 4], m, r).layer(0) for m in machines for r in Rule]
+    rules = (Rule.GLOBAL, Rule.HIERARCHICAL)
+    layers = [Instance([[0] * 4], m, r).layer(0) for m in machines for r in rules]
     takes = BACKENDS["joint"][backend].takes
     nodes = [x if x.rule == Rule.GLOBAL else x.node_problem((0,)) for x in layers]
     taken = [layer for layer, node in zip(layers, nodes, strict=True) if takes(node)]

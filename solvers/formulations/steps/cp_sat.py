@@ -19,22 +19,26 @@ from eplb_opt import bounds
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch
 from eplb_opt.problem.rationals import integer_array
+from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import cp_sat
 from solvers.engines.outcome import Outcome
+from solvers.formulations.steps import homes
 from solvers.formulations.steps.linear import (
     Terms,
     count_windows,
     fill_ranks,
     fill_up,
+    flow_parts,
     loads_with_tokens,
     model_cost,
     scale_over_steps,
 )
-from solvers.local_search.steps import as_groups, first_over_steps
+from solvers.local_search.steps import as_groups, ceiling, first_over_steps, within_limit
 from solvers.model_size import require_size
 from solvers.options import Budget, OutOfBudgetError
+from solvers.scaling import LARGEST_SUM
 
 Read = Callable[[cp_model.IntVar], int]
 Number = cp_model.IntVar | int
@@ -51,7 +55,7 @@ def solve_joint(
     """Best placement over several steps, with a bound that rests on CP-SAT's word.
 
     Args:
-        layer: under either rule.
+        layer: under any rule.
         cost: with ``even`` or ``optimal`` dispatch; ``fixed`` for one step.
         budget: seconds and work.
         initial: [P] a placement to start from.
@@ -68,23 +72,52 @@ def solve_joint(
             model: Model = EvenModel(layer, cost, known, budget, counts)
         else:
             model = FlowModel(layer, cost, known, budget)
+        while True:
+            outcome = cp_sat.run(model.model, budget)
+            known = model.take(known, outcome)
+            if outcome.value is None or outcome.limit or not model.correct_homes(outcome.value):
+                return known
+            model.improve_on(ceiling(layer, cost, known))
     except OutOfBudgetError:
         return replace(known, limit=budget.limit)
     except NothingBetterError:
-        return known.with_bound(known.incumbent, "cp-sat")
-    return model.take(known, cp_sat.run(model.model, budget))
+        return known.without_better("cp-sat")
 
 
 class NothingBetterError(Exception):
     """The counts show that no placement is better."""
 
 
+class Rows:
+    """CP-SAT's model, row by row (:class:`.homes.Rows`)."""
+
+    def __init__(self, model: cp_model.CpModel) -> None:
+        """See the class."""
+        self.model = model
+
+    def variable(self, lower: int, upper: int) -> cp_model.IntVar:
+        """A new integer variable."""
+        return self.model.new_int_var(lower, upper, "")
+
+    def add(self, terms: homes.Terms, low: float, high: float) -> None:
+        """``low <= sum of coefficient * variable <= high``; variables may be numbers."""
+        total = sum(int(coefficient) * variable for variable, coefficient in terms)
+        if low != -math.inf:
+            self.model.add(total >= int(low))
+        if high != math.inf:
+            self.model.add(total <= int(high))
+
+
 class Model:
     """The rule and the objective; one short method per family of constraints.
 
     Attributes:
-        layer: under the hierarchical rule (the global one is that of a single node).
+        layer: under its rule for groups (the global one is hierarchical with a single node).
         steps: [T][E] loads of the steps that have any.
+        node: z[k][n].
+        program: the model, row by row.
+        homes: where shares are limited.
+        slack: by how much rounding may raise the objective of a placement.
     """
 
     def __init__(
@@ -93,7 +126,11 @@ class Model:
         """A model for placements better than ``known``, with loads in parts of 1 / ``parts``."""
         self.model = cp_model.CpModel()
         self.layer, self.asked, self.budget = as_groups(layer), layer, budget
-        self.cost, self.incumbent = cost, known.incumbent
+        self.cost, self.incumbent = cost, ceiling(layer, cost, known)
+        self.program, self.slack = Rows(self.model), 0
+        self.homes: homes.Homes | None = None
+        self.at_home = self.layer.rule == Rule.HOME
+        self.limits_shares = homes.limits_shares(layer, model_cost(cost, layer).dispatch)
         self.steps = loads_with_tokens(layer, cost.objective)
         self.terms = Terms.of(cost.objective, len(cost.objective.loads_of(layer)))
         self.scale = scale_over_steps(layer, self.steps, parts, self.terms)
@@ -109,17 +146,22 @@ class Model:
         return self.scale.unit / self.terms.divisor
 
     def _whole_groups_on_nodes(self) -> list[list[Number]]:
-        """node[k][n]; nodes are interchangeable, so they are used in the order of their groups."""
-        topology = self.layer.topology
+        """node[k][n]; nodes are interchangeable, so they are used in the order of their groups; not
+        where homes of equal traffic differ in this order.
+        """
+        topology, free = self.layer.topology, self.limits_shares
         K, N = topology.num_groups, topology.num_nodes
         if N == 1:
             return [[1] for _ in range(K)]
-        z = [[self.model.new_bool_var("") if n <= k else 0 for n in range(N)] for k in range(K)]
+        z: list[list[Number]] = [
+            [self.model.new_bool_var("") if free or n <= k else 0 for n in range(N)]
+            for k in range(K)
+        ]
         for row in z:
             self.model.add(sum(row) == 1)
         for n in range(N):
             self.model.add(sum(row[n] for row in z) == K // N)
-            for k in range(1, K if n else 0):
+            for k in range(1, K if n and not free else 0):
                 self.model.add(z[k][n] <= sum(z[j][n - 1] for j in range(k)))
         return z
 
@@ -131,8 +173,9 @@ class Model:
         """[T] what no makespan is below, in scaled units, by the bounds of each step alone."""
         if not self.scale.exact:
             return [0] * len(self.steps)
-        machine = self.asked
-        dispatch = model_cost(self.cost, machine).dispatch
+        dispatch = model_cost(self.cost, self.asked).dispatch
+        limited = dispatch == Dispatch.OPTIMAL  # of each step alone
+        machine = self.asked if limited else self.asked.without_limit()
         alone = [
             replace(machine, loads=tuple(step), steps=integer_array([step])) for step in self.steps
         ]
@@ -169,19 +212,32 @@ class Model:
     def improve_on(self, incumbent: Fraction) -> None:
         """Only placements below ``incumbent`` from now on."""
         self.incumbent = incumbent
-        self.model.add(self.total <= math.ceil(incumbent / self.unit) - 1)
+        self.model.add(self.total <= math.ceil(incumbent / self.unit) - 1 + self.slack)
+
+    def correct_homes(self, read: Read) -> bool:
+        """Cut off a solution whose homes are not those of its placement; False if they are."""
+        if self.homes is None:
+            return False
+        return self.homes.correct(self.placement(read), self.nodes(read))
+
+    def nodes(self, read: Read) -> list[int]:
+        """[K] the node of each group in a solution."""
+        return [[_number(z, read) for z in row].index(1) for row in self.node]
 
     def take(self, known: Bracket, outcome: Outcome) -> Bracket:
         """What is known with the outcome of the search."""
         known = replace(known, limit=outcome.limit)
         if outcome.infeasible:
-            return known.with_bound(known.incumbent, "cp-sat")
+            return known.without_better("cp-sat")
         if outcome.value is not None:
             phy2log = self.placement(outcome.value)
-            known = known.with_placement(value(self.asked, phy2log, *self.cost))
+            if within_limit(self.asked, phy2log, self.cost):  # not so where it was rounded
+                known = known.with_placement(value(self.asked, phy2log, *self.cost))
         if outcome.bound is None:
             return known
-        return known.with_bound(min(outcome.bound * self.unit, known.incumbent), "cp-sat")
+        bound = (outcome.bound - self.slack) * self.unit
+        top = ceiling(self.asked, self.cost, known)
+        return known.with_bound(min(bound, top), "cp-sat")
 
     def placement(self, read: Read) -> tuple[int, ...]:
         """The placement [P] of a solution."""
@@ -200,7 +256,7 @@ class EvenModel(Model):
         counts: Sequence[int] | None,
     ) -> None:
         """See :class:`Model`. ``counts`` [E]: of all placements, if given."""
-        windows = count_windows(layer, cost.objective, known.incumbent, counts)
+        windows = count_windows(layer, cost.objective, ceiling(layer, cost, known), counts)
         if windows is None:
             raise NothingBetterError
         parts = math.lcm(*{k for window in windows.values() for k in window})
@@ -212,6 +268,8 @@ class EvenModel(Model):
         self.n = {choice: self._replicas_by_rank(*choice) for choice in self.y}
         self._one_count_for_every_expert()
         self._every_replica_is_placed()
+        if self.at_home:
+            self._every_expert_is_at_home()
         self.empty = self._every_rank_is_full()
         self._loads()
 
@@ -234,12 +292,17 @@ class EvenModel(Model):
             self.model.add(cp_model.LinearExpr.sum(placed) == k * self.y[e, k])
             for g, n in enumerate(placed):
                 self.model.add(n <= self._most(k) * self.y[e, k])
-                if several:
+                if several and not self.at_home:
                     self.model.add(n <= self._most(k) * self.on_node(e, g))
+
+    def _every_expert_is_at_home(self) -> None:
+        held = {e: [self.n[e, k] for k in own] for e, own in self.windows.items()}
+        homes.keep_at_home(self.program, self.layer, self.node, held)
+        homes.limit_replicas(self.program, self.layer, self.node, self.n, LARGEST_SUM)
 
     def _every_rank_is_full(self) -> list[cp_model.IntVar]:
         """The slots of each rank that experts without load fill, which every one needs on its
-        node.
+        node; further ones are on that node, or with homes anywhere.
         """
         idle = [[e for e in group if e not in self.windows] for group in self.layer.groups]
         empty = [self.model.new_int_var(0, self.S, "") for _ in self.ranks]
@@ -250,7 +313,7 @@ class EvenModel(Model):
             self.model.add(sum(here) >= experts)
             for slots in here:
                 most = 1 if self.layer.spread_replicas else self.S
-                self.model.add(slots <= most * experts)
+                self.model.add(slots <= most * (sum(map(len, idle)) if self.at_home else experts))
         for g in self.ranks:
             self.budget.spend(len(self.n))
             placed = cp_model.LinearExpr.sum([row[g] for row in self.n.values()])
@@ -282,8 +345,7 @@ class EvenModel(Model):
         held = [
             [e for (e, _), row in self.n.items() for _ in range(read(row[g]))] for g in self.ranks
         ]
-        nodes = [[_number(z, read) for z in row].index(1) for row in self.node]
-        return fill_ranks(self.layer, held, [read(z) for z in self.empty], nodes)
+        return fill_ranks(self.layer, held, [read(z) for z in self.empty], self.nodes(read))
 
 
 class HeldModel(Model):
@@ -300,27 +362,39 @@ class HeldModel(Model):
         """x[e][g], with every expert somewhere and every rank full of different experts."""
         experts, topology = range(len(self.layer.loads)), self.layer.topology
         several = topology.num_nodes > 1
-        here = len(experts) // topology.num_nodes
+        here = len(experts) // (1 if self.at_home else topology.num_nodes)
         self.x = [[self.model.new_bool_var("") for _ in self.ranks] for _ in experts]
         for e, row in enumerate(self.x):
             self.budget.spend(2 * len(row))
             self.model.add_bool_or(row)
-            for g in self.ranks if several else ():
+            for g in self.ranks if several and not self.at_home else ():
                 self.model.add(row[g] <= self.on_node(e, g))
-        for g in self.ranks:
+        if self.at_home:
+            homes.keep_at_home(
+                self.program, self.layer, self.node, {e: [row] for e, row in enumerate(self.x)}
+            )
+        if self.limits_shares:
+            self.homes = homes.Homes(self.program, self.layer, self.node, self.x, LARGEST_SUM)
+        for g in self.ranks if self.homes is None else ():
             self.budget.spend(len(experts))
             self.model.add(sum(row[g] for row in self.x) == min(self.S, here))
         self._heaviest_first()
 
     def _heaviest_first(self) -> None:
-        """Ranks are interchangeable in a node, so the first one holds the heaviest expert of the
-        first group; group 0 is on node 0.
+        """Ranks are interchangeable in a node, so the first one on the node of the first group
+        holds its heaviest expert.
         """
-        group = self.layer.groups[0]
-        self.model.add(self.x[max(group, key=self.layer.loads.__getitem__)][0] == 1)
+        heaviest = self.x[max(self.layer.groups[0], key=self.layer.loads.__getitem__)]
+        if self.homes is None:
+            self.model.add(heaviest[0] == 1)  # the group is on node 0
+        else:
+            for z, x in zip(self.node[0], homes.by_node(self.layer, heaviest), strict=True):
+                self.model.add(x[0] >= z)
 
     def placement(self, read: Read) -> tuple[int, ...]:
         """The experts that each rank holds."""
+        if self.homes is not None:
+            return self.homes.placement(read)
         held = [[e for e, row in enumerate(self.x) if read(row[g])] for g in self.ranks]
         return fill_up(self.layer, held)
 
@@ -330,22 +404,39 @@ class FlowModel(HeldModel):
 
     def __init__(self, layer: Layer, cost: Cost, known: Bracket, budget: Budget) -> None:
         """See :class:`Model`."""
-        ranks = layer.topology.num_ranks
-        parts = math.lcm(*range(1, ranks + 1))
+        ranks, parts = layer.topology.num_ranks, flow_parts(layer)
         super().__init__(layer, cost, known, budget, parts)
+        if self.limits_shares and not self.scale.exact:
+            # whole flows raise a makespan by less than 1, which need not be a multiple of it
+            parts, self.slack = 1, self.terms.level + self.terms.excess * len(self.steps)
         cells = len(layer.loads) * ranks * (1 + len(self.steps))
         require_size("cp-sat", cells, 4 * cells)
         self.hold()
         for step, makespan in zip(self.steps, self.makespans(), strict=True):
             self._flow(self.scaled(step, parts), makespan)
+            if self.limits_shares:
+                self._limit(step, parts)
+
+    def _limit(self, step: Sequence[int], parts: int) -> None:
+        """What may be served off home is rounded up, as loads are rounded down."""
+        part = self.scale.unit * parts
+        away = math.ceil(self.layer.traffic_limit * sum(step) * self.layer.unit / part) * parts
+        at_home = []
+        for e, sent in self.sent.items():
+            for g, tokens in enumerate(sent):
+                at_home.append(self.program.variable(0, self.sizes[e]))
+                self.model.add(at_home[-1] <= tokens)
+                self.model.add(at_home[-1] <= self.sizes[e] * self.on_node(e, g))
+        self.model.add(sum(at_home) >= sum(self.sizes) - away)
 
     def _flow(self, step: Sequence[int], makespan: Number) -> None:
         loads: list[list[cp_model.IntVar]] = [[] for _ in self.ranks]
-        for load, row in zip(step, self.x, strict=True):
+        self.sizes, self.sent = step, dict[int, list[cp_model.IntVar]]()
+        for e, (load, row) in enumerate(zip(step, self.x, strict=True)):
             self.budget.spend(3 * len(row))
             if not load:
                 continue
-            sent = [self.model.new_int_var(0, load, "") for _ in row]
+            sent = self.sent[e] = [self.model.new_int_var(0, load, "") for _ in row]
             self.model.add(sum(sent) == load)
             for g, x in enumerate(row):
                 self.model.add(sent[g] <= load * x)

@@ -10,6 +10,7 @@ from itertools import cycle, islice
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch, Objective
+from eplb_opt.problem.topology import Rule
 from solvers.scaling import LARGEST_SUM, Scale
 
 FINEST_SHARE = 2**20
@@ -49,6 +50,21 @@ def model_cost(cost: Cost, layer: Layer) -> Cost:
     cost = cost.on(layer)
     one_step = cost.objective.name == "sum" and cost.dispatch == Dispatch.FIXED
     return cost._replace(dispatch=Dispatch.OPTIMAL) if one_step else cost
+
+
+def flow_parts(layer: Layer) -> int:
+    """Parts of a load, under ``optimal`` dispatch, of which all makespans are multiples.
+
+    A makespan is ``w(F) / |U|`` for a set U of ranks. With a limit of traffic p / q it is such a
+    sum, of loads and the tokens that may go off home, over a sum of whole prices rho of ranks: the
+    differences of rho are costs of moving a token along ranks, 0 or 1 each, so no price below the
+    largest is left out, and the sum is at most ``0 + 1 + .. + G - 1``.
+    """
+    ranks, limit = layer.topology.num_ranks, layer.traffic_limit
+    if layer.rule != Rule.HOME or limit == 1:
+        return math.lcm(*range(1, ranks + 1))
+    most = max(ranks, ranks * (ranks - 1) // 2)
+    return math.lcm(*range(1, most + 1)) * limit.denominator
 
 
 def loads_with_tokens(layer: Layer, objective: Objective) -> list[list[int]]:
@@ -119,9 +135,12 @@ def fill_ranks(
     layer: Layer, held: Sequence[Sequence[int]], empty: Sequence[int], group_nodes: Sequence[int]
 ) -> tuple[int, ...]:
     """The placement [P] of a solution whose rank g holds ``held[g]`` and has ``empty[g]`` slots for
-    experts without load of the groups on its node (``group_nodes`` [K]); these take turns.
+    experts without load of the groups on its node (``group_nodes`` [K]); these take turns. Under
+    the rule ``home`` each has a replica on its node, and further ones anywhere.
     """
     topology = layer.topology
+    if layer.rule == Rule.HOME:
+        return _fill_from_home(layer, held, empty, group_nodes)
     size = len(layer.loads) // topology.num_groups
     idle = [
         cycle([e for e, w in enumerate(layer.loads) if not w and group_nodes[e // size] == n])
@@ -131,6 +150,22 @@ def fill_ranks(
     for g, rank in enumerate(held):
         phy2log += rank
         phy2log += islice(idle[g // topology.ranks_per_node], empty[g])
+    return tuple(phy2log)
+
+
+def _fill_from_home(
+    layer: Layer, held: Sequence[Sequence[int]], empty: Sequence[int], homes: Sequence[int]
+) -> tuple[int, ...]:
+    """Experts without load once on their home, then different ones on a rank while there are."""
+    size = len(layer.groups[0])
+    idle = [e for e, w in enumerate(layer.loads) if not w]
+    waiting = [[e for e in idle if homes[e // size] == n] for n in range(layer.topology.num_nodes)]
+    phy2log: list[int] = []
+    for g, rank in enumerate(held):
+        here = waiting[g // layer.topology.ranks_per_node]
+        first, here[: empty[g]] = here[: empty[g]], []
+        others = cycle([e for e in idle if e not in first] or idle)
+        phy2log += [*rank, *first, *islice(others, empty[g] - len(first))]
     return tuple(phy2log)
 
 

@@ -14,21 +14,24 @@ from fractions import Fraction
 
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch
+from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import layer_violation
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.engines import mip
 from solvers.engines.outcome import with_outcome
+from solvers.formulations.steps import homes
 from solvers.formulations.steps.linear import (
     Terms,
     count_windows,
     fill_ranks,
     fill_up,
+    flow_parts,
     loads_with_tokens,
     model_cost,
     scale_over_steps,
 )
-from solvers.local_search.steps import as_groups, first_over_steps
+from solvers.local_search.steps import as_groups, ceiling, first_over_steps, within_limit
 from solvers.model_size import require_size
 from solvers.options import Budget, OutOfBudgetError
 
@@ -45,7 +48,7 @@ def solve_joint(
     """Best placement over several steps; bounds in the solver's floats.
 
     Args:
-        layer: under either rule.
+        layer: under any rule.
         cost: any.
         budget: seconds and work.
         initial: [P] a placement to start from.
@@ -60,18 +63,25 @@ def solve_joint(
         return known
     windows = None
     if model_cost(cost, layer).dispatch == Dispatch.EVEN:
-        windows = count_windows(layer, cost.objective, known.incumbent, counts)
+        windows = count_windows(layer, cost.objective, ceiling(layer, cost, known), counts)
         if windows is None:
-            return known.with_bound(known.incumbent, "counts")
+            return known.without_better("counts")
     try:
         model = _Model(layer, cost, windows, backend, budget)
     except OutOfBudgetError:
         return replace(known, limit=budget.limit)
-    outcome = mip.run(model.program, backend, budget)
-    phy2log = None if outcome.value is None else model.placement(outcome.value)
-    valid = phy2log is not None and layer_violation(layer, phy2log) is None
-    found = value(layer, phy2log, *cost) if valid and phy2log is not None else None
-    return with_outcome(known, outcome, found, model.unit, backend, in_floats=True)
+    while True:
+        outcome = mip.run(model.program, backend, budget)
+        if outcome.infeasible and known.value is None:
+            return known.without_better(backend)
+        phy2log = None if outcome.value is None else model.placement(outcome.value)
+        found = None
+        if phy2log is not None and layer_violation(layer, phy2log) is None:
+            within = within_limit(layer, phy2log, cost)  # not so where it was rounded
+            found = value(layer, phy2log, *cost) if within else None
+        known = with_outcome(known, outcome, found, model.unit, backend, in_floats=True)
+        if outcome.value is None or outcome.limit or not model.correct_homes(outcome.value):
+            return known
 
 
 class _Model:
@@ -87,6 +97,9 @@ class _Model:
     ) -> None:
         self.layer, self.budget, self.windows = as_groups(layer), budget, windows
         self.dispatch = model_cost(cost, layer).dispatch
+        self.homes: homes.Homes | None = None
+        self.at_home = self.layer.rule == Rule.HOME
+        self.limits_shares = homes.limits_shares(layer, self.dispatch)
         self.terms = Terms.of(cost.objective, len(cost.objective.loads_of(layer)))
         steps = loads_with_tokens(layer, cost.objective)
         parts = self._parts(sum(map(sum, steps)))
@@ -116,7 +129,7 @@ class _Model:
         if self.dispatch == Dispatch.FIXED:
             return max(1, mip.LARGEST_SUM // (total * (self.terms.level + self.terms.excess)))
         if self.windows is None:
-            return math.lcm(*range(1, self.layer.topology.num_ranks + 1))
+            return flow_parts(self.layer)
         return math.lcm(*{k for own in self.windows.values() for k in own})
 
     def _grid(self) -> int | None:
@@ -125,15 +138,20 @@ class _Model:
         return 1 if whole or self.dispatch == Dispatch.EVEN else None
 
     def _whole_groups_on_nodes(self) -> list[list[int]]:
-        """node[k][n]; nodes are interchangeable, so they are used in the order of their groups."""
-        topology, add = self.layer.topology, self.program.add
+        """node[k][n]; nodes are interchangeable, so they are used in the order of their groups; not
+        where homes of equal traffic differ in this order.
+        """
+        topology, add, free = self.layer.topology, self.program.add, self.limits_shares
         K, N = topology.num_groups, topology.num_nodes
-        z = [[self.program.variable(int(N == 1), int(n <= k)) for n in range(N)] for k in range(K)]
+        z = [
+            [self.program.variable(int(N == 1), int(free or n <= k)) for n in range(N)]
+            for k in range(K)
+        ]
         for row in z:
             add([(j, 1) for j in row], 1, 1)
         for n in range(N):
             add([(row[n], 1) for row in z], K // N, K // N)
-            for k in range(1, K if n else 0):
+            for k in range(1, K if n and not free else 0):
                 add([(z[k][n], 1), *((z[j][n - 1], -1) for j in range(k))], -math.inf, 0)
         return z
 
@@ -170,38 +188,49 @@ class _Model:
     def _hold(self) -> list[list[int]]:
         """x[e][g], with every expert somewhere and every rank full of different experts."""
         experts, topology = range(len(self.layer.loads)), self.layer.topology
-        add, here = self.program.add, len(experts) // topology.num_nodes
+        add, here = self.program.add, len(experts) // (1 if self.at_home else topology.num_nodes)
         x = [[self.program.variable(0, 1) for _ in self.ranks] for _ in experts]
         for e, row in enumerate(x):
             self.budget.spend(3 * len(row))
             add([(j, 1) for j in row], 1, math.inf)
-            for g in self.ranks if topology.num_nodes > 1 else ():
+            for g in self.ranks if topology.num_nodes > 1 and not self.at_home else ():
                 add([(row[g], 1), (self._on_node(e, g), -1)], -math.inf, 0)
-        for g in self.ranks:
+        if self.at_home:
+            held = {e: [row] for e, row in enumerate(x)}
+            homes.keep_at_home(self.program, self.layer, self.node, held)
+        if self.limits_shares:
+            self.homes = homes.Homes(self.program, self.layer, self.node, x, mip.LARGEST_SUM)
+        for g in self.ranks if self.homes is None else ():
             full = min(self.S, here)
             add([(row[g], 1) for row in x], full, full)
-        heaviest = max(self.layer.groups[0], key=self.layer.loads.__getitem__)
-        add([(x[heaviest][0], 1)], 1, 1)  # ranks are interchangeable in a node
+        heaviest = x[max(self.layer.groups[0], key=self.layer.loads.__getitem__)]
+        if self.homes is None:
+            add([(heaviest[0], 1)], 1, 1)  # ranks are interchangeable in a node
+        else:
+            for z, own in zip(self.node[0], homes.by_node(self.layer, heaviest), strict=True):
+                add([(own[0], 1), (z, -1)], 0, math.inf)
         return x
 
     def _flows(self) -> None:
         """``optimal``: tokens of each expert to each rank at every step."""
         for step, makespan in zip(self.steps, self.makespans, strict=True):
-            self._serve([(e, w) for e, w in enumerate(step) if w], [(makespan, [*step])])
+            parts = self._serve([e for e, w in enumerate(step) if w], [(makespan, [*step])])
+            self._limit(parts, step)
 
     def _shares(self) -> None:
         """``fixed``: the part of each expert's tokens that a rank serves."""
-        loaded = [(e, Fraction(1)) for e, w in enumerate(self.layer.loads) if w]
-        self._serve(loaded, list(zip(self.makespans, self.steps, strict=True)))
+        loaded = [e for e, w in enumerate(self.layer.loads) if w]
+        parts = self._serve(loaded, list(zip(self.makespans, self.steps, strict=True)))
+        self._limit(parts, [sum(loads) for loads in zip(*self.steps, strict=True)])
 
     def _serve(
-        self, amounts: list[tuple[int, Fraction]], rows: list[tuple[int, list[Fraction]]]
-    ) -> None:
+        self, experts: list[int], rows: list[tuple[int, list[Fraction]]]
+    ) -> dict[int, list[int]]:
         """Parts of experts on ranks that hold them, summing to 1, which weigh no more on any rank
         than a makespan, for ``rows`` of (makespan, loads [E]).
         """
         add, parts = self.program.add, dict[int, list[int]]()
-        for e, _ in amounts:
+        for e in experts:
             self.budget.spend(4 * len(self.ranks))
             parts[e] = [self._continuous(1) for _ in self.ranks]
             add([(j, 1) for j in parts[e]], 1, 1)
@@ -212,6 +241,20 @@ class _Model:
                 self.budget.spend(len(parts))
                 served = [(own[g], -float(loads[e])) for e, own in parts.items() if loads[e]]
                 add([(makespan, 1), *served], 0, math.inf)
+        return parts
+
+    def _limit(self, parts: dict[int, list[int]], loads: Sequence[Fraction]) -> None:
+        """Of ``parts`` (:meth:`_serve`) of ``loads`` [E], those at home."""
+        if not self.limits_shares:
+            return
+        add, served = self.program.add, list[tuple[int, float]]()
+        for e, own in parts.items():
+            for g, part in enumerate(own):
+                at_home = self._continuous(1)
+                add([(at_home, 1), (part, -1)], -math.inf, 0)
+                add([(at_home, 1), (self._on_node(e, g), -1)], -math.inf, 0)
+                served.append((at_home, float(loads[e])))
+        add(served, float((1 - self.layer.traffic_limit) * sum(loads)), math.inf)
 
     def _replicas(self, windows: dict[int, range]) -> None:
         """``even``: n[e, k, g] of the counts k in ``windows``."""
@@ -228,8 +271,12 @@ class _Model:
                 add([*((j, 1) for j in row), (y, -k)], 0, 0)
                 for g, j in enumerate(row):
                     add([(j, 1), (y, -most)], -math.inf, 0)
-                    if several:
+                    if several and not self.at_home:
                         add([(j, 1), (self._on_node(e, g), -most)], -math.inf, 0)
+        if self.at_home:
+            held = {e: [self.n[e, k] for k in own] for e, own in windows.items()}
+            homes.keep_at_home(self.program, self.layer, self.node, held)
+            homes.limit_replicas(self.program, self.layer, self.node, self.n, mip.LARGEST_SUM)
         self._fill_with_idle_experts(windows)
         for step, makespan in zip(self.steps, self.makespans, strict=True):
             # whole numbers: rounded down where the scale is not exact
@@ -240,7 +287,9 @@ class _Model:
                 add([(makespan, 1), *load], 0, math.inf)
 
     def _fill_with_idle_experts(self, windows: dict[int, range]) -> None:
-        """The slots of each rank that experts without load fill, one each at least on its node."""
+        """The slots of each rank that experts without load fill, one each at least on its node;
+        further ones are on that node, or with homes anywhere.
+        """
         add, per_node = self.program.add, self.layer.topology.ranks_per_node
         idle = [sum(e not in windows for e in group) for group in self.layer.groups]
         self.empty = [self.program.variable(0, self.S) for _ in self.ranks]
@@ -248,6 +297,9 @@ class _Model:
         for g, slots in enumerate(self.empty):
             held = [(row[g], 1.0) for row in self.n.values()]
             add([(slots, 1), *held], self.S, self.S)
+            if self.at_home:
+                add([(slots, 1)], 0, most * sum(idle))
+                continue
             node = [row[g // per_node] for row in self.node]
             some = [(z, -most * number) for z, number in zip(node, idle, strict=True)]
             add([(slots, 1), *some], -math.inf, 0)
@@ -258,14 +310,28 @@ class _Model:
 
     def placement(self, read: Callable[[int], int]) -> tuple[int, ...] | None:
         """The placement [P] of a solution; None if rounding broke it."""
+        if self.homes is not None:
+            return self.homes.placement(read)
         if self.windows is None:
             held = [[e for e, row in enumerate(self.x) if read(row[g])] for g in self.ranks]
             return fill_up(self.layer, held) if all(held) else None
         held = [
             [e for (e, _), row in self.n.items() for _ in range(read(row[g]))] for g in self.ranks
         ]
-        nodes = [[read(z) for z in row] for row in self.node]
-        if any(row.count(1) != 1 for row in nodes):
+        nodes = self._nodes(read)
+        if nodes is None:
             return None
-        empty = [read(slots) for slots in self.empty]
-        return fill_ranks(self.layer, held, empty, [row.index(1) for row in nodes])
+        return fill_ranks(self.layer, held, [read(slots) for slots in self.empty], nodes)
+
+    def _nodes(self, read: Callable[[int], int]) -> list[int] | None:
+        """[K] the node of each group in a solution; None if rounding broke it."""
+        nodes = [[read(z) for z in row] for row in self.node]
+        return [row.index(1) for row in nodes] if all(row.count(1) == 1 for row in nodes) else None
+
+    def correct_homes(self, read: Callable[[int], int]) -> bool:
+        """Cut off a solution whose homes are not those of its placement; False if they are."""
+        nodes, phy2log = self._nodes(read), self.placement(read)
+        if self.homes is None or nodes is None or phy2log is None:
+            return False
+        whole = len(phy2log) == self.layer.topology.num_physical_experts
+        return whole and self.homes.correct(phy2log, nodes)
