@@ -8,9 +8,11 @@ import pytest
 
 from eplb_opt import Instance, Layer, Rule, Topology
 from eplb_opt.problem.homes import find_homes, traffic
+from eplb_opt.problem.objective import rank_loads
 from eplb_opt.problem.validity import layer_violation, over_limit
 from solvers import solve
 from solvers.backends import JOINT_OVER_STEPS
+from solvers.frontier import frontier
 from tests.oracles.home import home_placements, tiny_home_layer
 from tests.oracles.steps import exact_value
 
@@ -187,3 +189,35 @@ def test_layer_without_load() -> None:
     for dispatch in ("even", "fixed", "optimal"):
         found = solve(home_layer([0] * 8, Fraction(1, 20)), dispatch=dispatch)
         assert (found.objective, str(found.status)) == (0, "optimal")
+
+
+def test_frontier_against_enumeration() -> None:
+    random, several = Random(11), 0
+    for _ in range(6):
+        layer = replace(tiny_home_layer(random, limited=False, largest_shape=6))
+        layer = replace(layer, unit=Fraction(1), spread_replicas=False)
+        if not layer.has_load:
+            continue
+        seen = {(max(rank_loads(layer, p)), off) for p, off in home_placements(layer)}
+        truth = [
+            (makespan, off)
+            for makespan, off in sorted(seen)
+            if not any(m <= makespan and t <= off and (m, t) != (makespan, off) for m, t in seen)
+        ]
+        found = frontier(layer)
+        assert [(point.makespan, point.traffic) for point in found] == truth
+        assert all(point.proven for point in found)
+        for point in found:
+            assert max(rank_loads(layer, point.placement)) == point.makespan
+            assert traffic(layer, point.placement) == point.traffic
+        several += len(found) > 1
+    assert several
+
+
+def test_frontier_at_given_limits() -> None:
+    layer = home_layer([60, 31, 12, 5], slots=6, ranks=2)
+    points = frontier(layer, [Fraction(1), Fraction(1, 10), 0])
+    assert [point.limit for point in points] == [1, Fraction(1, 10), 0]
+    assert points[-1].makespan == solve(replace(layer, rule=Rule.HIERARCHICAL)).objective
+    with pytest.raises(ValueError, match="parts of the tokens"):
+        frontier(layer, [2])
