@@ -12,7 +12,6 @@ node's bound at each step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -33,11 +32,18 @@ from eplb_opt.bounds.each_step import (
     partitions,
     step_ratios,
 )
-from eplb_opt.bounds.homes import Excesses, excesses, heaviest_groups, without_traffic
+from eplb_opt.bounds.homes import (
+    Excesses,
+    excesses,
+    heaviest_groups,
+    least_of_homes,
+    simplify,
+    without_traffic,
+)
 from eplb_opt.bounds.same_rank import same_rank_bound
 from eplb_opt.problem.evidence import CLOSED_FORM, ONE_PARTITION, Blocks, StepBlock
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective
+from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective
 from eplb_opt.problem.rationals import Integers, integer_array, widen
 from eplb_opt.problem.topology import Rule
 
@@ -78,6 +84,7 @@ def constant_bound(layer: Layer, cost: Cost, counts: Sequence[int] | None = None
     With ``counts`` [E], for placements with these counts, under the global rule and ``even``
     dispatch.
     """
+    layer = simplify(layer)
     if cost.objective == SUM:
         return bound_of_sum(layer, cost.dispatch, counts)
     if counts is not None:
@@ -86,8 +93,8 @@ def constant_bound(layer: Layer, cost: Cost, counts: Sequence[int] | None = None
     found = [_of_steps(floors, cost.objective)]
     if _has_nodes(layer):
         found.append(_partition_bound(layer, cost))
-    if _has_limit(layer):
-        found += _limit_of_all_steps(layer, cost)
+    if _has_homes(layer):
+        found += _bounds_of_one_home(layer, cost)
     if cost.dispatch != Dispatch.OPTIMAL:
         found.append(same_rank_bound(layer, cost.objective, floors) or found[0])
     return max(found, key=lambda bound: bound.value)
@@ -95,6 +102,7 @@ def constant_bound(layer: Layer, cost: Cost, counts: Sequence[int] | None = None
 
 def bound_of_sum(layer: Layer, dispatch: Dispatch, counts: Sequence[int] | None = None) -> Bound:
     """Of the makespan of the summed loads, or of the only step."""
+    layer = simplify(layer)
     if not layer.has_load:
         return Bound(Fraction(0), "no-load")
     if counts is not None:
@@ -102,19 +110,23 @@ def bound_of_sum(layer: Layer, dispatch: Dispatch, counts: Sequence[int] | None 
     found = [placement_bound(layer) if dispatch == Dispatch.EVEN else dispatch_bound(layer)]
     if _has_nodes(layer) and dispatch != Dispatch.EVEN:
         found.append(_partition_bound(layer, Cost(SUM, dispatch)))
-    if _has_limit(layer):
-        found += _home_bounds(layer, Cost(SUM, dispatch))
+    best = max(found, key=lambda bound: bound.value)
+    if _has_homes(layer):
+        found += _home_bounds(layer, dispatch, best.value)
     return max(found, key=lambda bound: bound.value)
 
 
 def step_bounds(layer: Layer, dispatch: Dispatch) -> list[Fraction]:
-    """Proven bounds in tokens on the makespan of each step under the layer's rule."""
+    """Proven bounds in tokens on the makespan of each step under the layer's rule.
+
+    Under the rule ``home`` a limit of traffic is one of each step under ``optimal`` dispatch alone.
+    """
+    layer = simplify(layer)
     experts, slots_per_rank = layer.num_logical_experts, layer.topology.slots_per_rank
     small = len(layer.steps) * experts * slots_per_rank <= LARGEST_CLOSED_FORM
     ratios = step_ratios(layer, layer.steps, dispatch)
-    # Under other dispatch the limit is one of all steps together.
-    limited = _has_limit(layer) and dispatch == Dispatch.OPTIMAL
-    if _has_nodes(layer) or limited:
+    limited = dispatch == Dispatch.OPTIMAL and layer.traffic_limit < 1
+    if _has_nodes(layer) or (_has_homes(layer) and limited):
         ratios = larger(ratios, _partition_of_each_step(layer, dispatch))
     found = ratios.fractions(layer.unit)
     if dispatch == Dispatch.EVEN and small:
@@ -145,41 +157,40 @@ def _has_nodes(layer: Layer) -> bool:
     return layer.rule == Rule.HIERARCHICAL and layer.topology.num_nodes > 1
 
 
-def _has_limit(layer: Layer) -> bool:
-    return layer.rule == Rule.HOME and layer.topology.num_nodes > 1 and layer.traffic_limit < 1
+def _has_homes(layer: Layer) -> bool:
+    return layer.rule == Rule.HOME and layer.topology.num_nodes > 1
 
 
-def _limit_of_all_steps(layer: Layer, cost: Cost) -> list[Bound]:
-    """Where a placement stays under a limit of traffic.
-
-    Under ``optimal`` dispatch the homes, at each step with its own limit. Else the makespans sum to
-    that of the summed loads at least, and objectives are no less than their mean.
-    """
-    if cost.dispatch == Dispatch.OPTIMAL:
-        return _home_bounds(layer, cost)
-    everything = replace(layer, steps=integer_array([layer.loads]))
-    total = bound_of_sum(everything, cost.dispatch)
-    block = StepBlock(tuple(range(len(layer.steps))), total.value, total.evidence)
-    found = [Bound(total.value / len(layer.steps), f"sum:{total.source}", Blocks((block,)))]
+def _home_bounds(layer: Layer, dispatch: Dispatch, floor: Fraction) -> list[Bound]:
+    """Of the summed loads by the homes, which may be above ``floor`` tokens."""
+    least = least_of_homes(layer, dispatch, floor / layer.unit)
+    if least is None:
+        (least,) = heaviest_groups(layer, integer_array([layer.loads])).fractions(Fraction(1))
+    bounds = [Bound(least * layer.unit, "homes")]
     if not layer.traffic_limit:
-        found.append(_partition_bound(without_traffic(layer), cost))
-    return found
-
-
-def _home_bounds(layer: Layer, cost: Cost) -> list[Bound]:
-    """Of the homes, under a limit of traffic; without traffic those of the hierarchical rule."""
-    loads = cost.objective.loads_of(layer)
-    found = excesses(layer, loads)
-    if found is None:
-        ratios = heaviest_groups(layer, loads)
-        bounds = [Bound(cost.objective.over(ratios.fractions(layer.unit)), "homes")]
-    else:
-        bounds = [Bound(_least_of_partitions(found, cost.objective) * layer.unit, "homes")]
-    if not layer.traffic_limit:
-        bounds.append(_partition_bound(without_traffic(layer), cost))
-        if cost == EVEN_SUM and all(layer.loads):
+        bounds.append(_partition_bound(without_traffic(layer), Cost(SUM, dispatch)))
+        if dispatch == Dispatch.EVEN and all(layer.loads):
             bounds.append(groups_bound(without_traffic(layer)))
     return bounds
+
+
+def _bounds_of_one_home(layer: Layer, cost: Cost) -> list[Bound]:
+    """For homes that are the same at every step.
+
+    Under ``optimal`` dispatch each step has the limit. Else it is one of all steps together; their
+    makespans sum to that of the summed loads at least, and no objective is less than their mean.
+    """
+    if not layer.traffic_limit:
+        return [_partition_bound(without_traffic(layer), cost)]
+    if cost.dispatch == Dispatch.OPTIMAL:
+        found = excesses(layer, layer.steps)
+        if found is None or layer.traffic_limit == 1:
+            return []
+        least = _least_of_partitions(found, cost.objective)
+        return [Bound(least * layer.unit, "one-partition", ONE_PARTITION)]
+    total = bound_of_sum(layer, cost.dispatch)
+    block = StepBlock(tuple(range(len(layer.steps))), total.value, total.evidence)
+    return [Bound(total.value / len(layer.steps), f"sum:{total.source}", Blocks((block,)))]
 
 
 def _partition_of_each_step(layer: Layer, dispatch: Dispatch) -> Ratios:
