@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eplb_opt.certificate import writing
+from eplb_opt.gap.frontier import Frontier
 from eplb_opt.gap.loss_split import Interval, PolicySplit, Split
 from eplb_opt.gap.outcome import GapReport, PolicyGap
 from eplb_opt.gap.reference import Reference
@@ -81,6 +82,17 @@ def gap(report: GapReport, command: str | None = None) -> Document:
     }
 
 
+def frontier(found: Frontier, command: str | None = None) -> Document:
+    """``eplb-opt/frontier/1``: a list of :func:`gap` documents."""
+    return {
+        "schema": "eplb-opt/frontier/1",
+        "command": command,
+        "reports": [gap(report, command) for report in found.reports],
+        "interrupted": found.interrupted,
+        "versions": versions(),
+    }
+
+
 def _reference(reference: Reference) -> Document:
     return {
         "layer": reference.layer,
@@ -107,6 +119,7 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
                 "makespan": nearest_float(layer.makespan),
                 "gap": layer.gap,
                 "optimal": layer.optimal,
+                "traffic": nearest_float(layer.traffic),
             }
             for layer in policy.layers
         ],
@@ -115,6 +128,7 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
         "loss_mean": policy.loss_mean,
         "balancedness_mean": policy.balancedness_mean,
         "num_optimal": policy.num_optimal,
+        "traffic": policy.traffic_mean,
         "rank_loads": _rank_loads(policy.placement, report),
     }
 

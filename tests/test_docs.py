@@ -241,14 +241,17 @@ COMMON = "In every document"
 PARTS = {"SPLIT": "A split", "MOVE": "A move"}
 
 
+JSON_PAGES = text("docs/reference/json.md") + text("docs/reference/json_over_time.md")
+
+
 def body(section: str) -> str:
-    """What the JSON page says in a section."""
-    after = text("docs/reference/json.md").partition(f"# {section}\n")[2]
+    """What the pages of JSON say in a section."""
+    after = JSON_PAGES.partition(f"# {section}\n")[2]
     return re.split(r"^##", after, flags=re.MULTILINE)[0]
 
 
 def documented(section: str) -> set[str]:
-    """The paths in a section of the JSON page; parts such as MOVE replaced by their fields."""
+    """The paths in a section of the pages of JSON; parts such as MOVE replaced by their fields."""
     rows = [line.split("|")[1] for line in body(section).splitlines() if line.startswith("| `")]
     found = set()
     for path in re.findall(r"`([^`]+)`", "".join(rows)):
@@ -319,6 +322,18 @@ def test_fields_of_a_gap(folder: Path) -> None:
     whole = run(folder, "gap", *trace, "--objective", "mean", "--explain", "--json")
     assert whole["attribution"][0]["mean"]["beside"].keys() == {"vss"}
     assert_documented("gap", of_sum, steps, whole)
+
+
+def test_fields_of_a_frontier(folder: Path) -> None:
+    home = ("--gpus", "2", "--redundant", "2", "--nodes", "2", "--groups", "2", "--rule", "home")
+    limits = ("--traffic", "0.1,0.2", "--time-limit", "0")
+    found = run(folder, "gap", "small.json", *home, *limits, "--json")
+    reports = found.pop("reports")
+    assert [report["instance"]["traffic_limit"] for report in reports] == [1, 0.1, 0.2, 1, 1]
+    assert_documented("gap", *reports, all_seen=False)
+    assert set(paths(found)) <= {"schema", "command", "interrupted"} | {
+        path for path in paths(found) if path.startswith("versions.")
+    }
 
 
 def test_fields_of_a_solve_and_its_example(folder: Path) -> None:

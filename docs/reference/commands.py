@@ -54,7 +54,7 @@ def section(name: str, command: click.Command, shared: set[Row]) -> Iterator[str
     """A command: usage, help, its own options, and the names of those that it shares."""
     rows, context = options(command), click.Context(command)
     given = [p.make_metavar(context) for p in command.params if isinstance(p, click.Argument)]
-    yield from (f"## {name}", "", f"`{' '.join(['eplb-opt', name, *given, '[OPTIONS]'])}`.")
+    yield from (f"## {name}", f"`{' '.join(['eplb-opt', name, *given, '[OPTIONS]'])}`.")
     for paragraph in (command.help or "").split("\n\n"):
         if not paragraph.lstrip("\b\n ").startswith("eplb-opt "):  # examples are in the guide
             yield from (" ".join(paragraph.split()), "")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from eplb_opt.cli.errors import InputError, bad_input
 from eplb_opt.cli.files import not_written, readable
+from eplb_opt.cli.frontier_table import frontier_tables
 from eplb_opt.cli.interrupts import keep_results, report_interrupt
 from eplb_opt.cli.output import (
     describe,
     describe_cost,
+    describe_machine,
     percent,
     progress_bar,
     show,
@@ -38,14 +43,14 @@ from eplb_opt.cli.policy_options import (
 )
 
 if TYPE_CHECKING:
-    from eplb_opt.gap import GapReport, PolicyGap
+    from eplb_opt.gap import Frontier, GapReport, PolicyGap
     from eplb_opt.policies.process import Limits
     from eplb_opt.problem.instance import Instance
     from eplb_opt.problem.objective import Cost, Objective
 
 
 @click.command()
-@instance_options
+@partial(instance_options, several_limits=True)
 @policies_option("Policy to measure; may be given several times.")
 @policy_limits
 @search_options
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
 def command(
     instance: Instance,
     cost: Cost,
+    traffic: tuple[Fraction, ...],
     policies: tuple[str, ...],
     limits: Limits,
     serve_on: str | None,
@@ -84,17 +90,26 @@ def command(
     With --explain every optimum that the split needs is searched for up to 0.2 s (10 s where there
     are at most 24 slots), or --time-limit. With --serve-on next:N the trace is cut into windows of
     N steps, what is left over is left out, and each window but the last is placed.
+
+    Several limits of --traffic make a frontier: the hierarchical rule, --rule home with each limit
+    and with none, and the global rule in one table.
     """
-    from eplb_opt.gap import measure_gap
+    from eplb_opt.gap import measure_frontier, measure_gap
+    from eplb_opt.gap.frontier import rules_of
 
     served, num_layers = None, instance.num_layers
     if serve_on is not None:
         instance, served = _placed_and_served(instance, serve_on, cost.objective)
     windows = instance.num_layers // num_layers  # with --serve-on next:N
+    measure: Callable[..., GapReport | Frontier] = measure_gap
+    if len(traffic) > 1:
+        measure = partial(measure_frontier, limits=traffic)
+        with bad_input("--traffic with several limits"):
+            list(rules_of(instance, traffic))
     with policies_loaded(policies, limits, instance) as runner, progress_bar() as progress:
-        report = measure_gap(
+        found = measure(
             instance,
-            policies,
+            policies=policies,
             objective=cost.objective,
             dispatch=cost.dispatch,
             serve_on=served,
@@ -104,10 +119,12 @@ def command(
         )
         keep_results()
         tell_other_costs(policies, runner, cost, instance, served)
-    _output(report, placements, json_target, windows)
-    if report.interrupted:
-        return report_interrupt(_progress(report))
-    failed = _failures(report, fail_above)
+    _output(found, placements, json_target, windows)
+    reports = _by_rule(found)
+    if found.interrupted:
+        rule, last = list(reports.items())[-1]
+        return report_interrupt(f"{rule}{_progress(last)}")
+    failed = [f"{rule}{x}" for rule, r in reports.items() for x in _failures(r, fail_above)]
     for line in failed:
         click.echo(f"eplb-opt: {line}", err=True)
     return 1 if failed else 0
@@ -139,25 +156,44 @@ def _placed_and_served(
             return instance, same_problem(instance, served)
 
 
+def _by_rule(found: GapReport | Frontier) -> dict[str, GapReport]:
+    """The reports, each by the words that begin a line about it."""
+    from eplb_opt.gap import GapReport
+    from eplb_opt.gap.frontier import name_of
+
+    if isinstance(found, GapReport):
+        return {"": found}
+    return {f"{name_of(report)}: ": report for report in found.reports}
+
+
 def _output(
-    report: GapReport, placements: str | None, json_target: str | None, windows: int
+    found: GapReport | Frontier, placements: str | None, json_target: str | None, windows: int
 ) -> None:
     """Write what was asked for, and show the tables unless stdout is JSON."""
+    from eplb_opt.gap import GapReport
+
     if placements is not None:
-        _write_placements(placements, report)
+        _write_placements(placements, found)
     if json_target is not None:
         from eplb_opt import documents
 
-        write_json(json_target, documents.gap(report, shlex.join(["eplb-opt", *sys.argv[1:]])))
-    if json_target != "-":
-        show(
-            describe(report.instance),
-            *_describe_windows(report.instance.num_layers, windows),
-            *describe_cost(report.instance, report.cost),
-            reference_line(report),
-        )
-        show(policy_table(report))
-        show(*_split_tables(report))
+        typed = shlex.join(["eplb-opt", *sys.argv[1:]])
+        if isinstance(found, GapReport):
+            write_json(json_target, documents.gap(found, typed))
+        else:
+            write_json(json_target, documents.frontier(found, typed))
+    if json_target == "-":
+        return
+    first = next(iter(_by_rule(found).values()))
+    windowed = _describe_windows(first.instance.num_layers, windows)
+    costs = describe_cost(first.instance, first.cost)
+    if isinstance(found, GapReport):
+        show(describe(found.instance), *windowed, *costs, reference_line(found))
+        show(policy_table(found))
+    else:
+        show(describe_machine(first.instance), *windowed, *costs, *frontier_tables(found))
+    for rule, report in _by_rule(found).items():
+        show(*_split_tables(report, rule))
 
 
 def _describe_windows(rows: int, windows: int) -> list[str]:
@@ -171,7 +207,7 @@ def _describe_windows(rows: int, windows: int) -> list[str]:
     ]
 
 
-def _split_tables(report: GapReport) -> list[Any]:
+def _split_tables(report: GapReport, rule: str) -> list[Any]:
     """The tables of ``--explain`` and ``--serve-on``, each with the lines that explain it."""
     from eplb_opt.cli.loss_tables import (
         ATTRIBUTION,
@@ -186,11 +222,11 @@ def _split_tables(report: GapReport) -> list[Any]:
     if report.attribution:
         how = how_to_read(report.attribution, _loaded(report))
         why = ATTRIBUTION if report.cost == EVEN_SUM else served_loss(report)
-        parts += [why, how, split_table(report.attribution)]
+        parts += [rule + why, how, split_table(report.attribution)]
     if report.staleness:
         sources = STALENESS.format(served=report.instance.source, seen=report.placed_on)
         how = how_to_read(report.staleness, _loaded(report))
-        parts += [sources, how, split_table(report.staleness)]
+        parts += [rule + sources, how, split_table(report.staleness)]
     return parts
 
 
@@ -219,14 +255,17 @@ def reference_line(report: GapReport) -> str:
 def policy_table(report: GapReport) -> Any:
     """Gap by policy, over layers with load."""
     from eplb_opt.problem.objective import SUM
+    from eplb_opt.problem.topology import Rule
 
     columns = ("mean gap to bound", "max gap", "in layer", "balance", "optimal", "seconds")
-    served = report.cost.objective != SUM
-    result = table("policy", *["served loss"] * served, *columns)
+    served, home = report.cost.objective != SUM, report.instance.rule == Rule.HOME
+    traffic = ["traffic", "largest"] * home
+    result = table("policy", *["served loss"] * served, *columns, *traffic)
     for policy in report.policies:
         if policy.status == "ok":
             loss = [percent(policy.loss_mean)] * served
-            result.add_row(policy.policy, *loss, *_figures(policy))
+            off_home = map(percent, [policy.traffic_mean, policy.traffic_max] * home)
+            result.add_row(policy.policy, *loss, *_figures(policy), *off_home)
         else:
             result.add_row(f"{policy.policy}\n  {policy.status}: {policy.message}")
     return result
@@ -274,11 +313,20 @@ def _failures(report: GapReport, limit: float | None) -> list[str]:
     return lines
 
 
-def _write_placements(target: str, report: GapReport) -> None:
+def _write_placements(target: str, found: GapReport | Frontier) -> None:
+    """By policy; of a frontier by policy and rule, as ``refined home 0.05``."""
     from eplb_opt.io import PlacedFor, write_placements
+    from eplb_opt.problem.topology import Rule
 
-    found = {p.policy: p.placement for p in report.policies if p.placement is not None}
-    if found:
-        write_placements(target, found, placed_for=PlacedFor.of(report.instance))
+    placed = {
+        f"{policy.policy} {rule}".removesuffix(": ").rstrip(): policy.placement
+        for rule, report in _by_rule(found).items()
+        for policy in report.policies
+        if policy.placement is not None
+    }
+    reports = list(_by_rule(found).values())
+    if placed:
+        middle = [r for r in reports if r.instance.rule == Rule.HOME] or reports
+        write_placements(target, placed, placed_for=PlacedFor.of(middle[0].instance))
     else:
         not_written("--placements", target, "no policy has a placement")

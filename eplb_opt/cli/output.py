@@ -70,13 +70,20 @@ def percent(value: float | None) -> str:
 
 def describe(instance: Instance) -> str:
     """One line about an instance."""
+    limit = float(instance.traffic_limit)
+    limited = f", traffic up to {limit:g}" * (limit < 1)
+    return f"{describe_machine(instance)}, {instance.rule} rule{limited}"
+
+
+def describe_machine(instance: Instance) -> str:
+    """One line about an instance, whatever its rule."""
     machine = instance.topology
     nodes = f", {machine.num_nodes} nodes, {machine.num_groups} groups"
     return (
         f"{instance.source}: {instance.num_layers} layer{'s' * (instance.num_layers > 1)}, "
         f"{instance.num_logical_experts} experts, "
         f"{machine.num_physical_experts} slots on {machine.num_ranks} ranks"
-        f"{nodes if machine.num_nodes > 1 else ''}, {instance.rule} rule"
+        f"{nodes if machine.num_nodes > 1 else ''}"
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,19 @@ def parse_steps(_ctx: click.Context, _param: click.Parameter, value: str | None)
     return ends
 
 
+def parse_traffic(
+    _ctx: click.Context, _param: click.Parameter, values: Sequence[str]
+) -> tuple[Fraction, ...]:
+    """``0.05,0.1``, also given one by one: exact decimals from 0 to 1, in the order given, each
+    once.
+    """
+    parts = [part.strip() for value in values for part in value.split(",")]
+    for part in parts:
+        if not re.fullmatch(r"[01]|[01]?\.[0-9]{1,100}", part) or Fraction(part) > 1:
+            raise click.BadParameter(f"{part!r} is not a decimal from 0 to 1, such as 0.05")
+    return tuple(dict.fromkeys(map(Fraction, parts)))
+
+
 MOST_LAYERS = 1_000_000
 """No model has so many; a list of them fits in memory."""
 
@@ -94,25 +108,39 @@ class TopologyOptions:
     nodes: int
     groups: int
     rule: str
+    traffic: tuple[Fraction, ...]
     spread_replicas: bool
 
     def instance(self, loads: Any, source: str, normalize_steps: bool = False) -> Instance:
         """The instance for loads [L, E] or [T, L, E], its steps normalised if asked for.
 
         Raises:
-            InputError: loads, machine and rule do not fit together.
+            InputError: loads, machine and rule do not fit together, or there are several limits of
+                traffic.
         """
         from eplb_opt.problem.instance import Instance
         from eplb_opt.problem.topology import Topology
 
         if (self.redundant is None) == (self.physical is None):
             raise InputError("give the number of slots as one of --redundant and --physical")
+        if self.traffic and self.rule != "home":
+            raise InputError("--traffic limits what is served off home: give --rule home, too")
+        if len(self.traffic) > 1:
+            raise InputError("--traffic: give one limit; only gap takes several")
         experts = loads.shape[-1]
         num_slots = self.physical if self.physical is not None else experts + (self.redundant or 0)
         with bad_input(source):
             topology = Topology(num_slots, self.gpus, self.nodes, self.groups)
+            if self.rule == "home" and self.groups % self.nodes:
+                raise InputError(
+                    f"--rule home: every node is home to as many groups, and --groups {self.groups}"
+                    f" is no multiple of --nodes {self.nodes}: give the model's groups and a number"
+                    " of nodes that divides them"
+                )
             rule: Any = self.rule
-            return Instance(loads, topology, rule, source, self.spread_replicas, normalize_steps)
+            limit = next(iter(self.traffic), Fraction(1))
+            options = (self.spread_replicas, normalize_steps, limit)
+            return Instance(loads, topology, rule, source, *options)
 
 
 def topology_options(function: Command) -> Command:
@@ -125,10 +153,19 @@ def topology_options(function: Command) -> Command:
         click.option("--groups", type=int, default=1, show_default=True, help="Expert groups."),
         click.option(
             "--rule",
-            type=click.Choice(["auto", "global", "hierarchical"]),
+            type=click.Choice(["auto", "global", "hierarchical", "home"]),
             default="auto",
             show_default=True,
-            help="Which placements are allowed; auto is hierarchical if --nodes divides --groups.",
+            help="Which placements are allowed; auto is hierarchical if --nodes divides --groups; "
+            "home: every expert on its group's node, further replicas anywhere.",
+        ),
+        click.option(
+            "--traffic",
+            multiple=True,
+            callback=parse_traffic,
+            metavar="PART",
+            help="With --rule home: the part of a layer's tokens that may be served off home, 0 to "
+            "1; gap takes several, for a frontier.",
         ),
         click.option("--spread-replicas", is_flag=True, help="No expert twice on one rank."),
     ]
@@ -143,8 +180,12 @@ def topology_options(function: Command) -> Command:
     return _with(options, command)
 
 
-def instance_options(function: Command) -> Command:
-    """Adds LOADS and the options of the machine; the command gets ``instance: Instance``."""
+def instance_options(function: Command, *, several_limits: bool = False) -> Command:
+    """Adds LOADS and the options of the machine; the command gets ``instance: Instance``.
+
+    With ``several_limits`` it also gets ``traffic: tuple[Fraction, ...]``, the limits of traffic as
+    they were given; the instance has the first.
+    """
     options = [
         click.argument("loads", type=click.Path(path_type=Path), callback=readable),
         click.option("--layers", callback=parse_layers, help="Only these layers, as 0-9,12."),
@@ -175,6 +216,9 @@ def instance_options(function: Command) -> Command:
                 f"--normalize-steps: {loads} holds [layers, experts], and steps are needed: give a "
                 "trace [steps, layers, experts]"
             )
+        if several_limits:
+            rest["traffic"] = topology.traffic
+            topology = replace(topology, traffic=topology.traffic[:1])
         instance = topology.instance(recorded.loads, str(loads), normalize_steps)
         if layers is not None:
             with bad_input(str(loads)):

@@ -15,6 +15,7 @@ from eplb_opt.gap.outcome import GapReport, LayerGap, PolicyGap
 from eplb_opt.gap.reference import Reference, find_reference
 from eplb_opt.gap.served_loss import Placed
 from eplb_opt.gap.staleness import same_problem, split_layers
+from eplb_opt.gap.traffic import traffic_of
 from eplb_opt.policies.names import (
     AnyPolicy,
     InvalidPlacementError,
@@ -37,6 +38,7 @@ from eplb_opt.problem.objective import (
 )
 from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.result import Limit
+from eplb_opt.problem.validity import over_limit
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.given import ratio
@@ -106,7 +108,8 @@ def measure_gap(
             10 s).
         serve_on: other loads for the same machine and rule. The policies see ``instance`` and are
             measured on these; the loss is also split, see :mod:`eplb_opt.gap.staleness`, and again
-            :mod:`eplb_opt.gap.served_loss`.
+            :mod:`eplb_opt.gap.served_loss`. A limit of traffic holds on what the policies see;
+            under ``optimal`` dispatch also here, step by step.
         policy_timeout: seconds for each call of a user's program, and for its import.
         policy_memory: bytes that a user's program may allocate.
         runner: runs the policies, in place of one with these two limits; for many instances.
@@ -161,12 +164,13 @@ def _limited(limits: SearchOptions, instance: Instance, large: float) -> SearchO
 
 @dataclass(frozen=True)
 class _Measured:
-    """A policy's outcome before the reference is known, and by layer what its placement costs:
-    nothing if it failed.
+    """A policy's outcome before the reference is known, and by layer what its placement costs and
+    its traffic: nothing if it failed.
     """
 
     outcome: PolicyGap
     values: tuple[Bracket, ...] = ()
+    traffic: tuple[Fraction | None, ...] = ()
 
 
 def _compile(cost: Cost, progress: Progress, what: str, done: int, total: int) -> None:
@@ -195,9 +199,13 @@ class _Work:
         policies: Sequence[str],
         seen: Sequence[Layer] | None,
     ) -> None:
-        """``seen`` are the layers that the policies see, if others than those of ``instance``."""
+        """``seen`` are the layers that the policies see, if others than those of ``instance``: then
+        a limit of traffic that placement and shares keep is one of these alone.
+        """
         self.instance, self.placed_on, self.cost = instance, placed_on, cost
         self.layers, self.seen = instance.layers(), seen
+        if seen is not None and cost.dispatch != Dispatch.OPTIMAL:
+            self.layers = [layer.without_limit() for layer in self.layers]
         self.policies = policies
         self.measured: list[_Measured] = []
         self.references: list[Reference] = []
@@ -214,8 +222,11 @@ class _Work:
         """Place with every policy, on the loads that they see."""
         for i, (name, policy) in enumerate(named):
             progress(name, i, len(named))
-            outcome = _run_policy(runner, name, policy, seen)
-            self.measured.append(_Measured(outcome, self._values(outcome)))
+            outcome = _within_limit(_run_policy(runner, name, policy, seen), seen, self.cost)
+            values = self._values(outcome)
+            found = zip(self.layers, values, strict=False)
+            traffic = (traffic_of(layer, placed, self.cost.dispatch) for layer, placed in found)
+            self.measured.append(_Measured(outcome, values, tuple(traffic)))
 
     def _values(self, outcome: PolicyGap) -> tuple[Bracket, ...]:
         """What the placement costs on the served steps, by layer; nothing if there is none."""
@@ -317,6 +328,17 @@ def _run_policy(
     )
 
 
+def _within_limit(outcome: PolicyGap, seen: Instance, cost: Cost) -> PolicyGap:
+    """``invalid`` if shares alike exceed a layer's limit of traffic; other dispatch keeps it."""
+    if cost.dispatch != Dispatch.EVEN or not (rows := _rows(outcome)):
+        return outcome
+    above = [line for pair in zip(seen.layers(), rows, strict=True) if (line := over_limit(*pair))]
+    if not above:
+        return outcome
+    more = f" (and {len(above) - 1} more)" if len(above) > 1 else ""
+    return PolicyGap(outcome.policy, "invalid", above[0] + more)
+
+
 def _rows(outcome: PolicyGap) -> list[list[int]]:
     """phy2log [L, P] of a policy that is ok."""
     return [] if outcome.placement is None else outcome.placement.phy2log.tolist()
@@ -333,14 +355,16 @@ def _with_shares_of(seen: Layer, served: Layer, phy2log: Sequence[int], cost: Co
 
 def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyGap:
     layers = tuple(
-        _layer_gap(found.incumbent, reference)
-        for found, reference in zip(measured.values, references, strict=False)
+        _layer_gap(found.incumbent, traffic, reference)
+        for found, traffic, reference in zip(
+            measured.values, measured.traffic, references, strict=False
+        )
         if reference.status != "no-load"
     )
     return replace(measured.outcome, layers=layers)
 
 
-def _layer_gap(makespan: Fraction, reference: Reference) -> LayerGap:
+def _layer_gap(makespan: Fraction, traffic: Fraction | None, reference: Reference) -> LayerGap:
     optimal: bool | None = None
     if makespan == reference.lower_bound:
         optimal = True
@@ -352,4 +376,5 @@ def _layer_gap(makespan: Fraction, reference: Reference) -> LayerGap:
         relative_gap(makespan, reference.lower_bound),
         float(reference.mean_load / makespan),
         optimal,
+        traffic,
     )

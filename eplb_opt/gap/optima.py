@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from eplb_opt import bounds
 from eplb_opt.bounds.partitions import Block, bottleneck_partition
 from eplb_opt.gap.loss_split import Interval
+from eplb_opt.gap.reference import can_search
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit, Result
 from eplb_opt.problem.topology import Rule
+from eplb_opt.problem.validity import over_limit
 from solvers.bracket import Bracket
 from solvers.dispatch import value
 from solvers.options import SearchOptions
@@ -134,6 +136,46 @@ class Optima:
             bound = bounds.of(self.layer.node_problem(part.block), counts=part.counts)
             self._proven[part] = Bracket.start(bound, [])
         return self._proven[part].with_placement(self._placed[part])
+
+
+class HomeOptimum:
+    """The bracket of one layer's optimum under the rule ``home``, which no nodes' problems make."""
+
+    def __init__(self, layer: Layer, search: SearchOptions = NO_SEARCH) -> None:
+        """``search`` holds the limits of the exact search."""
+        self.layer, self.search = layer, search
+        self._known = Bracket.start(bounds.of(layer), [])
+
+    def learn(self, phy2log: Sequence[int]) -> None:
+        """Take a valid placement ``phy2log`` [P] as incumbent, if the limit of traffic allows it
+        where replicas share alike.
+        """
+        if over_limit(self.layer, phy2log) is None:
+            self._known = self._known.with_placement(value(self.layer, phy2log))
+
+    def under_rule(self) -> Interval:
+        """The optimum; one placement is needed."""
+        return Interval(self._known.bound, self._known.incumbent)
+
+    def sharpen_rule(self) -> None:
+        """Search the optimum.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended the search.
+        """
+        known = self._known
+        if not can_search(self.layer) or not self.search.asks_for(known.incumbent, known.bound):
+            return
+        result = _solve(self.layer, self.search)
+        self._known = known.with_bound(result.lower_bound, result.bound_source)
+        if result.placement is not None:
+            self.learn(result.placement)
+
+
+def optima_of(layer: Layer, search: SearchOptions) -> Optima | HomeOptimum:
+    """What learns of the optimum under the layer's rule."""
+    home = layer.rule == Rule.HOME and layer.topology.num_nodes > 1
+    return HomeOptimum(layer, search) if home else Optima(layer, search)
 
 
 def nested(optima: Sequence[Interval], equal: Collection[int] = ()) -> tuple[Interval, ...]:

@@ -26,7 +26,8 @@ class LayerGap:
     makespan is what the placement costs under objective and dispatch of the report.
 
     ``optimal`` is True if the makespan equals the bound, False if a better placement is known or
-    the optimum is, None if nobody knows.
+    the optimum is, None if nobody knows. ``traffic`` is the part of the tokens served off home, see
+    :func:`eplb_opt.gap.traffic.traffic_of`; None where there are no homes.
     """
 
     layer: int
@@ -34,6 +35,7 @@ class LayerGap:
     gap: float
     balancedness: float
     optimal: bool | None
+    traffic: Fraction | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,6 +88,22 @@ class PolicyGap(ShowsItself):
         the steps of a trace that is the served loss.
         """
         return fmean(1 / layer.balancedness - 1 for layer in self.layers) if self.layers else None
+
+    @property
+    def traffic_mean(self) -> float | None:
+        """Mean over layers of the part of the tokens served off home; None if it is none."""
+        return fmean(map(float, found)) if (found := self._traffic) else None
+
+    @property
+    def traffic_max(self) -> float | None:
+        """Largest of a layer; None if it is none."""
+        return max(map(float, self._traffic), default=None)
+
+    @property
+    def _traffic(self) -> list[Fraction]:
+        """By layer; nothing unless all are known."""
+        found = [layer.traffic for layer in self.layers if layer.traffic is not None]
+        return found if len(found) == len(self.layers) else []
 
     @property
     def num_optimal(self) -> int:

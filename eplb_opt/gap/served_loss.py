@@ -34,6 +34,9 @@ Beside them, and no term: **vss**, the value of the stochastic solution, what th
 above V_3 that is the best known for the sum of the steps under even dispatch, the problem that
 engines solve. Many placements are (nearly) best for the sum, and this is what one of them loses.
 
+Under the rule ``home`` with a limit of traffic in force under another dispatch than ``optimal``,
+V_1 to V_4 are without that limit: it is one of all steps together, and a single step may exceed it.
+
 V_0, V_4 and V_5 are known, V_1 to V_3 are intervals of a proven bound and the best known, treated
 as in :mod:`eplb_opt.gap.attribution`.
 
@@ -66,7 +69,7 @@ from eplb_opt.gap.loss_split import (
     point,
 )
 from eplb_opt.gap.optima import NO_SEARCH, nested
-from eplb_opt.gap.reference import search_further
+from eplb_opt.gap.reference import can_search, search_further
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective, mean_load
 from eplb_opt.problem.result import Limit
@@ -129,6 +132,8 @@ def split_served_loss(
     """
     if not served.has_load:
         raise ValueError(f"layer {served.index} has no load to serve: there is no loss to split")
+    if cost.dispatch != Dispatch.OPTIMAL:  # steps may exceed a limit of their sum
+        served, seen = served.without_limit(), None if seen is None else seen.without_limit()
     known = [*(placed.phy2log for placed in placements.values()), *others]
     objective = cost.objective
     optima = _Optima(served, objective, known, search, constant)
@@ -272,7 +277,7 @@ def _best_constant(
     found = Bracket.start(bounds.of(layer, *cost), []) if before is None else before
     for phy2log in known:
         found = found.with_placement(value(layer, phy2log, *cost))
-    if search.asks_for(found.incumbent, found.bound):
+    if can_search(layer) and search.asks_for(found.incumbent, found.bound):
         found = search_further(layer, found, cost, search)
     if found.limit == Limit.INTERRUPT:
         raise KeyboardInterrupt
@@ -300,6 +305,8 @@ def _wait_and_see(
 
 def _spreads_evenly(layer: Layer) -> bool:
     """Whether every step alone has its closed-form bound as optimum, see above."""
+    if layer.rule == Rule.HOME and layer.topology.num_nodes > 1:
+        return False
     nodes = 1 if _has_no_nodes(layer) else layer.topology.num_nodes
     spare, ranks = layer.num_redundant_experts // nodes, layer.topology.num_ranks // nodes
     return spare >= ranks - 1 and (nodes == 1 or has_few_partitions(layer.topology))
@@ -307,6 +314,9 @@ def _spreads_evenly(layer: Layer) -> bool:
 
 def _least_makespans(layer: Layer, known: Sequence[Slots]) -> list[Fraction]:
     """[T] in tokens, the least of the known placements at each step under optimal dispatch."""
+    if layer.traffic_limit < 1:
+        steps = layer.each_step()
+        return [min(_optimal_value(step, phy2log, SUM) for phy2log in known) for step in steps]
     experts, ranks = layer.num_logical_experts, layer.topology.num_ranks
     makespans = [
         optimal_makespans(classes_of(layer.steps, holders(phy2log, experts, ranks))).values
@@ -320,8 +330,8 @@ def _step_alone(step: Layer, most: Fraction, search: SearchOptions, steps: int) 
     from solvers import solve
 
     low = bounds.of(step, SUM, Dispatch.OPTIMAL).value
-    if most == low:
-        return point(low)
+    if most == low or not can_search(step):
+        return Interval(low, most)
     seconds = None if search.time_limit is None else search.time_limit / steps
     found = solve(step, dispatch=Dispatch.OPTIMAL, search=replace(search, time_limit=seconds))
     if found.limit == Limit.INTERRUPT:

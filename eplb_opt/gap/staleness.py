@@ -34,7 +34,7 @@ from eplb_opt.gap.loss_split import (
     collect,
     point,
 )
-from eplb_opt.gap.optima import NO_SEARCH, Optima
+from eplb_opt.gap.optima import NO_SEARCH, optima_of
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import mean_load
@@ -165,7 +165,14 @@ def next_window(instance: Instance, steps: int = 1) -> tuple[Instance, Instance]
         source = f"{instance.source}, steps {first} to {last}"
         if steps > 1:
             source += f" by {steps}"
-        found = Instance(flat, instance.topology, instance.rule, source, instance.spread_replicas)
+        found = Instance(
+            flat,
+            instance.topology,
+            instance.rule,
+            source,
+            instance.spread_replicas,
+            traffic_limit=instance.traffic_limit,
+        )
         object.__setattr__(found, "normalize_steps", instance.normalize_steps)  # of the whole trace
         return found
 
@@ -204,7 +211,7 @@ def _relative_optimum(
 ) -> Interval:
     if not layer.has_load:
         return point(1)
-    optima = Optima(layer, search)
+    optima = optima_of(layer, search)
     for phy2log in placements:
         optima.learn(phy2log)
     optima.sharpen_rule()

@@ -105,6 +105,7 @@ def test_json_matches_the_contract() -> None:
         "num_nodes": 1,
         "num_groups": 1,
         "rule": "global",
+        "traffic_limit": 1.0,
         "spread_replicas": False,
         "num_steps": 1,
         "objective": "sum",
@@ -119,8 +120,8 @@ def test_json_matches_the_contract() -> None:
     (policy,) = document["policies"]
     assert set(policy) == {"policy", "status", "message", "runtime_s", "first_call_s",
                            "import_s", "layers", "gap_mean", "loss_mean", "rank_loads",
-                           "gap_max", "balancedness_mean", "num_optimal"}  # fmt: skip
-    assert set(policy["layers"][0]) == {"layer", "makespan", "gap", "optimal"}
+                           "gap_max", "balancedness_mean", "num_optimal", "traffic"}  # fmt: skip
+    assert set(policy["layers"][0]) == {"layer", "makespan", "gap", "optimal", "traffic"}
 
 
 @pytest.mark.parametrize(("nodes", "groups", "rule"), [(1, 1, Rule.GLOBAL), (4, 8, "hierarchical")])

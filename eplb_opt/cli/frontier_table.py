@@ -1,0 +1,60 @@
+"""The frontier of balance and traffic as people see it: a row for each rule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eplb_opt.cli.output import percent, table
+
+if TYPE_CHECKING:
+    from eplb_opt.gap import Frontier, GapReport, PolicyGap
+
+HOW_TO_READ = (
+    "bound: what the rule itself costs at least; loss: what a placement costs, both over the mean "
+    "rank load; gap: loss over bound;\n"
+    "  traffic: part of the tokens served off their group's home, mean and largest of a layer; all "
+    "others are means over {layers}"
+)
+ABREAST = 3
+"""Policies beside each other; more of them take several tables."""
+
+
+def frontier_tables(found: Frontier) -> list[Any]:
+    """The line that says what the numbers are, the tables, and what should not be."""
+    from eplb_opt.gap.frontier import bound_over_mean, name_of
+
+    loaded = sum(reference.status != "no-load" for reference in found.reports[0].reference)
+    parts: list[Any] = [HOW_TO_READ.format(layers=f"{loaded} layer{'s' * (loaded > 1)} with load")]
+    names = [policy.policy for policy in found.reports[0].policies]
+    for first in range(0, len(names), ABREAST):
+        shown = slice(first, first + ABREAST)
+        columns = [
+            f"{name}\n{figure}"
+            for name in names[shown]
+            for figure in ("loss", "gap", "traffic", "largest")
+        ]
+        rows = table("rule", "bound", *columns)
+        for report in found.reports:
+            cells = [cell for policy in report.policies[shown] for cell in _figures(policy)]
+            rows.add_row(name_of(report), percent(bound_over_mean(report)), *cells)
+        parts.append(rows)
+    return parts + _failed(found.reports) + list(found.worse_than_hierarchical)
+
+
+def _figures(policy: PolicyGap) -> list[str]:
+    if policy.status != "ok":
+        return [policy.status, "-", "-", "-"]
+    figures = (policy.loss_mean, policy.gap_mean, policy.traffic_mean, policy.traffic_max)
+    return list(map(percent, figures))
+
+
+def _failed(reports: tuple[GapReport, ...]) -> list[str]:
+    """Why policies have no figures."""
+    from eplb_opt.gap.frontier import name_of
+
+    return [
+        f"{name_of(report)}: {policy.policy}: {policy.status}: {policy.message}"
+        for report in reports
+        for policy in report.policies
+        if policy.status != "ok"
+    ]

@@ -1,0 +1,103 @@
+"""``--rule home`` and ``--traffic`` as a user gives them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eplb_opt.io import read_placements
+from tests.command_line import eplb_opt
+
+LOADS = [[6, 2, 1, 1], [3, 3, 2, 2]]
+MACHINE = ("--redundant", 2, "--gpus", 2, "--nodes", 2, "--groups", 2)
+HOME = (*MACHINE, "--rule", "home")
+QUICK = ("--time-limit", 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "loads.json").write_text(json.dumps(LOADS))
+    np.save(tmp_path / "trace.npy", [LOADS, LOADS[::-1], LOADS])
+    return tmp_path
+
+
+def test_one_limit_is_a_report_of_that_limit(folder: Path) -> None:
+    command = ("gap", "loads.json", *HOME, *QUICK, "--traffic", "0.1,0.10", "--policy", "refined")
+    done = eplb_opt(*command, "--json", "gap.json", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "home rule, traffic up to 0.1" in done.stdout
+    assert "largest" in done.stdout
+    document = json.loads((folder / "gap.json").read_text())
+    assert (document["schema"], document["instance"]["rule"]) == ("eplb-opt/gap/1", "home")
+    assert document["instance"]["traffic_limit"] == 0.1
+    (refined,) = document["policies"]
+    assert refined["traffic"] == np.mean([layer["traffic"] for layer in refined["layers"]])
+    assert all(layer["traffic"] <= 0.1 for layer in refined["layers"])
+
+
+def test_several_limits_are_a_frontier(folder: Path) -> None:
+    limits = ("--traffic", "0.25", "--traffic", "0.1")
+    command = ("gap", "loads.json", *HOME, *QUICK, *limits, "--policy", "deepseek", "--policy")
+    outputs = ("--json", "frontier.json", "--placements", "placed.npz")
+    done = eplb_opt(*command, "refined", *outputs, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.strip().split("  ")[0] for line in done.stdout.splitlines()]
+    names = ["hierarchical", "home 0.1", "home 0.25", "home", "global"]
+    assert [row for row in rows if row in names] == names
+    assert "means over 2 layers with load" in done.stdout
+    document = json.loads((folder / "frontier.json").read_text())
+    assert (document["schema"], document["interrupted"]) == ("eplb-opt/frontier/1", False)
+    assert [report["instance"]["rule"] for report in document["reports"]] == [
+        name.split()[0] for name in names
+    ]
+    bounds = [[r["lower_bound"] for r in report["reference"]] for report in document["reports"]]
+    assert np.all(np.diff(bounds, axis=0) <= 0)
+    placed = read_placements(folder / "placed.npz")
+    both = ("deepseek", "refined")
+    assert [*placed] == [f"{policy} {name}" for name in names for policy in both]
+    assert {report["schema"] for report in document["reports"]} == {"eplb-opt/gap/1"}
+
+
+def test_a_frontier_can_fail_explain_and_serve_other_steps(folder: Path) -> None:
+    command = ("gap", "trace.npy", *HOME, *QUICK, "--traffic", "0.1,0.2")
+    done = eplb_opt(*command, "--fail-above", 0, "--json", "-", cwd=folder)
+    assert done.returncode == 1
+    assert "eplb-opt: home 0.1: deepseek: layer" in done.stderr
+    served = ("--serve-on", "next", "--objective", "mean", "--dispatch", "fixed", "--explain")
+    done = eplb_opt(*command, *served, cwd=folder)
+    assert done.returncode == 0
+    assert "home 0.2: why, over the steps served" in done.stdout
+    assert "trace.npy, steps 1 to 2: 4 layers" in done.stdout
+
+
+BAD = {
+    "limit without the rule": (
+        ["gap", *MACHINE, "--traffic", "0.1"],
+        "--traffic limits what is served off home: give --rule home, too",
+    ),
+    "several limits": (
+        ["bound", *HOME, "--traffic", "0.1", "--traffic", "0.2"],
+        "--traffic: give one limit; only gap takes several",
+    ),
+    "above 1": (["gap", *HOME, "--traffic", "1.5"], "'1.5' is not a decimal from 0 to 1"),
+    "no decimal": (["gap", *HOME, "--traffic", "0.1,1/3"], "'1/3' is not a decimal from 0 to 1"),
+    "nothing": (["gap", *HOME, "--traffic", ""], "'' is not a decimal from 0 to 1"),
+    "K over N": (
+        ["gap", *MACHINE[:-1], 1, "--rule", "home"],
+        "--rule home: every node is home to as many groups, and --groups 1 is no multiple of "
+        "--nodes 2: give",
+    ),
+    "E over K": (
+        ["gap", *MACHINE[:-1], 8, "--rule", "home"],
+        "num_logical_experts=4 is not a multiple of num_groups=8",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_understood_is_one_line(name: str, folder: Path) -> None:
+    (command, *options), message = BAD[name]
+    done = eplb_opt(command, "loads.json", *options, cwd=folder)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert message in done.stderr

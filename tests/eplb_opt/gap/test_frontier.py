@@ -1,0 +1,118 @@
+"""Balance against traffic: the same policies under one rule after another."""
+
+from fractions import Fraction
+from itertools import combinations_with_replacement, pairwise
+
+import pytest
+
+from eplb_opt import Instance, Topology
+from eplb_opt.gap import measure_frontier, measure_gap
+from eplb_opt.gap.frontier import name_of
+from eplb_opt.problem.homes import traffic
+from eplb_opt.problem.objective import rank_loads
+from eplb_opt.problem.validity import layer_violation, over_limit
+
+MACHINE = Topology(6, 2, num_nodes=2, num_groups=2)
+LOADS = [[6, 2, 1, 1], [3, 3, 2, 2]]
+
+
+def best_in(instance: Instance, row: int) -> Fraction:
+    """The least makespan of all placements that the rule and its limit allow."""
+    layer = instance.layer(row)
+    ranks = list(combinations_with_replacement(range(4), 3))
+    return min(
+        max(rank_loads(layer, placed))
+        for placed in (a + b for a in ranks for b in ranks)
+        if not layer_violation(layer, placed) and not over_limit(layer, placed)
+    )
+
+
+def spilling(_weight, _slots, _groups, _nodes, _ranks):
+    """Expert 0 twice at home and once off home, in both layers."""
+    return [[0, 0, 1, 2, 3, 0]] * 2
+
+
+def test_optima_of_the_frontier_lie_above_its_bounds_and_below_its_policies() -> None:
+    limits = [Fraction(1, 5), Fraction(1, 10), 0]
+    frontier = measure_frontier(
+        Instance(LOADS, MACHINE), limits, ["refined", spilling], time_limit=0
+    )
+    names = ["hierarchical", "home 0", "home 0.1", "home 0.2", "home", "global"]
+    assert [name_of(report) for report in frontier.reports] == names
+    optima = []
+    for report in frontier.reports:
+        best = [best_in(report.instance, row) for row in range(2)]
+        for row, reference in enumerate(report.reference):
+            assert reference.lower_bound <= best[row]
+            for policy in report.policies:
+                if policy.layers:
+                    assert policy.layers[row].makespan >= best[row]
+        optima.append(best)
+    for tight, loose in pairwise(optima):
+        assert all(a >= b for a, b in zip(tight, loose, strict=True))
+    assert optima[0] == optima[1]  # all experts have load
+    assert frontier.worse_than_hierarchical == ()
+    statuses = [report.policies[1].status for report in frontier.reports]
+    assert statuses == ["invalid"] * 3 + ["ok"] * 3
+    assert [row.traffic for row in frontier.reports[4].policies[1].layers] == [
+        Fraction(1, 5),
+        Fraction(1, 10),
+    ]
+    assert frontier.reports[4].policies[1].traffic_mean == pytest.approx(0.15)
+    assert frontier.reports[4].policies[1].traffic_max == pytest.approx(0.2)
+
+
+def test_a_placement_above_the_limit_is_no_solution_where_shares_are_alike() -> None:
+    """With other dispatch the shares keep the limit."""
+    instance = Instance([LOADS], MACHINE, rule="home", traffic_limit="0.15")
+    for dispatch in ("even", "fixed", "optimal"):
+        (policy,) = measure_gap(instance, spilling, dispatch=dispatch, time_limit=0).policies
+        assert policy.status == ("invalid" if dispatch == "even" else "ok")
+        if dispatch == "even":
+            assert policy.message == (
+                "layer 0: 20.0000% of the tokens are served off home, and the limit is 15.0000%"
+            )
+
+
+def test_on_other_loads_the_limit_is_that_of_the_loads_seen() -> None:
+    seen = Instance(LOADS[1:], MACHINE, rule="home", traffic_limit="0.1")
+    served = Instance(LOADS[:1], MACHINE, rule="home", traffic_limit="0.1")
+
+    def one(*_sizes):
+        return spilling(*_sizes)[:1]
+
+    (policy,) = measure_gap(seen, one, serve_on=served, time_limit=0).policies
+    assert (policy.status, policy.traffic_mean) == ("ok", pytest.approx(0.2))
+    (policy,) = measure_gap(served, one, serve_on=seen, time_limit=0).policies
+    assert policy.status == "invalid"
+
+
+def test_traffic_of_other_rules() -> None:
+    """With several nodes that share the groups alike; nothing is off home if all is there."""
+    for rule, slots, expected in (("hierarchical", [0, 1, 1, 2, 3, 3], 0), ("global", None, 0.2)):
+        placed = slots or [0, 0, 1, 2, 3, 0]
+        instance = Instance(LOADS[:1], MACHINE, rule=rule)
+        (policy,) = measure_gap(instance, lambda *_, placed=placed: [placed], time_limit=0).policies
+        assert policy.traffic_mean == expected
+        (layer,) = policy.layers
+        assert layer.traffic == traffic(instance.layer(0), placed, present=False)
+    one_node = Instance(LOADS[:1], Topology(6, 2))
+    assert measure_gap(one_node, time_limit=0).policies[0].traffic_mean is None
+    at_home = Instance(LOADS[:1], Topology(6, 2), rule="home")
+    assert measure_gap(at_home, time_limit=0).policies[0].traffic_mean == 0
+
+
+def test_an_interrupted_frontier_has_the_reports_so_far() -> None:
+    def stop(what: str, done: int, _total: int) -> None:
+        if (what, done) == ("home: reference", 1):
+            raise KeyboardInterrupt
+
+    frontier = measure_frontier(Instance(LOADS, MACHINE), [0.1], "deepseek", progress=stop)
+    assert frontier.interrupted
+    assert [report.interrupted for report in frontier.reports] == [False, False, True]
+
+
+@pytest.mark.parametrize("limit", [-1, "x", 2])
+def test_bad_limits(limit: object) -> None:
+    with pytest.raises(ValueError, match="traffic_limit="):
+        measure_frontier(Instance(LOADS, MACHINE), [limit])
