@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from eplb_opt.io.errors import FormatError
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.rationals import exact_text
 from eplb_opt.problem.topology import Rule, Topology
 
 
@@ -24,18 +26,25 @@ class PlacedFor:
         topology: the machine.
         rule: the resolved rule.
         layers: what each row is called, as ``Instance.numbers``.
+        traffic_limit: of the rule ``home``, for the loads that they were placed for.
     """
 
     num_logical_experts: int
     topology: Topology
     rule: Rule
     layers: tuple[int, ...]
+    traffic_limit: Fraction = Fraction(1)
 
     @classmethod
     def of(cls, instance: Instance) -> PlacedFor:
         """What is written with the placements for ``instance``."""
-        rule = Rule(instance.rule)
-        return cls(instance.num_logical_experts, instance.topology, rule, instance.numbers)
+        return cls(
+            instance.num_logical_experts,
+            instance.topology,
+            Rule(instance.rule),
+            instance.numbers,
+            Fraction(instance.traffic_limit),
+        )
 
     @classmethod
     def parse(cls, path: Path, document: Any) -> PlacedFor:
@@ -48,8 +57,9 @@ class PlacedFor:
             sizes = [document[field.name] for field in fields(Topology)]
             layers = tuple(map(int, document["layers"]))
             experts = int(document["num_logical_experts"])
-            return cls(experts, Topology(*sizes), Rule(document["rule"]), layers)
-        except (KeyError, TypeError, ValueError) as error:
+            limit = Fraction(document.get("traffic_limit_exact", "1"))
+            return cls(experts, Topology(*sizes), Rule(document["rule"]), layers, limit)
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise FormatError(
                 path, f"instance is damaged ({error!r}): write the placements again"
             ) from None
@@ -57,18 +67,23 @@ class PlacedFor:
     def document(self) -> dict[str, Any]:
         """As JSON, under the names that other documents use."""
         sizes = {"num_logical_experts": self.num_logical_experts} | asdict(self.topology)
-        return sizes | {"rule": str(self.rule), "layers": list(self.layers)}
+        limit = {"traffic_limit_exact": exact_text(self.traffic_limit)}
+        home = limit if self.rule == Rule.HOME else {}
+        return sizes | {"rule": str(self.rule), **home, "layers": list(self.layers)}
 
     def require(self, path: Path, instance: Instance) -> None:
         """Refuse an instance whose machine or rule is another.
 
-        Nodes and groups matter where a rule looks at them.
+        Nodes and groups matter where a rule looks at them. A hierarchical placement follows the
+        rule ``home``, too; a limit of traffic is one for certain loads.
 
         Raises:
             FormatError: it names what differs, and both values.
         """
         ours, theirs = self.document(), PlacedFor.of(instance).document()
-        ignored = {"layers"}
+        ignored = {"layers", "traffic_limit_exact"}
+        if (self.rule, instance.rule) == (Rule.HIERARCHICAL, Rule.HOME):
+            ignored.add("rule")
         if self.rule == instance.rule == Rule.GLOBAL:
             ignored |= {"num_nodes", "num_groups"}
         different = [

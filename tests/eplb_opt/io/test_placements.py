@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -131,6 +132,21 @@ def test_machine_and_layers_stand_beside_the_placements(suffix, tmp_path):
     np.testing.assert_array_equal(placed_for.rows(path, rows, [0]), rows)
     with pytest.raises(FormatError, match=r"no placement of layer 1, but of \[2, 0\]"):
         placed_for.rows(path, PLACEMENT.phy2log, [0, 2, 1])
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.npz"])
+def test_the_rule_home_and_its_limit_are_remembered(name, tmp_path):
+    machine, loads = Topology(6, 2, 2, 2), [[5, 3, 2, 1]]
+    home = Instance(loads, machine, "home", traffic_limit="1/3")
+    placement = Placement([[0, 1, 2, 2, 3, 0]], num_logical_experts=4)
+    write_placements(tmp_path / name, {"refined": placement}, placed_for=PlacedFor.of(home))
+    found = read_placed_for(tmp_path / name)
+    assert found == PlacedFor.of(home)
+    assert (found.rule, found.traffic_limit) == (Rule.HOME, Fraction(1, 3))
+    found.require(tmp_path / name, Instance(loads, machine, "home", traffic_limit=0.1))
+    with pytest.raises(FormatError, match="rule=home, not hierarchical"):
+        found.require(tmp_path / name, Instance(loads, machine))
+    PlacedFor.of(Instance(loads, machine)).require(tmp_path / name, home)  # it follows the rule
 
 
 def test_numpy_sees_placements_and_nothing_else_in_an_npz(tmp_path):
