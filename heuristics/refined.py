@@ -89,7 +89,8 @@ def refined(
             where they are.
         move_budget: transfers a layer at most. The result is then the best found within it, and in
             no layer worse than ``old``, of which it may be a change (under the hierarchical rule
-            with the groups on the nodes where ``old`` has them).
+            with the groups on the nodes where ``old`` has them; under ``home`` with its homes, and
+            worse where that takes tokens home that are beyond the limit).
         traffic: None: all replicas of a group stay on one node (with one node, anywhere). Else the
             rule ``home``: every expert has a replica at the home of its group, further ones may be
             on any node, and at most this part of a layer's tokens is served off home, replicas
@@ -105,7 +106,8 @@ def refined(
     if move_budget is not None and (old is None or move_budget < 0):
         raise ArgumentError(f"move_budget={move_budget} must not be negative, and needs old")
     if old is not None:
-        old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, weight)
+        sizes, home = (num_replicas, shape.num_nodes, shape.num_groups), traffic is not None
+        old = check_old(old, *sizes, weight, home=home)
     new = _place_anew(weight, shape, effort, seed)
     if traffic is not None and shape.num_nodes > 1 and shape.num_slots > weight.shape[1]:
         loads = weight.double()
@@ -114,7 +116,9 @@ def refined(
     if old is None:
         return new
     new = relabel(new, old, num_gpus, shape.num_nodes, weight.shape[1])
-    return new if move_budget is None else _keep_within(weight, shape, old, new, move_budget)
+    return (
+        new if move_budget is None else _keep_within(weight, shape, old, new, move_budget, traffic)
+    )
 
 
 def _place_anew(weight: Tensor, shape: Shape, effort: str, seed: int) -> Tensor:
@@ -138,12 +142,23 @@ def _place_anew(weight: Tensor, shape: Shape, effort: str, seed: int) -> Tensor:
     return keep_better(loads.double(), fast, regrouped, shape.num_ranks)
 
 
-def _keep_within(weight: Tensor, shape: Shape, old: Tensor, new: Tensor, budget: int) -> Tensor:
+def _keep_within(
+    weight: Tensor, shape: Shape, old: Tensor, new: Tensor, budget: int, traffic: float | None
+) -> Tensor:
     """``old`` changed within the budget, or ``new`` where it fits and is better."""
-    loads, ranks = weight.double(), shape.num_ranks
-    found = migrate(loads, old, ranks, [budget], num_nodes=shape.num_nodes).phy2log[:, 0]
-    fits = count_transfers(old, new, ranks, weight.shape[1]) <= budget
-    return keep_better(loads, found, torch.where(fits[:, None], new, found), ranks)
+    loads, ranks, nodes, groups = (
+        weight.double(),
+        shape.num_ranks,
+        shape.num_nodes,
+        shape.num_groups,
+    )
+    found = migrate(
+        loads, old, ranks, [budget], num_nodes=nodes, num_groups=groups, traffic=traffic
+    )
+    changed, over_limit = found.phy2log[:, 0], found.beyond > 0
+    fits = count_transfers(old, new, ranks, weight.shape[1])[:, None] <= budget
+    best = keep_better(loads, changed, torch.where(fits, new, changed), ranks)
+    return torch.where(fits & over_limit, new, best)
 
 
 def _pipeline(pack_groups: GroupPacking, effort: str, seed: int) -> Pipeline:

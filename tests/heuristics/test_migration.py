@@ -168,3 +168,14 @@ def test_copies_off_home_lighten_a_node() -> None:
     inside = migrate(now, old, 8, [12], num_nodes=4).makespan
     anywhere = migrate(now, old, 8, [12], num_nodes=4, num_groups=8, traffic=0.2).makespan
     assert (anywhere.mean() < 0.95 * inside.mean()).all(), (anywhere / inside).T
+
+
+def test_refined_keeps_budget_homes_and_limit() -> None:
+    loads, now = drifted(6, 32, 0.3, seed=32)
+    old = refined(loads, 40, 8, 4, 8, traffic=0.1)
+    new = refined(now, 40, 8, 4, 8, old=old, move_budget=6, traffic=0.1)
+    assert count_transfers(old, new, 5).sum(1).max() <= 6
+    for layer, row in zip(home_layers(now, 0.1).layers(), new.tolist(), strict=True):
+        assert over_limit(layer, row) is None
+    fresh = refined(now, 40, 8, 4, 8, old=copies_anywhere(loads), traffic=0.1)
+    assert find_violations(Placement(fresh.numpy(), 32), home_layers(now, 0.1)) == []
