@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from heuristics.compiled import compiled
-from heuristics.steps.even_values import FIRST_LOOK, WEIGHT
+from heuristics.steps.even_values import ABOVE, FIRST_LOOK, WEIGHT
 from heuristics.steps.pushes import Array, Arrays
 from heuristics.steps.racing import DOUBT
 
@@ -20,6 +20,7 @@ from heuristics.steps.racing import DOUBT
 def anneal_rounds(
     num_counted: int,
     num_nodes: int,
+    near: float,
     tokens: Array,
     weights: Array,
     heat: Array,
@@ -28,6 +29,9 @@ def anneal_rounds(
     least: Array,
     held: Array,
     left: Array,
+    home: Array,
+    units: Array,
+    most: Array,
     step: Array,
     slot: Array,
     other: Array,
@@ -39,6 +43,7 @@ def anneal_rounds(
     Args:
         num_counted: steps that count.
         num_nodes: N.
+        near: the part of moves within the node; 1 but under the rule ``home``.
         tokens: [L, E, T] of each expert, in units.
         weights: [T] what the n-th worst step counts.
         heat: [L] the first temperature, in units by weights.
@@ -47,6 +52,9 @@ def anneal_rounds(
         least: [L] its value, in units by weights; changed in place.
         held: [L, G, E] whether a rank held an expert before.
         left: [L] transfers; changed in place.
+        home: [L, E] the node of each expert under the rule ``home``, else [L, 0].
+        units: [L, E] of each expert at all steps.
+        most: [L] units that may be served off home.
         step: [R, C] in [0, 1).
         slot: [R, C] in [0, 1).
         other: [R, C] in [0, 1).
@@ -54,27 +62,44 @@ def anneal_rounds(
         rise: [R, C] that is allowed, over the first temperature.
     """
     num_ranks, num_slots = held.shape[1], placements.shape[1]
-    size, of_node = num_slots // num_ranks, num_slots // num_nodes
+    size, of_node, has_homes = num_slots // num_ranks, num_slots // num_nodes, home.shape[1] > 0
     for layer in range(len(tokens)):
         phy2log = placements[layer]
         state = find_state(tokens[layer], phy2log, num_ranks)
         full, makespans = state[5], state[6]
         order = find_order(makespans, weights)
         value = value_of(makespans, weights, num_counted)
+        here, away = np.zeros(home.shape[1], np.int64), 0
+        for e in range(home.shape[1]):
+            here[e] = count_here(state[1][e], home[layer, e], num_nodes)
+            away += units_away(units[layer, e], state[0][e], here[e])
         for r in range(len(step)):
             for c in range(step.shape[1]):
                 g = full[0, order[int(step[r, c] * num_counted)]]
                 p = g * size + int(slot[r, c] * size)
-                q = p // of_node * of_node + int(other[r, c] * (of_node - size))
+                if other[r, c] < near:
+                    reach, part = of_node, other[r, c] / near
+                else:
+                    reach, part = num_slots, (other[r, c] - near) / (1 - near)
+                q = p // reach * reach + int(part * (reach - size))
                 q += size * (q >= g * size)
                 move = phy2log[p], phy2log[q], g, q // size, kind[r, c]
                 takes = count_takes(held[layer], state[0], state[1], move)
-                allowed = int(rise[r, c] * heat[layer])
-                if takes > left[layer] or not passes(
-                    tokens[layer], state, move, weights, num_counted, value, allowed
-                ):
+                if takes > left[layer]:
+                    continue
+                more, allowed = 0, int(rise[r, c] * heat[layer])
+                if has_homes:
+                    more = count_more_away(
+                        home[layer], units[layer], here, state[0], num_ranks // num_nodes, move
+                    )
+                    if away + more > max(most[layer], away):
+                        continue
+                    if more < 0 and away > most[layer]:
+                        allowed = ABOVE
+                if not passes(tokens[layer], state, move, weights, num_counted, value, allowed):
                     continue
                 left[layer] -= takes
+                away += more
                 make(tokens[layer], state, move)
                 if move[4] <= 0:
                     phy2log[p] = move[1]
@@ -82,8 +107,12 @@ def anneal_rounds(
                     phy2log[q] = move[0]
                 order = find_order(makespans, weights)
                 value = value_of(makespans, weights, num_counted)
-                if value < least[layer]:
-                    least[layer] = value
+                if has_homes:
+                    for e in move[:2]:
+                        here[e] = count_here(state[1][e], home[layer, e], num_nodes)
+                above = ABOVE if away > most[layer] else 0
+                if value + above < least[layer]:
+                    least[layer] = value + above
                     bests[layer] = phy2log
                 break
 
@@ -115,6 +144,64 @@ def count_takes(
         takes += int(not held[h, a] and on_ranks[a, h] == 0)
         takes -= int(not held[h, b] and on_ranks[b, h] == 1)
     return takes
+
+
+@compiled
+def count_here(on_ranks: Array, node: int, num_nodes: int) -> int:
+    """Replicas of an expert on a node.
+
+    Args:
+        on_ranks: [G] replicas of the expert.
+        node: n.
+        num_nodes: N.
+    """
+    size = len(on_ranks) // num_nodes
+    return int(on_ranks[node * size : (node + 1) * size].sum())
+
+
+@compiled
+def units_away(units: float, count: int, here: int) -> int:
+    """Units, rounded up, of an expert with ``count`` replicas that those ``here``, at home, do not
+    serve.
+    """
+    return int(np.ceil(units * (count - here) / count))
+
+
+@compiled
+def count_more_away(
+    home: Array,
+    units: Array,
+    here: Array,
+    counts: Array,
+    ranks_per_node: int,
+    move: tuple[int, int, int, int, int],
+) -> int:
+    """Units that a move, which makes a placement, serves off home beside those now; more than any
+    number if it leaves an expert without a replica at home.
+
+    Args:
+        home: [E] the node of each expert.
+        units: [E] of each expert at all steps.
+        here: [E] replicas at home.
+        counts: [E] of replicas.
+        ranks_per_node: G/N.
+        move: as of :func:`count_takes`.
+    """
+    a, b, g, h, kind = move
+    p_takes, q_takes, g, h = (
+        int(kind <= 0),
+        int(kind >= 0),
+        g // ranks_per_node,
+        h // ranks_per_node,
+    )
+    more = 0
+    for e, at_g, at_h in ((a, -p_takes, q_takes), (b, p_takes, -q_takes)):
+        stays = here[e] + at_g * int(home[e] == g) + at_h * int(home[e] == h)
+        if stays == 0:
+            return NEVER
+        more += units_away(units[e], counts[e] + at_g + at_h, stays)
+        more -= units_away(units[e], counts[e], here[e])
+    return more
 
 
 @compiled

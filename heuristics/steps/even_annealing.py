@@ -12,6 +12,10 @@ once, which is the torch form, or move by move until one is made, which is the c
 (:mod:`heuristics.steps.compiled_even`). Both make the same moves: loads are whole numbers of units
 so small that rounding does not matter, and so are added exactly in any order. What is random does
 not depend on the layer or the device, so that a layer is placed alike whatever others there are.
+
+Under the rule ``home`` q may be a slot of any other rank; a move must leave every expert a replica
+at the home of its group, and the tokens served off home within their limit, or not more than there
+are. Units are rounded up there, so that a limit that is kept in units is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from torch import Tensor
 from heuristics.arrays import uniform
 from heuristics.matching import count_on_ranks
 from heuristics.replication import count_replicas
-from heuristics.steps.even_values import FIRST_LOOK, WEIGHT
+from heuristics.steps.even_values import ABOVE, FIRST_LOOK, WEIGHT
 from heuristics.steps.racing import DOUBT
 from heuristics.steps.trials import Transfers
 from heuristics.steps.values import use_compiled
@@ -40,6 +44,41 @@ GIVES = 0.1
 """The part of moves that change counts."""
 ROUNDS = 2**10
 """Whose random numbers are held at once."""
+NEAR = 0.125
+"""Under the rule ``home``, the part of moves within the node."""
+GIVES_AWAY = 0.6
+"""Under that rule, in place of ``GIVES``: most exchanges between nodes leave an expert homeless."""
+EXACT = 1e-9
+"""Of the tokens that may be served off home, for what sums in floats may miss."""
+
+
+@dataclass(frozen=True)
+class Homes:
+    """The rule ``home`` for layers that are annealed together.
+
+    Attributes:
+        node: [L, E] int64, the home of each expert's group; of no columns without the rule.
+        tokens: [L, E] float64, of each expert at all steps: whole units, rounded up.
+        most: [L] int64, units that may be served off home.
+    """
+
+    node: Tensor
+    tokens: Tensor
+    most: Tensor
+
+    def __bool__(self) -> bool:
+        """Whether there is the rule at all."""
+        return self.node.shape[1] > 0
+
+    @staticmethod
+    def of(tokens: Tensor, homes: Tensor | None, limit: float) -> Homes:
+        """From tokens [L, E, T] in units and homes [L, K] of the groups, if there are any."""
+        if homes is None:
+            none = tokens.new_empty(len(tokens), 0)
+            return Homes(none.long(), none, tokens.new_zeros(len(tokens)).long())
+        node = homes.repeat_interleave(tokens.shape[1] // homes.shape[1], 1)
+        most = (tokens.sum((1, 2)) * (limit * (1 - EXACT))).long()
+        return Homes(node, tokens.ceil().sum(2), most)
 
 
 @dataclass
@@ -57,6 +96,7 @@ class Search:
         best: [L, P] the best until now; changed in place.
         least: [L] int64, its value, in units by weights; changed in place.
         transfers: what ranks held, and may receive; changed in place.
+        homes: the rule ``home``, if it is that.
     """
 
     tokens: Tensor
@@ -68,6 +108,7 @@ class Search:
     best: Tensor
     least: Tensor
     transfers: Transfers
+    homes: Homes
 
     @property
     def is_mean(self) -> bool:
@@ -89,6 +130,13 @@ class Search:
         """S."""
         return self.phy2log.shape[1] // self.num_ranks
 
+    @property
+    def near(self) -> float:
+        """The part of moves within the node."""
+        if not self.homes:
+            return 1.0
+        return NEAR if self.num_ranks > self.num_nodes else 0.0
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -97,7 +145,7 @@ class Draws:
     Attributes:
         step: in [0, 1), which of the steps that count.
         slot: in [0, 1), which slot of its fullest rank.
-        other: in [0, 1), which slot of the other ranks of the node.
+        other: in [0, 1), which slot of the other ranks, of the node or of all.
         kind: int64: 0 an exchange, 1 the other slot takes the expert of the first, -1 the first
             slot takes that of the other.
         rise: of the value that is allowed, over the first temperature.
@@ -130,8 +178,13 @@ def anneal_evenly(
     num_nodes: int,
     rounds: int,
     seed: int,
+    homes: Tensor | None = None,
+    limit: float = 1.0,
 ) -> Tensor:
     """The best placements [L, P] that are met, by the mean of the worst ``share`` of the steps.
+
+    With ``homes``, those within the limit are better than any above it, of which there are none if
+    the start is within it. Else moves that bring the tokens off home down are made at any price.
 
     Args:
         steps: [T, L, E] tokens of each expert.
@@ -142,12 +195,15 @@ def anneal_evenly(
         num_nodes: N.
         rounds: one after another.
         seed: of all that is random.
+        homes: [L, K] under the rule ``home`` the node of each group, at which the start has all its
+            experts; None: experts stay on their nodes.
+        limit: the part of a layer's tokens, of all steps, that may be served off home.
     """
-    if transfers.held.shape[1] == num_nodes:  # a rank is a node: there is no slot beside its own
+    if transfers.held.shape[1] == (num_nodes if homes is None else 1):  # no slot to move to
         return phy2log
-    search = _begin(steps, phy2log, transfers, share, num_nodes, seed)
+    search = _begin(steps, phy2log, transfers, share, num_nodes, seed, homes, limit)
     search.heat *= heat
-    gives = GIVES * (phy2log.shape[1] > steps.shape[2])
+    gives = (GIVES_AWAY if search.homes else GIVES) * (phy2log.shape[1] > steps.shape[2])
     run = _run_compiled if use_compiled(phy2log) else _run_together
     for first in range(0, rounds, ROUNDS):
         last = min(first + ROUNDS, rounds)
@@ -156,7 +212,14 @@ def anneal_evenly(
 
 
 def _begin(
-    steps: Tensor, phy2log: Tensor, transfers: Transfers, share: float, num_nodes: int, seed: int
+    steps: Tensor,
+    phy2log: Tensor,
+    transfers: Transfers,
+    share: float,
+    num_nodes: int,
+    seed: int,
+    homes: Tensor | None,
+    limit: float,
 ) -> Search:
     number, num_ranks = len(steps), transfers.held.shape[1]
     mean = steps.sum((0, 2), dtype=torch.float64) / (number * num_ranks)
@@ -169,10 +232,12 @@ def _begin(
     weights = (part.clamp(0, 1) * WEIGHT).round().long()
     now, best = phy2log.clone(), phy2log.clone()
     least = torch.zeros_like(scale, dtype=torch.int64)
-    search = Search(tokens, weights, counted, scale, num_nodes, now, best, least, transfers)
-    search.least = _state_of(search).value
+    rule = Homes.of(tokens, homes, limit)
+    search = Search(tokens, weights, counted, scale, num_nodes, now, best, least, transfers, rule)
+    state = _state_of(search)
+    search.least = state.value + ABOVE * (state.away > rule.most)
     level = tokens.sum(1).sort(1, descending=True).values / num_ranks
-    search.heat = search.least - (level * weights).sum(1)
+    search.heat = state.value - (level * weights).sum(1)
     return search
 
 
@@ -183,10 +248,11 @@ def _run_compiled(search: Search, draws: Draws) -> None:
     tensors = (
         search.tokens, search.weights, search.heat, search.phy2log, search.best, search.least,
         search.transfers.held, search.transfers.left,
+        search.homes.node, search.homes.tokens, search.homes.most,
         draws.step, draws.slot, draws.other, draws.kind, draws.rise,
     )  # fmt: skip
     arrays = (tensor.numpy() for tensor in tensors)
-    anneal_rounds(search.num_counted, search.num_nodes, *arrays)
+    anneal_rounds(search.num_counted, search.num_nodes, search.near, *arrays)
 
 
 def _run_together(search: Search, draws: Draws) -> None:
@@ -197,9 +263,10 @@ def _run_together(search: Search, draws: Draws) -> None:
         allowed = (draws.rise[r] * search.heat[:, None]).long()
         moves.make_first(search, _pass(search, state, moves, allowed))
         state = _state_of(search)
-        better = state.value < search.least
+        value = state.value + ABOVE * (state.away > search.homes.most)
+        better = value < search.least
         search.best = torch.where(better[:, None], search.phy2log, search.best)
-        search.least = torch.where(better, state.value, search.least)
+        search.least = torch.where(better, value, search.least)
 
 
 @dataclass(frozen=True)
@@ -212,6 +279,7 @@ class _State:
         ranks: [L, G, T] int64, loads in units.
         makespans: [L, T] int64, in units.
         value: [L] int64, in units by weights.
+        away: [L] int64, units served off home; 0 without that rule.
     """
 
     counts: Tensor
@@ -219,6 +287,7 @@ class _State:
     ranks: Tensor
     makespans: Tensor
     value: Tensor
+    away: Tensor
 
 
 def _state_of(search: Search) -> _State:
@@ -229,7 +298,19 @@ def _state_of(search: Search) -> _State:
     ranks = (on_ranks.double() @ share).long()  # whole numbers, added exactly in any order
     makespans = ranks.amax(1)
     value = _value_of(makespans, search)
-    return _State(counts, on_ranks.transpose(1, 2), ranks, makespans, value)
+    away = torch.zeros_like(value)
+    if search.homes:
+        on_nodes = on_ranks.view(len(on_ranks), search.num_nodes, -1, num_experts).sum(2)
+        here = on_nodes.gather(1, search.homes.node[:, None])[:, 0]
+        away = _away(search.homes.tokens, counts, here).sum(1)
+    return _State(counts, on_ranks.transpose(1, 2), ranks, makespans, value, away)
+
+
+def _away(tokens: Tensor, counts: Tensor, here: Tensor) -> Tensor:
+    """Units, rounded up, of experts with ``counts`` replicas that are not served by those ``here``,
+    at home.
+    """
+    return (tokens * (counts - here) / counts.clamp(min=1)).ceil().long()
 
 
 def _value_of(makespans: Tensor, search: Search) -> Tensor:
@@ -269,9 +350,12 @@ class _Moves:
             worst_first = torch.sort(state.makespans, dim=1, descending=True, stable=True).indices
             step = worst_first.gather(1, step)
         g = fullest.gather(1, step)
-        of_node = num_slots // search.num_nodes
         p = g * size + (draws.slot[r] * size).long()
-        q = p // of_node * of_node + (draws.other[r] * (of_node - size)).long()
+        other, near = draws.other[r], search.near
+        within = other < near
+        reach = torch.where(within, num_slots // search.num_nodes, num_slots)
+        part = torch.where(within, other / (near or 1), (other - near) / (1 - near or 1))
+        q = p // reach * reach + (part * (reach - size)).long()
         q = q + size * (q >= g * size)
         a, b = search.phy2log.gather(1, p), search.phy2log.gather(1, q)
         kind = draws.kind[r].expand_as(p)
@@ -313,6 +397,7 @@ def _pass(search: Search, state: _State, moves: _Moves, allowed: Tensor) -> Tens
     p_takes, q_takes = moves.p_takes[..., None], moves.q_takes[..., None]
     after = state.ranks[:, None].expand(-1, moves.p.shape[1], -1, -1)
     keeps = torch.ones_like(moves.p, dtype=torch.bool)
+    away = state.away[:, None]
     # Expert a goes from rank g to h, expert b from h to g, or only one half of it.
     for expert, change in (
         (moves.a, q_takes * h - p_takes * g),
@@ -326,12 +411,24 @@ def _pass(search: Search, state: _State, moves: _Moves, allowed: Tensor) -> Tens
         new_share = (tokens / now.clamp(min=1)[..., None]).round().long()
         after = after + (before + change)[..., None] * new_share[:, :, None]
         after = after - before[..., None] * share[:, :, None]
+        if search.homes:
+            node = search.homes.node[row, expert][..., None]
+            here, stays = (
+                x.view(*x.shape[:2], search.num_nodes, -1).sum(3).gather(2, node)[..., 0]
+                for x in (before, before + change)
+            )
+            units = search.homes.tokens[row, expert]
+            keeps &= stays > 0
+            away = away + _away(units, now, stays) - _away(units, count, here)
+    down = (state.away[:, None] > search.homes.most[:, None]) & (away < state.away[:, None])
+    allowed = allowed.where(~down, ABOVE)
     makespans = after.amax(2)
     if search.is_mean:
         rises = _rise_in_mean(makespans - state.makespans[:, None], allowed)
     else:
         rises = _value_of(makespans, search) - state.value[:, None] > allowed
     fits = moves.transfers(search) <= search.transfers.left[:, None]
+    fits &= away <= torch.maximum(search.homes.most, state.away)[:, None]
     return keeps & fits & (moves.a != moves.b) & ~rises
 
 

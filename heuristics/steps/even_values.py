@@ -14,6 +14,8 @@ from heuristics.shape import ArgumentError
 
 WEIGHT = 2**10
 """In a search: of a step that counts in full."""
+ABOVE = 2**60
+"""In a search: added to the value of a placement above a limit."""
 FIRST_LOOK = 64
 """In a search: steps after which a trial may be given up, and twice as many until the next look."""
 CHUNK = 2**22

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from heuristics.grouping import groups_by_steps
+from heuristics.homes import homes_of, keep_limit, off_home
 from heuristics.matching import count_transfers
 from heuristics.policies import placer
 from heuristics.shape import Shape
@@ -28,6 +30,8 @@ SHAPES = [
     (2, 4, 4, 4, 1, 1),
 ]
 
+NODES = [(4, 16, 24, 8, 4, 2), (1, 12, 16, 4, 4, 4), (70, 12, 12, 6, 3, 3)]
+
 HEAT = torch.tensor([0.01, 0.01])
 
 
@@ -36,27 +40,81 @@ def draw(steps: int, experts: int, layers: int = 2) -> Tensor:
     return torch.rand(steps, layers, experts, generator=generator) ** 3 * 100
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("share", [1.0, 0.0, 0.3, 0.99999])
+CASES = [
+    *[(shape, share, None) for shape in SHAPES for share in (1.0, 0.0, 0.3, 0.99999)],
+    *[(shape, share, limit) for shape in NODES for share in (1.0, 0.3) for limit in (0.05, 1.0)],
+]
+"""Shapes, shares of the steps that count, and limits of tokens off home."""
+
+
+@pytest.mark.parametrize(("shape", "share", "limit"), CASES)
 @pytest.mark.parametrize("budget", [None, 3])
 def test_both_forms_make_the_same_moves(
-    shape: tuple[int, ...], share: float, budget: int | None, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...],
+    share: float,
+    limit: float | None,
+    budget: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     number, experts, slots, ranks, groups, nodes = shape
     steps = draw(number, experts)
     start = placer("deepseek")(steps.sum(0), slots, groups, nodes, ranks)
+    rule = home_rule(steps, start, groups, nodes, limit)
     found = []
     for compiled in (True, False):
         monkeypatch.setattr(even_annealing, "use_compiled", lambda _, now=compiled: now)
         transfers = Transfers.of(start, start, budget, ranks, experts)
         placed = even_annealing.anneal_evenly(
-            steps, start, transfers, share, HEAT, num_nodes=nodes, rounds=40, seed=3
+            steps, start, transfers, share, HEAT, num_nodes=nodes, rounds=40, seed=3, **rule
         )
         found.append((placed, transfers.left))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
     if budget is not None:
         assert bool((count_transfers(start, found[0][0], ranks, experts) <= budget).all())
+    if limit is not None:
+        homes = homes_of(steps.sum(0), found[0][0], groups, nodes)
+        assert bool(keep_limit(steps, found[0][0], homes, nodes, limit).all())
+
+
+def home_rule(
+    steps: Tensor, start: Tensor, groups: int, nodes: int, limit: float | None
+) -> dict[str, Any]:
+    """The words that put the annealing under the rule ``home``."""
+    if limit is None:
+        return {}
+    return {"homes": homes_of(steps.sum(0), start, groups, nodes), "limit": limit}
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.04, 0.1, 1.0])
+def test_a_single_window_is_annealed_with_groups_at_home(limit: float) -> None:
+    steps = draw(1, 16)
+    start = placer("deepseek")(steps[0], 24, 4, 4, 8)
+    rule = home_rule(steps, start, 4, 4, limit)
+    transfers = Transfers.of(start, None, None, 8, 16)
+    found = even_annealing.anneal_evenly(
+        steps, start, transfers, 1.0, HEAT, num_nodes=4, rounds=100, seed=0, **rule
+    )
+    away = off_home(steps[0], found, rule["homes"], 4) / steps[0].sum(1)
+    assert bool((away <= limit).all())
+    assert bool((away > 0).all()) == (limit > 0)
+    before, after = (even_makespans(steps, x, 8)[0] for x in (start, found))
+    assert bool((after < before).all()) or limit == 0
+
+
+def test_a_start_above_the_limit_comes_down_first() -> None:
+    steps = draw(1, 16)
+    start = placer("deepseek")(steps[0], 24, 4, 4, 8)
+    rule = home_rule(steps, start, 4, 4, 1.0)
+    for limit in (1.0, 0.03):
+        transfers = Transfers.of(start, None, None, 8, 16)
+        start = even_annealing.anneal_evenly(
+            steps, start, transfers, 1.0, HEAT, num_nodes=4, rounds=300, seed=0,
+            homes=rule["homes"], limit=limit,
+        )  # fmt: skip
+        away = off_home(steps[0], start, rule["homes"], 4) / steps[0].sum(1)
+        assert bool((away <= limit).all())
+        assert bool((away > 0).all())
 
 
 def test_the_annealing_moves_at_all() -> None:

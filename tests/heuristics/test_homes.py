@@ -1,0 +1,47 @@
+"""Homes in float64 beside those in exact arithmetic."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb_opt import Instance, Topology
+from eplb_opt.problem.homes import find_homes, traffic
+from heuristics.homes import homes_of, keep_limit, off_home
+from tests.oracles.layers import FLOATS
+
+SIZES = [(4, 6, 2, 2, 2), (8, 12, 4, 2, 4), (6, 6, 3, 3, 3), (4, 8, 4, 2, 4), (3, 5, 1, 1, 5)]
+"""(experts, slots, groups, nodes, ranks)"""
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_homes_and_traffic_are_those_of_fractions(data: st.DataObject) -> None:
+    experts, slots, groups, nodes, ranks = data.draw(st.sampled_from(SIZES))
+    number = data.draw(st.sampled_from([st.integers(0, 4), FLOATS]))
+    steps = data.draw(
+        st.lists(st.lists(number, min_size=experts, max_size=experts), min_size=1, max_size=3)
+    )
+    extra = st.lists(
+        st.integers(0, experts - 1), min_size=slots - experts, max_size=slots - experts
+    )
+    placed = [*range(experts), *data.draw(extra)]
+    if data.draw(st.booleans()):
+        placed = data.draw(st.permutations(placed))
+    loads, phy2log = torch.tensor(steps, dtype=torch.float64)[:, None], torch.tensor([placed])
+    layer = Instance(loads.numpy(), Topology(slots, ranks, nodes, groups), "home").layer(0)
+    homes = homes_of(loads.sum(0), phy2log, groups, nodes)
+    exact = traffic(layer, placed)
+    if exact is None:
+        assert find_homes(layer, placed) is None
+        assert homes.tolist() == [[-1] * groups]
+        assert not keep_limit(loads, phy2log, homes, nodes, 1.0)
+        return
+    total = float(loads.sum())
+    found = float(off_home(loads.sum(0), phy2log, homes, nodes)) / (total or 1.0)
+    assert found == pytest.approx(float(exact), abs=1e-12)
+    for limit in {0.0, 0.1, 0.5, 1.0, float(exact)}:
+        kept = keep_limit(loads, phy2log, homes, nodes, limit)
+        assert bool(kept) == (exact <= Fraction(str(limit)))
