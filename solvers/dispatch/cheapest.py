@@ -1,4 +1,4 @@
-"""A flow of least cost, compiled: experts send their load to their ranks, which have room for all
+"""A flow of least cost: experts send their load to their ranks, which have room for all
 of it, with as few tokens off home as possible.
 
 Shortest paths one after another (Jewell 1958; Edmonds and Karp, J. ACM 19 (1972) 248): of those
@@ -6,6 +6,9 @@ with the fewest tokens off home the one of fewest arcs.
 """
 
 from __future__ import annotations
+
+from functools import cache
+from typing import Any
 
 from solvers.arrays import Integers
 from solvers.compiled import compiled
@@ -17,7 +20,6 @@ FAR = 2**60
 START = -1
 
 
-@compiled
 def send_cheapest(
     left: Numbers,
     space: Numbers,
@@ -100,9 +102,7 @@ def send_cheapest(
             flow[pair] += amount
 
 
-def rehearse() -> None:
-    """Compile, on a toy."""
-    import numpy as np
-
-    pairs = np.array([0, 0]), np.array([0, 1]), np.array([0, 1])
-    send_cheapest(np.array([2]), np.array([1, 1]), np.array([0, 0]), *pairs, np.array([0, 0]))
+@cache
+def compiled_send_cheapest() -> Any:
+    """Loads numba."""
+    return compiled(send_cheapest)

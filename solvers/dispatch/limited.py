@@ -27,15 +27,13 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.rationals import Integers, integer_array, widen
 from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import NO_HOME
-from solvers.dispatch.cheapest import send_cheapest
+from solvers.dispatch.cheapest import compiled_send_cheapest, send_cheapest
 from solvers.dispatch.classes import classes_of, holders
 from solvers.dispatch.optimal import UNCOMPILED_PAIRS, optimal_makespans
 from solvers.dispatch.shares import BestShares, best_shares_anywhere, check_slots
 
 KNOWN_PRICES = 8
 """Of steps before."""
-
-UNCOMPILED: Any = getattr(send_cheapest, "py_func", send_cheapest)
 
 Prices = tuple[int, ...]
 
@@ -133,10 +131,10 @@ class Sharing:
         )
         of: Any = pairs
         prices: Any = [0] * G
-        send = UNCOMPILED
+        send: Any = send_cheapest
         if len(self.loads) * len(pairs[0]) >= UNCOMPILED_PAIRS and makespan.numerator * G < 2**63:
             amounts = [np.array(part, dtype=np.int64) for part in amounts]
-            of, prices, send = self._compiled_pairs, np.zeros(G, np.int64), send_cheapest
+            of, prices, send = self._compiled_pairs, np.zeros(G, np.int64), compiled_send_cheapest()
         send(*amounts, *of, prices)
         sent = [int(tokens) for tokens in amounts[2]]
         away = sum(tokens for tokens, off in zip(sent, pairs[2], strict=True) if off)
