@@ -165,13 +165,16 @@ class Prices:
 
     With prices ``p[t, g] = prices[t][g] / scale >= 0`` of a token on rank g at step t, whose sums
     over g are weights that the objective admits, it costs at least ``sum over e of min over the
-    ranks g of e of sum over t of p[t, g] w[t, e]``.
+    ranks g of e of sum over t of p[t, g] w[t, e]``. Under a limit X of traffic every token off home
+    has the price ``traffic_price / scale >= 0`` besides, and X times all tokens, at that price, are
+    taken off.
     """
 
     kind: ClassVar[str] = "prices"
     scale: int
     prices: tuple[tuple[int, ...], ...]
     bound: Fraction
+    traffic_price: int = 0
 
 
 ValueEvidence = Cuts | LimitedCuts | Prices

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eplb_opt.problem import homes
-from eplb_opt.problem.evidence import Cuts, LimitedCuts, ValueEvidence
+from eplb_opt.problem.evidence import Cuts, LimitedCuts, Prices, ValueEvidence
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch, Objective, rank_loads
 from eplb_opt.problem.topology import Rule
@@ -69,8 +69,8 @@ def value_evidence(layer: Layer, phy2log: Sequence[int], cost: Cost) -> ValueEvi
         return None
     if cost.dispatch == Dispatch.FIXED:
         program = _shares_program(layer, phy2log, cost)
-        one = len(program.loads) == 1  # then the cuts' prices are the best
-        prices = cut_prices(program) if one else fixed_value(program).prices
+        one = len(program.loads) == 1  # then the prices of optimal dispatch are the best
+        prices = _prices_of_step(program) if one else fixed_value(program).prices
         return replace(prices, bound=prices.bound * layer.unit)
     if is_limited(layer):
         found = limited_makespans(*_limited(layer, phy2log, cost))
@@ -135,7 +135,22 @@ def _holders(layer: Layer, phy2log: Sequence[int]) -> NDArray[np.bool_]:
 
 
 def _shares_program(layer: Layer, phy2log: Sequence[int], cost: Cost) -> SharesProgram:
-    return SharesProgram(cost.objective.loads_of(layer), _holders(layer, phy2log), cost.objective)
+    loads = cost.objective.loads_of(layer)
+    if is_limited(layer):
+        ranks = sharing_of(layer, phy2log, loads)
+        limit = layer.traffic_limit
+        return SharesProgram(loads, ranks.held, cost.objective, ranks.off_home, limit)
+    return SharesProgram(loads, _holders(layer, phy2log), cost.objective)
+
+
+def _prices_of_step(program: SharesProgram) -> Prices:
+    """Those that prove the cost of the only step."""
+    if program.off_home is None:
+        return cut_prices(program)
+    sharing = Sharing(program.loads, program.held, program.off_home)
+    found = limited_makespans(sharing, program.limit)
+    (prices,), (of_traffic,) = found.prices, found.traffic_prices
+    return program.prices(np.array([prices], dtype=object), sum(prices), of_traffic)
 
 
 def _fixed(layer: Layer, phy2log: Sequence[int], cost: Cost) -> Bracket:

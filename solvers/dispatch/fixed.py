@@ -2,7 +2,8 @@
 
 Prices p[t, g] >= 0 of a token on a rank, whose sums over g are weights that the objective admits,
 prove that no shares cost less than ``sum over e of min over the ranks g of e of sum over t of
-p[t, g] w[t, e]``. Floats find shares and prices; what they prove is evaluated in integers.
+p[t, g] w[t, e]``. Under a limit of traffic tokens off home have a price besides. Floats find shares
+and prices; what they prove is evaluated in integers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from eplb_opt.problem.evidence import Prices
 from solvers.dispatch.classes import classes_of
-from solvers.dispatch.linear_program import Floats, solve_program
+from solvers.dispatch.linear_program import Floats, Solution, solve_program
 from solvers.dispatch.optimal import optimal_makespans
 from solvers.dispatch.program import SharesProgram
 from solvers.dispatch.vertex import ROUNDED, solve_vertex
@@ -40,7 +41,8 @@ class FixedValue:
         return self.value == self.prices.bound
 
     def with_shares(self, program: SharesProgram, shares: list[Fraction]) -> FixedValue:
-        """With these, if they cost less."""
+        """With these, cut to the limit of traffic, if they cost less."""
+        shares = program.within_limit(shares)
         value = program.cost(shares)
         return replace(self, value=value, shares=shares) if value < self.value else self
 
@@ -57,15 +59,15 @@ def fixed_value(program: SharesProgram) -> FixedValue:
     best = FixedValue(program.cost(even), even, cut_prices(program))
     if best.closed or (solution := solve_program(program)) is None:
         return best
-    shares, prices = solve_vertex(program, solution)
-    if shares is not None:
-        best = best.with_shares(program, shares)
-    if prices is not None:
-        best = best.with_prices(program.fraction_prices(prices))
+    vertex = solve_vertex(program, solution)
+    if vertex.shares is not None:
+        best = best.with_shares(program, vertex.shares)
+    if vertex.prices is not None:
+        best = best.with_prices(program.fraction_prices(vertex.prices, vertex.traffic_price))
     if best.closed:
         return best
     best = best.with_shares(program, _round_shares(program, solution.shares))
-    rounded = _round_prices(program, solution.prices)
+    rounded = _round_prices(program, solution)
     return best if rounded is None else best.with_prices(rounded)
 
 
@@ -87,15 +89,15 @@ def _round_shares(program: SharesProgram, shares: Floats) -> list[Fraction]:
     return [Fraction(part, ROUNDED) for part in parts]
 
 
-def _round_prices(program: SharesProgram, prices: Floats) -> Prices | None:
-    """Prices [T, G], given in most weights of a step, as admitted integers; or None.
+def _round_prices(program: SharesProgram, solution: Solution) -> Prices | None:
+    """Prices, given in most weights of a step, as admitted integers; or None.
 
     A step with too much weight gives from its dearest rank; what is then missing in all goes to the
     dearest ranks of steps with room, first those that weigh most.
     """
     most = ROUNDED * program.most_weight.numerator
     scale = ROUNDED * program.most_weight.denominator
-    parts = (np.clip(prices, 0, 1) * ROUNDED).astype(np.int64)
+    parts = (np.clip(solution.prices, 0, 1) * ROUNDED).astype(np.int64)
     table = parts.astype(object) * program.most_weight.numerator
     dearest = parts.argmax(axis=1).tolist()
     weights = [sum(row) for row in table]
@@ -106,4 +108,5 @@ def _round_prices(program: SharesProgram, prices: Floats) -> Prices | None:
         missing -= max(given, 0)
     if missing or (table < 0).any():
         return None
-    return program.prices(table, scale)
+    traffic_price = round(max(solution.traffic_price, 0.0) * ROUNDED)
+    return program.prices(table, scale, traffic_price * program.most_weight.numerator)

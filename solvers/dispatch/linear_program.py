@@ -6,7 +6,8 @@ With the most weight of a step q and a budget B = 1 / q of weights,
     with  L[t, g](x) <= tau + u_t,   sum over g of x[e, g] = 1,   x, tau, u >= 0
 
 is B times the objective (Rockafellar, Uryasev, J. of Risk 2 (2000) 21); ``mean`` needs no tau, and
-``worst`` no u. Rows (t, g) are added where the last solution breaks them.
+``worst`` no u. Rows (t, g) are added where the last solution breaks them. A limit of traffic is one
+more row.
 """
 
 from __future__ import annotations
@@ -40,12 +41,16 @@ class Solution:
         prices: [T, G] in units of the most weight of a step.
         loads: [T, G] of the ranks under these shares, in mean rank loads.
         makespans: [T] the fullest rank, at least what it must be to count.
+        traffic_price: of a token off home, in the unit of ``prices``.
+        room: tokens that might still be off home, in mean rank loads.
     """
 
     shares: Floats
     prices: Floats
     loads: Floats
     makespans: Floats
+    traffic_price: float
+    room: float
 
 
 def solve_program(program: SharesProgram) -> Solution | None:
@@ -53,7 +58,7 @@ def solve_program(program: SharesProgram) -> Solution | None:
     model = _Model.of(program)
     rows = np.zeros(model.base.shape, dtype=bool)
     shares = np.array([float(share) for share in program.even_shares()])
-    prices, limit = np.zeros(rows.shape), np.zeros(len(rows))
+    prices, limit, traffic_price = np.zeros(rows.shape), np.zeros(len(rows)), 0.0
     end = time.perf_counter() + SECONDS
     while True:
         loads = model.rank_loads(shares)
@@ -62,23 +67,29 @@ def solve_program(program: SharesProgram) -> Solution | None:
         np.put_along_axis(new, fullest, True, axis=1)
         new &= (loads > limit[:, None] + TOLERANCE) & ~rows
         if not new.any():
-            return Solution(shares, prices, loads, np.maximum(limit, loads.max(axis=1)))
+            makespans = np.maximum(limit, loads.max(axis=1))
+            room = model.most_away - float(model.away @ shares)
+            return Solution(shares, prices, loads, makespans, traffic_price, room)
         rows |= new
         found = model.solve(rows, end - time.perf_counter())
         if found is None:
             return None
-        shares, prices, limit = found
+        shares, prices, limit, traffic_price = found
 
 
 @dataclass(frozen=True)
 class _Model:
-    """Loads in mean rank loads: ``base`` [T, G] and of each pair ``column`` [T, n]."""
+    """Loads in mean rank loads: ``base`` [T, G] and of each pair ``column`` [T, n]; with a limit,
+    ``away`` [n] of tokens off home, else 0, and ``most_away``.
+    """
 
     base: Floats
     column: Floats
     rank: NDArray[np.int64]
     expert: NDArray[np.int64]
     budget: float
+    away: Floats
+    most_away: float
 
     @classmethod
     def of(cls, program: SharesProgram) -> _Model:
@@ -91,6 +102,8 @@ class _Model:
             np.array([g for _, g in program.pairs]),
             np.unique(experts, return_inverse=True)[1],
             float(1 / program.most_weight),
+            np.array([away / total for away in program.away]) * base.size,
+            float(program.limit) * base.size,
         )
 
     def rank_loads(self, shares: Floats) -> Floats:
@@ -101,10 +114,12 @@ class _Model:
 
     def solve(
         self, rows: NDArray[np.bool_], seconds: float
-    ) -> tuple[Floats, Floats, Floats] | None:
-        """Shares [n], prices [T, G] and limits tau + u [T] with these rows of the program."""
+    ) -> tuple[Floats, Floats, Floats, float] | None:
+        """Shares [n], prices [T, G], limits tau + u [T] and the price of traffic with these rows of
+        the program.
+        """
         from scipy.optimize import linprog
-        from scipy.sparse import csr_array
+        from scipy.sparse import csr_array, vstack
 
         T, n = len(rows), len(self.rank)
         t, g = np.nonzero(rows)
@@ -113,6 +128,7 @@ class _Model:
         data = np.r_[self.column[t[row], pair], -ones, -ones]
         where = np.r_[row, i, i], np.r_[pair, np.full(len(t), n), n + 1 + t]
         upper = csr_array((data, where), shape=(len(t), n + 1 + T))
+        upper = vstack([upper, csr_array(np.r_[self.away, np.zeros(1 + T)][None])])
         once = np.ones(n), (self.expert, np.arange(n))
         equal = csr_array(once, shape=(int(self.expert.max()) + 1, n + 1 + T))
         bounds = np.zeros((n + 1 + T, 2))
@@ -122,7 +138,7 @@ class _Model:
         found: Any = linprog(  # type: ignore[call-overload]
             np.r_[np.zeros(n), self.budget, np.ones(T)],
             A_ub=upper,
-            b_ub=-self.base[t, g],
+            b_ub=np.r_[-self.base[t, g], self.most_away],
             A_eq=equal,
             b_eq=np.ones(equal.shape[0]),
             bounds=bounds,
@@ -132,5 +148,6 @@ class _Model:
         if found.status != 0:
             return None
         prices = np.zeros(rows.shape)
-        prices[t, g] = -found.ineqlin.marginals
-        return found.x[:n], prices, found.x[n] + found.x[n + 1 :]
+        *of_rows, of_traffic = -found.ineqlin.marginals
+        prices[t, g] = of_rows
+        return found.x[:n], prices, found.x[n] + found.x[n + 1 :], float(of_traffic)

@@ -2,8 +2,9 @@
 
 Which shares and prices are positive is read off the floats. Then all rows (t, g) with a price in a
 group have the same load, where a group is a step of full weight, or all steps of part weight
-together; and all ranks that serve an expert have the same price for its tokens. Nothing else is
-taken from the floats, and whoever uses the result evaluates it.
+together; and all ranks that serve an expert have the same price for its tokens, with that of
+traffic where a limit of it is met exactly. Nothing else is taken from the floats, and whoever uses
+the result evaluates it.
 """
 
 from __future__ import annotations
@@ -41,26 +42,40 @@ class _Group:
     tight: list[Row]
 
 
-def solve_vertex(
-    program: SharesProgram, solution: Solution
-) -> tuple[list[Fraction] | None, dict[Row, Fraction] | None]:
-    """Shares [n] and prices {(t, g): price} near the solution, each None if not found.
+@dataclass(frozen=True)
+class Vertex:
+    """Shares and prices near a solution, each None if not found.
 
-    Shares are not negative and sum to 1, prices are not negative and sum to admitted weights.
+    Attributes:
+        shares: [n] not negative, of sum 1 for each expert.
+        prices: {(t, g): price}, not negative, of admitted weights.
+        traffic_price: of a token off home, beside the prices.
     """
+
+    shares: list[Fraction] | None = None
+    prices: dict[Row, Fraction] | None = None
+    traffic_price: Fraction = Fraction(0)
+
+
+def solve_vertex(program: SharesProgram, solution: Solution) -> Vertex:
+    """The vertex of the program that the solution is near."""
     served = [[i for i in own if solution.shares[i] > POSITIVE] for own in program.pairs_of]
     if sum(map(len, served)) - len(served) > MOST_UNKNOWNS:
-        return None, None
+        return Vertex()
     system, groups = _System(program, solution, served), _groups(program, solution)
-    shares, prices = _shares(system, groups), _prices(system, groups)
+    shares, (prices, traffic_price) = _shares(system, groups), _prices(system, groups)
     left = 1 / program.most_weight - sum(prices.values())
     weights = solution.prices.sum(axis=1)
     for t in np.flatnonzero(weights <= POSITIVE).tolist():  # of steps that cost nothing
         prices[t, int(solution.loads[t].argmax())] = given = min(Fraction(1), left)
         left -= given
-    admitted = not left and min(prices.values()) >= 0
+    admitted = not left and min(prices.values()) >= 0 and traffic_price >= 0
     positive = {row: price * program.most_weight for row, price in prices.items() if price}
-    return shares if min(shares) >= 0 else None, positive if admitted else None
+    return Vertex(
+        shares if min(shares) >= 0 else None,
+        positive if admitted else None,
+        traffic_price * program.most_weight,
+    )
 
 
 def _groups(program: SharesProgram, solution: Solution) -> list[_Group]:
@@ -106,16 +121,38 @@ class _System:
 
     def coefficients(self, rows: Sequence[Row]) -> Objects:
         """[rows, n] of the unknowns in the load of each row."""
-        t, g = np.array(rows).reshape(-1, 2).T
+        t, g = np.array(rows, np.int64).reshape(-1, 2).T
         pairs = np.array(self.program.pairs)
         first, other = np.array(self.unknowns, np.int64).reshape(-1, 2).T
         sign = (g[:, None] == pairs[other, 1]).astype(int) - (g[:, None] == pairs[first, 1])
         loads: Objects = self.program.loads[t[:, None], pairs[other, 0]].astype(object)
         return loads * sign.astype(object)
 
+    @property
+    def away(self) -> list[int]:
+        """[n] of the unknowns in the tokens off home."""
+        away = self.program.away
+        return [away[other] - away[first] for first, other in self.unknowns]
+
+    def fill_limit(self) -> list[int]:
+        """The equation that says that all tokens are off home that may be."""
+        limit = self.program.most_away
+        left = limit - sum(self.program.away[own[0]] for own in self.served)
+        return [*(part * limit.denominator for part in self.away), int(left * limit.denominator)]
+
+    @property
+    def full(self) -> bool:
+        """Whether no more tokens may be off home."""
+        return self.priced or (any(self.program.away) and self.solution.room < POSITIVE)
+
+    @property
+    def priced(self) -> bool:
+        """Whether tokens off home have a price."""
+        return self.solution.traffic_price > POSITIVE
+
     def constants(self, rows: Sequence[Row]) -> list[int]:
         """[rows] load where all unknowns are 0."""
-        t, g = np.array(rows).reshape(-1, 2).T
+        t, g = np.array(rows, np.int64).reshape(-1, 2).T
         loads: Objects = self.program.base[t, g].astype(object)
         for first in (self.program.pairs[own[0]] for own in self.served):
             loads += self.program.loads[t, first[0]].astype(object) * (g == first[1]).astype(int)
@@ -123,7 +160,9 @@ class _System:
 
 
 def _shares(system: _System, groups: Sequence[_Group]) -> list[Fraction]:
-    """[n] of all pairs: those with which the rows of each group have equal loads."""
+    """[n] of all pairs: those with which the rows of each group have equal loads, and a limit of
+    traffic is met exactly where it holds something up.
+    """
     equations = []
     for rows in ([*group.priced, *group.tight] for group in groups):
         if len(rows) > 1:
@@ -131,6 +170,8 @@ def _shares(system: _System, groups: Sequence[_Group]) -> list[Fraction]:
             left = coefficients[1:] - coefficients[0]
             right = [constants[0] - constant for constant in constants[1:]]
             equations += [[*row, value] for row, value in zip(left.tolist(), right, strict=True)]
+    if system.full:
+        equations.append(system.fill_limit())
     near = [_rounded(system.solution.shares[i]) for _, i in system.unknowns]
     found = solve_integers(equations, near)
     shares = [Fraction(0)] * len(system.program.pairs)
@@ -142,10 +183,12 @@ def _shares(system: _System, groups: Sequence[_Group]) -> list[Fraction]:
     return shares
 
 
-def _prices(system: _System, groups: Sequence[_Group]) -> dict[Row, Fraction]:
-    """In most weights of a step, with which all ranks that serve an expert cost it the same."""
+def _prices(system: _System, groups: Sequence[_Group]) -> tuple[dict[Row, Fraction], Fraction]:
+    """In most weights of a step, with which all ranks that serve an expert cost it the same; and
+    the price of a token off home.
+    """
     if not groups:
-        return {}
+        return {}, Fraction(0)
     first = [group.priced[0] for group in groups]
     rows = [(i, row) for i, group in enumerate(groups) for row in group.priced[1:]]
     base = system.coefficients(first)
@@ -153,15 +196,22 @@ def _prices(system: _System, groups: Sequence[_Group]) -> dict[Row, Fraction]:
     totals = np.array([int(group.total * common) for group in groups], dtype=object)
     right = -(totals[:, None] * base).sum(axis=0)
     prices = {group.priced[0]: group.total for group in groups}
-    if rows:
-        left = system.coefficients([row for _, row in rows]) - base[[i for i, _ in rows]]
-        equations = [[*row, value] for row, value in zip(left.T.tolist(), right, strict=True)]
-        near = [_rounded(system.solution.prices[row]) * common for _, row in rows]
-        found = solve_integers(equations, near)
-        for (i, row), price in zip(rows, found, strict=True):
-            prices[row] = price / common
-            prices[first[i]] -= price / common
-    return prices
+    left = (
+        system.coefficients([row for _, row in rows])
+        - base[np.array([i for i, _ in rows], np.int64)]
+    )
+    near = [_rounded(system.solution.prices[row]) * common for _, row in rows]
+    if system.priced:
+        left = np.vstack([left, np.array([system.away], dtype=object)])
+        near.append(_rounded(system.solution.traffic_price) * common)
+    if not near:
+        return prices, Fraction(0)
+    equations = [[*row, value] for row, value in zip(left.T.tolist(), right, strict=True)]
+    found = solve_integers(equations, near)
+    for (i, row), price in zip(rows, found, strict=False):
+        prices[row] = price / common
+        prices[first[i]] -= price / common
+    return prices, found[-1] / common if system.priced else Fraction(0)
 
 
 def _rounded(number: float) -> Fraction:

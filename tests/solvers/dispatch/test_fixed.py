@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from eplb_opt import Instance, Layer, Topology
 from eplb_opt.problem.objective import Cost, Dispatch
 from solvers.dispatch import fixed, value, value_evidence
+from solvers.dispatch.vertex import Vertex
 from tests.oracles.steps import (
     OBJECTIVES,
     all_step_placements,
@@ -82,7 +83,7 @@ def test_rounded_ends_enclose_the_vertex(
 ) -> None:
     """As where there are too many unknowns to solve for in integers."""
     exact = value(*sixteen_steps, objective, "fixed")
-    monkeypatch.setattr(fixed, "solve_vertex", lambda *_: (None, None))
+    monkeypatch.setattr(fixed, "solve_vertex", lambda *_: Vertex())
     rounded = value(*sixteen_steps, objective, "fixed")
     assert exact.value == exact.bound
     assert (

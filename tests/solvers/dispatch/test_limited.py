@@ -11,7 +11,8 @@ from scipy.optimize import linprog
 
 from eplb_opt import Instance, Layer, Topology
 from eplb_opt.problem import homes
-from eplb_opt.problem.objective import Cost
+from eplb_opt.problem.objective import Cost, cost_of_shares
+from eplb_opt.problem.validity import over_limit
 from solvers.dispatch import best_shares, traffic, value, value_evidence
 from tests.oracles.steps import maximize, steps_of
 
@@ -174,9 +175,9 @@ def in_floats(layer: Layer, slots: tuple[int, ...], row: list[Fraction]) -> floa
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1])
-@pytest.mark.parametrize("shape", [(32, 48, 8, 4, 8), (256, 288, 32, 4, 8)])
+@pytest.mark.parametrize("shape", [(32, 48, 8, 4, 8), (128, 144, 16, 4, 8)])
 def test_many_ranks(shape: tuple[int, ...], scale: float) -> None:
-    layer, slots = large(40, shape, 1, scale)
+    layer, slots = large(12, shape, 1, scale)
     evidence = value_evidence(layer, slots, Cost.of("mean", "optimal"))
     assert any(evidence.traffic_prices)
     makespans = [value(step, slots, "sum", "optimal").value for step in layer.each_step()[:2]]
@@ -210,3 +211,56 @@ def test_traffic_under_each_dispatch() -> None:
     everywhere = replace(layer, rule="global")
     assert traffic(everywhere, (0, 2, 0, 1, 3, 1), costs[1]) == Fraction(1, 3)
     assert traffic(replace(layer, loads=(0,) * 4, steps=None), slots) == 0
+
+
+def fixed_by_simplex(layer: Layer, slots: tuple[int, ...], objective: str) -> Fraction:
+    """max sum of v_e - X W lambda with v_e <= sum over t of p[t, g] w[t, e] + lambda away w_e,
+    and p[t, g] whose sums over g are weights that the objective admits: the dual of all shares.
+    """
+    steps, ranks = steps_of(layer, objective), range(layer.topology.num_ranks)
+    T, E, G = len(steps), len(layer.loads), len(ranks)
+    totals = [sum(column) for column in zip(*steps, strict=True)]
+    width, rows, limits = E + T * G + 1, [], []
+    for e, g, away in pairs_of(layer, slots):
+        row = [Fraction(0)] * width
+        row[e], row[-1] = Fraction(1), -away * totals[e]
+        for t in range(T):
+            row[E + t * G + g] = -steps[t][e]
+        rows.append(row)
+        limits.append(Fraction(0))
+    most = Cost.of(objective, "fixed").on(layer).objective.most_weight(T)
+    for t in range(T):
+        rows.append([Fraction(int(E + t * G <= i < E + (t + 1) * G)) for i in range(width)])
+        limits.append(most)
+    rows.append([Fraction(int(E <= i < width - 1)) for i in range(width)])
+    limits.append(Fraction(1))
+    gains = [Fraction(1)] * E + [Fraction(0)] * (T * G) + [-layer.traffic_limit * sum(totals)]
+    return maximize(rows, limits, gains)
+
+
+@settings(max_examples=15, deadline=None)
+@given(at_home(), st.sampled_from(["sum", "mean", "worst", "cvar:0.4"]))
+def test_fixed_shares_and_prices(placed: Placed, objective: str) -> None:
+    layer, slots = placed
+    cost = Cost.of(objective, "fixed").on(layer)
+    found, truth = value(layer, slots, *cost), fixed_by_simplex(layer, slots, objective)
+    assert found.bound <= truth <= found.incumbent
+    assert found.incumbent - found.bound <= truth / 10**6
+    assert found.shares is not None
+    assert min(found.shares) >= 0
+    assert over_limit(layer, slots, found.shares) is None
+    assert cost_of_shares(layer, slots, found.shares, cost.objective) == found.value
+    assert traffic(layer, slots, cost) == homes.traffic(layer, slots, found.shares)
+    evidence = value_evidence(layer, slots, cost)
+    assert evidence.bound == found.bound
+
+
+@pytest.mark.parametrize("objective", ["mean", "worst", "cvar:0.3"])
+def test_fixed_shares_of_many_steps(objective: str) -> None:
+    layer, slots = large(12, (32, 48, 8, 4, 8), 2)
+    found = value(layer, slots, objective, "fixed")
+    assert over_limit(layer, slots, found.shares) is None
+    assert found.closed
+    assert found.value > value(layer.without_limit(), slots, objective, "fixed").value
+    least = value(layer.without_limit(), slots, objective, "optimal").value
+    assert least < found.bound
