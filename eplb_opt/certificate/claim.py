@@ -12,6 +12,7 @@ from typing import Any
 
 from eplb_opt.certificate import value
 from eplb_opt.certificate.budget import CheckBudget
+from eplb_opt.certificate.homes import require_budget_for_homes, require_limit
 from eplb_opt.certificate.parsing import parse_exact, parse_integers, parse_value_evidence
 from eplb_opt.certificate.problem import parse_layer
 from eplb_opt.certificate.statement import CertificateError
@@ -30,8 +31,6 @@ LAYER_FIELDS = {
 MORE_FIELDS = {"shares", "value_evidence"}
 """Which may be missing."""
 STAGES = ("joint", "packing")
-COUNT_BITS = 1024
-"""The least common multiple of counts that sum to ``problem.LARGEST_SIZE`` is not longer."""
 
 
 @dataclass(frozen=True)
@@ -118,18 +117,18 @@ def _value(
     if entry["phy2log"] is None:
         if entry["objective_exact"] is not None or evidence or entry.get("shares") is not None:
             raise CertificateError("an objective without a placement")
-        nodes = layer.topology.num_nodes if layer.rule == Rule.HIERARCHICAL else 1
+        nodes = layer.topology.num_nodes if layer.rule != Rule.GLOBAL else 1
         if counts is not None and nodes > 1:
             raise CertificateError("counts under this rule need a placement, which shows they fit")
         return None
     phy2log = parse_integers(entry["phy2log"], "phy2log")
     budget.charge(1 + len(phy2log))
-    wrong = layer_violation(layer, phy2log)
-    if wrong is not None:
-        raise CertificateError(f"phy2log is no valid placement: {wrong}")
+    _require_valid(layer, phy2log, budget)
     if counts is not None and Counter(phy2log) != dict(enumerate(counts)):
         raise CertificateError("the placement has not the given counts")
     shares = _shares(phy2log, entry.get("shares"), cost, budget)
+    if cost.dispatch == Dispatch.EVEN or shares is not None:
+        require_limit(layer, phy2log, shares or value.even_shares(phy2log), budget)
     claimed = parse_exact(entry["objective_exact"], "objective_exact", budget)
     if isinstance(evidence, Trusted):
         return Value(claimed, trusted=True)
@@ -139,6 +138,22 @@ def _value(
             f"the placement is worth {shown(found.exact)}, not objective_exact={shown(claimed)}"
         )
     return found
+
+
+def _require_valid(layer: Layer, phy2log: Sequence[int], budget: CheckBudget) -> None:
+    """That the placement is valid under the rule.
+
+    Raises:
+        CertificateError: it is not.
+    """
+    if layer.rule == Rule.HOME:
+        if layer.topology.num_nodes == 1:
+            layer = layer.without_nodes()
+        else:
+            require_budget_for_homes(layer, budget)
+    wrong = layer_violation(layer, phy2log)
+    if wrong is not None:
+        raise CertificateError(f"phy2log is no valid placement: {wrong}")
 
 
 def _shares(

@@ -7,6 +7,10 @@ A branch ends where the makespans so far already cost B: of each step the fulles
 other dispatch the fullest set of ranks that experts cannot leave, and never less than the mean.
 Ranks that hold the same experts so far, and nodes that hold none, are interchangeable.
 
+Under the rule ``home`` the first expert of a group chooses its home, and every expert has a replica
+there. A limit of traffic is kept under even dispatch, where some homes within it are enough. Under
+other dispatch the search goes without it; if it then finds a placement, nothing is known.
+
 Under ``optimal`` and ``fixed`` a placement costs no more with more ranks for an expert: only those
 with as many different experts on every rank as there can be are looked at. ``fixed`` costs no less
 than ``optimal``; where that stays below B, an exact linear program over the steps decides
@@ -58,7 +62,10 @@ def placement_below(
     """
     if max(len(layer.loads), layer.topology.num_ranks) > DEEPEST:
         raise TooLargeToCheckError(f"more than {DEEPEST} experts or ranks")
-    return _Search(layer, bound, cost, counts, budget).run()
+    found = _Search(layer, bound, cost, counts, budget).run()
+    if found and layer.traffic_limit < 1 and cost.dispatch != Dispatch.EVEN:
+        raise TooLargeToCheckError("shares under a limit of traffic are not searched")
+    return found
 
 
 class _Search:
@@ -71,24 +78,29 @@ class _Search:
         budget: CheckBudget,
     ) -> None:
         self.layer, self.counts, self.budget = layer, counts, budget
-        even = cost.dispatch == Dispatch.EVEN
+        self.even = even = cost.dispatch == Dispatch.EVEN
         self.makespans = (_Even if even else _Best)(layer, cost.objective, bound, budget)
         self.fixed = cost.dispatch == Dispatch.FIXED and len(self.makespans.loads) > 1
-        nodes = layer.topology.num_nodes if layer.rule == Rule.HIERARCHICAL else 1
+        self.home = layer.rule == Rule.HOME
+        nodes = layer.topology.num_nodes if layer.rule != Rule.GLOBAL else 1
         self.per_node = layer.topology.num_ranks // nodes
         of_node = len(layer.loads) // nodes
         self.distinct = layer.spread_replicas or not even
         slots_per_rank = layer.topology.slots_per_rank
         if not even:
-            slots_per_rank = min(slots_per_rank, of_node)
+            slots_per_rank = min(slots_per_rank, len(layer.loads) if self.home else of_node)
         self.free = [slots_per_rank] * layer.topology.num_ranks
         self.left = [of_node] * nodes
-        """Experts that each node still takes."""
+        """Experts that each node still takes, or is home to."""
+        self.away = Fraction(0)
+        """Tokens served off home, under even dispatch, of those that may be."""
+        self.allowed = layer.traffic_limit * sum(layer.loads)
         self.order = sorted(range(len(layer.loads)), key=lambda e: -layer.loads[e])
         self.group_size = len(layer.loads) // (layer.topology.num_groups if nodes > 1 else 1)
         self.room = [of_node // self.group_size] * nodes
         """Groups that each node still takes."""
         self.node_of: dict[int, int] = {}
+        self.unplaced = len(self.order)
         self.held: list[list[tuple[int, int]]] = [[] for _ in self.free]
         """On each rank, (expert, replicas)."""
         self.ranks: list[Sequence[int]] = [range(len(self.free))] * len(layer.loads)
@@ -115,10 +127,12 @@ class _Search:
             self.node_of[group] = node
             self.room[node] -= known is None
             self.left[node] -= 1
+            self.unplaced -= 1
             found = any(
                 self._try(i, expert, choice, table) for choice in self._choices(expert, node)
             )
             self.left[node] += 1
+            self.unplaced += 1
             self.room[node] += known is None
             if found:
                 return True
@@ -127,6 +141,10 @@ class _Search:
         return False
 
     def _try(self, i: int, expert: int, choice: Choice, table: Integers) -> bool:
+        away = self._tokens_away(expert, choice)
+        if self.away + away > self.allowed:
+            return False
+        self.away += away
         for g, replicas in choice:
             self.free[g] -= replicas
             self.held[g].append((expert, replicas))
@@ -136,7 +154,16 @@ class _Search:
             self.free[g] += replicas
             self.held[g].pop()
         self.ranks[expert] = free
+        self.away -= away
         return found
+
+    def _tokens_away(self, expert: int, choice: Choice) -> Fraction:
+        """That a limit under even dispatch counts."""
+        if not self.even or self.allowed == sum(self.layer.loads):
+            return Fraction(0)
+        node = self.node_of[expert // self.group_size]
+        off = sum(n for g, n in choice if g // self.per_node != node)
+        return Fraction(self.layer.loads[expert] * off, sum(n for _, n in choice))
 
     def _nodes(self, group: int) -> list[int]:
         """Those that may take ``group``: of empty ones the first."""
@@ -144,15 +171,21 @@ class _Search:
             return [self.node_of[group]]
         full = len(self.layer.loads) // len(self.room) // self.group_size
         nodes = [n for n, room in enumerate(self.room) if room]
-        empty = [n for n in nodes if self.room[n] == full]
+        empty = [n for n in nodes if self.room[n] == full and not self._holds(n)]
         return [n for n in nodes if n not in empty[1:]]
+
+    def _holds(self, node: int) -> bool:
+        return any(self.held[node * self.per_node : (node + 1) * self.per_node])
 
     def _choices(self, expert: int, node: int) -> Iterator[Choice]:
         """All ways to place an expert on a node that leave its other experts a slot each, and no
         slot that they cannot fill.
         """
         ranks = range(node * self.per_node, (node + 1) * self.per_node)
-        left, total = self.left[node], sum(self.free[g] for g in ranks)
+        left = self.left[node]
+        if self.home:
+            ranks, left = range(len(self.free)), self.unplaced
+        total = sum(self.free[g] for g in ranks)
         most = total - left
         if self.counts is not None:
             most = min(most, self.counts[expert])
@@ -160,8 +193,21 @@ class _Search:
         if not left:
             fewest = max(fewest, total)
         elif self.distinct:
-            fewest = max(fewest, total - left * self.per_node)
-        yield from self._spread(list(ranks), 0, fewest, most, ())
+            fewest = max(fewest, total - left * len(ranks))
+        for choice in self._spread(list(ranks), 0, fewest, most, ()):
+            if not self.home or self._keeps_homes(node, choice):
+                yield choice
+
+    def _keeps_homes(self, node: int, choice: Choice) -> bool:
+        """Whether the expert is at home on ``node``, and every node has slots for its others."""
+        self.budget.charge(1 + len(self.free) // 8)
+        free = [0] * len(self.left)
+        for g, slots in enumerate(self.free):
+            free[g // self.per_node] += slots
+        for g, n in choice:
+            free[g // self.per_node] -= n
+        at_home = any(g // self.per_node == node for g, _ in choice)
+        return at_home and all(map(operator.ge, free, self.left))
 
     def _spread(
         self, ranks: list[int], at: int, fewest: int, most: int, chosen: Choice
@@ -174,11 +220,13 @@ class _Search:
             return
         g = ranks[at]
         here = min(most, self.free[g], 1 if self.distinct else most)
-        if at and self.held[g] == self.held[ranks[at - 1]]:
+        alike = at and g // self.per_node == ranks[at - 1] // self.per_node
+        if alike and self.held[g] == self.held[ranks[at - 1]]:
             here = min(here, chosen[-1][1] if chosen and chosen[-1][0] == ranks[at - 1] else 0)
         least = 0
         if self.distinct:  # others fill no more than one slot of a rank each
-            least = max(0, self.free[g] - self.left[g // self.per_node])
+            left = self.unplaced if self.home else self.left[g // self.per_node]
+            least = max(0, self.free[g] - left)
         for n in range(here, least - 1, -1):
             more = (*chosen, (g, n)) if n else chosen
             yield from self._spread(ranks, at + 1, fewest - n, most - n, more)

@@ -15,7 +15,7 @@ from eplb_opt.certificate.statement import CertificateError
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch
 from eplb_opt.problem.rationals import shown
-from eplb_opt.problem.topology import Rule
+from eplb_opt.problem.topology import Rule, Topology
 
 
 def one_partition_proves(layer: Layer, cost: Cost, bound: Fraction, budget: CheckBudget) -> bool:
@@ -36,7 +36,7 @@ def one_partition_proves(layer: Layer, cost: Cost, bound: Fraction, budget: Chec
     least = {block: _node_costs(layer, block, cost, budget) for block in blocks}
     steps, nodes = len(next(iter(least.values()))), layer.topology.num_nodes
     needed = bound / layer.unit
-    for partition in _partitions(tuple(range(layer.topology.num_groups)), len(blocks[0]), budget):
+    for partition in partitions(layer.topology, budget):
         budget.charge(steps * (nodes + 8))
         worst = [max(costs) for costs in zip(*(least[block] for block in partition), strict=True)]
         if cost.objective.over(worst) < needed:
@@ -44,10 +44,9 @@ def one_partition_proves(layer: Layer, cost: Cost, bound: Fraction, budget: Chec
     return True
 
 
-def _partitions(
-    groups: tuple[int, ...], size: int, budget: CheckBudget
-) -> Iterator[tuple[Block, ...]]:
-    """Every set of disjoint blocks of ``size`` that are all of ``groups``, without recursion."""
+def partitions(topology: Topology, budget: CheckBudget) -> Iterator[tuple[Block, ...]]:
+    """Every set of disjoint blocks of K/N groups that are all groups, without recursion."""
+    groups, size = tuple(range(topology.num_groups)), topology.groups_per_node
     stack: list[tuple[tuple[Block, ...], tuple[int, ...]]] = [((), groups)]
     while stack:
         found, left = stack.pop()

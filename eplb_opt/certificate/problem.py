@@ -66,13 +66,15 @@ def parse_layer(
     if not 0 < experts <= topology.num_physical_experts:
         raise CertificateError(f"{experts} experts do not fit the slots")
     groups, nodes = topology.num_groups, topology.num_nodes
-    if rule == Rule.HIERARCHICAL and (groups % nodes or experts % groups):
+    if rule != Rule.GLOBAL and (groups % nodes or experts % groups):
         raise CertificateError("the groups do not divide among nodes or experts")
+    limit = _traffic_limit(machine, rule, budget)
     listed, unit = integers([load for row in rows for load in row], budget)
     budget.charge(len(listed) // 8 * (1 + unit.denominator.bit_length() // 4096))
     steps = [listed[i : i + experts] for i in range(0, len(listed), experts)]
     loads = steps[0] if len(steps) == 1 else tuple(map(sum, zip(*steps, strict=True)))
-    layer = Layer(loads, unit, topology, rule, entry["layer"], spread, integer_array(steps))
+    listed_steps = integer_array(steps)
+    layer = Layer(loads, unit, topology, rule, entry["layer"], spread, listed_steps, limit)
     if not layer.is_feasible:
         raise CertificateError("no placement exists: spread_replicas leaves slots empty")
     return layer
@@ -109,6 +111,25 @@ def _topology(machine: dict[str, Any]) -> tuple[Topology, Rule, bool]:
     if rule not in list(Rule) or type(spread) is not bool:
         raise CertificateError("rule or spread_replicas is missing or wrong")
     return Topology(*sizes), Rule(rule), spread
+
+
+def _traffic_limit(machine: dict[str, Any], rule: Rule, budget: CheckBudget) -> Fraction:
+    """The part of the tokens that may be served off home, exactly; without one 1, no limit.
+
+    The float beside it is for reading, and must be that of the exact one.
+    """
+    exact = machine.get("traffic_limit_exact", "1")
+    limit = parse_exact(exact, "traffic_limit_exact", budget)
+    if limit > 1 or (limit < 1 and rule != Rule.HOME):
+        raise CertificateError(
+            f"traffic_limit_exact={shown(exact)!r} is no limit under the rule {str(rule)!r}"
+        )
+    near = machine.get("traffic_limit", float(limit))
+    if type(near) not in (int, float) or near != float(limit):
+        raise CertificateError(
+            f"traffic_limit={shown(near)} is not that of traffic_limit_exact={shown(exact)!r}"
+        )
+    return limit
 
 
 def integers(exact: Sequence[Fraction], budget: CheckBudget) -> tuple[tuple[int, ...], Fraction]:

@@ -25,6 +25,7 @@ from eplb_opt.certificate.dispatch_bound import dispatch_reaches, steps_reach
 from eplb_opt.certificate.exhaustive import nothing_below
 from eplb_opt.certificate.exhaustive_steps import placement_below
 from eplb_opt.certificate.groups import blocks_of, every_partition_reaches
+from eplb_opt.certificate.homes import homes_reach, limit_of, one_home_proves, same_problem
 from eplb_opt.certificate.one_partition import one_partition_proves
 from eplb_opt.certificate.patterns import certified_pattern_bound
 from eplb_opt.certificate.problem import cost_over
@@ -79,6 +80,7 @@ def check(statement: Statement, evidence: Evidence) -> Trust:
         CertificateError: it does not prove the statement.
         TooLargeToCheckError: the budget does not suffice to find out.
     """
+    statement = replace(statement, layer=same_problem(statement.layer))
     searched = evidence.kind == "exhaustive" and statement.cost != EVEN_SUM
     if statement.counts is not None and evidence.kind not in OF_COUNTS and not searched:
         raise CertificateError(f"evidence of kind {evidence.kind!r} does not speak of given counts")
@@ -107,6 +109,8 @@ def _check_closed_form(claim: Statement, _evidence: ClosedForm) -> Trust:
         of_node = reaches if dispatch == Dispatch.EVEN else dispatch_reaches
         nodes = layer.topology.num_nodes
         proven = nodes > 1 and every_partition_reaches(layer, bound, set(), budget, of_node)
+    if not proven and objective == SUM and counts is None and layer.rule == Rule.HOME:
+        proven = homes_reach(layer, dispatch, bound, budget)
     if not proven:
         raise CertificateError(f"closed forms prove less than the bound {shown(bound)}")
     return Trust.VERIFIED
@@ -126,10 +130,8 @@ def _check_pattern(claim: Statement, evidence: Pattern) -> Trust:
 
 
 def _check_exhaustive(claim: Statement, _evidence: Exhaustive) -> Trust:
-    if claim.cost != EVEN_SUM:
+    if claim.cost != EVEN_SUM or claim.layer.rule != Rule.GLOBAL:
         below = placement_below(claim.layer, claim.bound, claim.cost, claim.counts, claim.budget)
-    elif claim.layer.rule != Rule.GLOBAL:
-        raise CertificateError("evidence of kind 'exhaustive' is for the global rule only")
     else:
         below = not nothing_below(claim.layer, claim.bound, claim.budget)
     if below:
@@ -177,7 +179,8 @@ def _check_blocks(claim: Statement, evidence: Blocks) -> Trust:
     for block in evidence.blocks:
         claim.budget.charge(20 + loads.shape[1] * (1 + len(block.steps) // 8))
         total = tuple(map(int, loads[list(block.steps)].sum(axis=0)))
-        layer = replace(claim.layer, loads=total, steps=integer_array([total]))
+        layer = limit_of(claim.layer, len(block.steps), len(loads), dispatch)
+        layer = replace(layer, loads=total, steps=integer_array([total]))
         statement = Statement(layer, block.bound, claim.budget, Cost(SUM, dispatch), claim.counts)
         trust = min(trust, check(statement, block.evidence))
     proven = _cost_of_blocks(objective, len(loads), evidence, claim.budget)
@@ -202,7 +205,8 @@ def _cost_of_blocks(
 
 
 def _check_one_partition(claim: Statement, _evidence: OnePartition) -> Trust:
-    if not one_partition_proves(claim.layer, claim.cost, claim.bound, claim.budget):
+    proves = one_home_proves if claim.layer.rule == Rule.HOME else one_partition_proves
+    if not proves(claim.layer, claim.cost, claim.bound, claim.budget):
         raise CertificateError(f"a partition of the groups may cost less than {shown(claim.bound)}")
     return Trust.VERIFIED
 
@@ -218,7 +222,8 @@ def _check_same_rank(claim: Statement, evidence: SameRank) -> Trust:
     for t in steps_with_floors(evidence):
         claim.budget.charge(20 + len(claim.layer.loads))
         step = claim.layer.steps[t : t + 1]
-        layer = replace(claim.layer, loads=tuple(map(int, step[0])), steps=step)
+        layer = limit_of(claim.layer, 1, len(claim.layer.steps), cost.dispatch)
+        layer = replace(layer, loads=tuple(map(int, step[0])), steps=step)
         check(Statement(layer, evidence.floors[t], claim.budget, cost), CLOSED_FORM)
     return Trust.VERIFIED
 
