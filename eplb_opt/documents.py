@@ -22,8 +22,10 @@ from eplb_opt.gap.frontier import Frontier
 from eplb_opt.gap.loss_split import Interval, PolicySplit, Split
 from eplb_opt.gap.outcome import GapReport, PolicyGap
 from eplb_opt.gap.reference import Reference
+from eplb_opt.gap.traffic import traffic_of
 from eplb_opt.migration import Candidate, LayerPlan, MigrationPlan
 from eplb_opt.problem.instance import Instance
+from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import EVEN_SUM, SUM, Dispatch, Objective
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import exact_text, float_above, float_below, nearest_float
@@ -182,15 +184,16 @@ def solve(instance: Instance, results: Sequence[Result], *, interrupted: bool) -
     return {
         "schema": "eplb-opt/solve/1",
         "instance": describe_instance(instance, *cost),
-        "layers": [_result(*pair) for pair in zip(instance.numbers, results, strict=False)],
+        "layers": [_result(*pair) for pair in zip(instance.layers(), results, strict=False)],
         "interrupted": interrupted,
     }
 
 
-def _result(layer: int, result: Result) -> Document:
-    value = result.objective
+def _result(layer: Layer, result: Result) -> Document:
+    value, placed = result.objective, result.placement
+    traffic = None if placed is None else traffic_of(layer, placed, result.cost, result.shares)
     return {
-        "layer": layer,
+        "layer": layer.index,
         "stage": str(result.stage),
         "status": str(result.status),
         "objective": nearest_float(value),
@@ -199,6 +202,7 @@ def _result(layer: int, result: Result) -> Document:
         "lower_bound_exact": exact_text(result.lower_bound),
         "bound_source": result.bound_source,
         "gap": result.gap,
+        "traffic": nearest_float(traffic),
         "phy2log": _list(result.placement),
         "counts": _list(result.counts),
         "node_of_group": _list(result.node_of_group),

@@ -209,20 +209,12 @@ def _describe_windows(rows: int, windows: int) -> list[str]:
 
 def _split_tables(report: GapReport, rule: str) -> list[Any]:
     """The tables of ``--explain`` and ``--serve-on``, each with the lines that explain it."""
-    from eplb_opt.cli.loss_tables import (
-        ATTRIBUTION,
-        STALENESS,
-        how_to_read,
-        served_loss,
-        split_table,
-    )
-    from eplb_opt.problem.objective import EVEN_SUM
+    from eplb_opt.cli.loss_tables import STALENESS, how_to_read, split_table, why
 
     parts: list[Any] = []
     if report.attribution:
         how = how_to_read(report.attribution, _loaded(report))
-        why = ATTRIBUTION if report.cost == EVEN_SUM else served_loss(report)
-        parts += [rule + why, how, split_table(report.attribution)]
+        parts += [rule + why(report), how, split_table(report.attribution)]
     if report.staleness:
         sources = STALENESS.format(served=report.instance.source, seen=report.placed_on)
         how = how_to_read(report.staleness, _loaded(report))

@@ -20,6 +20,11 @@ ATTRIBUTION = (
     "why: total = granularity + rule + groups + counts + packing; "
     "own = the last three, the policy's mistakes"
 )
+AT_HOME = (
+    "why: total = granularity + rule + placement, the policy's mistakes\n"
+    "  beside it, what the hierarchical rule would cost: hierarchical = rule + recovered by copies "
+    "that may be anywhere"
+)
 SERVED_LOSS = (
     "why, over the steps served: total = granularity + rule + constancy + {placement} + dispatch\n"
     "  constancy: one placement for all steps (EVPI); placement: experts on the wrong ranks; "
@@ -52,6 +57,15 @@ def split_table(splits: Sequence[PolicySplit]) -> Any:
         intervals = (*mean.terms.values(), *mean.sums.values(), *mean.beside.values())
         result.add_row(policy.policy, points(mean.total), *map(interval_in_points, intervals))
     return result
+
+
+def why(report: GapReport) -> str:
+    """The lines that say what the terms are."""
+    from eplb_opt.problem.objective import EVEN_SUM
+
+    if report.cost != EVEN_SUM:
+        return served_loss(report)
+    return AT_HOME if "placement" in report.attribution[0].mean.terms else ATTRIBUTION
 
 
 def served_loss(report: GapReport) -> str:

@@ -28,11 +28,23 @@ of a proven bound and an incumbent, with L and U made monotone in i. So term i l
 ``[max(0, L_i - U_{i-1}), U_i - L_{i-1}] / m``. The number shown is ``(U_i - U_{i-1}) / m``, with
 the best known placement in place of each optimum: never negative, and adding up to the total
 exactly.
+
+**Under the rule** ``home`` a placement's own loss is not split: its terms are granularity, rule and
+**placement**, V_5 - V_2. Beside them, and no part of the total, stands what that rule is worth. The
+hierarchical rule, with the optimum V_h, is one of its special cases, so V_1 <= V_2 <= V_h, and the
+cost (V_h - V_1) / m of that tighter rule is the sum of two terms, none negative:
+
+- **rule**, V_2 - V_1: what it still costs with further replicas anywhere, within the limit;
+- **recovered**, V_h - V_2.
+
+Where all experts have load, a limit of 0 has V_2 = V_h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 
 from eplb_opt.gap.loss_split import (
@@ -45,10 +57,11 @@ from eplb_opt.gap.loss_split import (
     not_negative,
     point,
 )
-from eplb_opt.gap.optima import NO_SEARCH, Optima, Part, nested
+from eplb_opt.gap.optima import NO_SEARCH, HomeOptimum, Optima, Part, nested
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import mean_load
 from eplb_opt.problem.topology import Rule
+from eplb_opt.problem.validity import layer_violation
 from solvers.dispatch import value
 from solvers.options import SearchOptions
 
@@ -56,10 +69,17 @@ TERMS = ("granularity", "rule", "groups", "counts", "packing")
 """Term i leads from V_i to V_{i+1}."""
 OWN = ("groups", "counts", "packing")
 """What the policy decides."""
+HOME_TERMS = ("granularity", "rule", "placement")
+"""Under the rule ``home`` with several nodes."""
+HIERARCHICAL, RECOVERED = "hierarchical", "recovered"
+"""Beside them: what the hierarchical rule costs, and what comes back of it."""
 
 
 def attribute(
-    layer: Layer, placements: Mapping[str, Sequence[int]], search: SearchOptions = NO_SEARCH
+    layer: Layer,
+    placements: Mapping[str, Sequence[int]],
+    search: SearchOptions = NO_SEARCH,
+    others: Sequence[Sequence[int]] = (),
 ) -> dict[str, LayerSplit]:
     """Split the loss of each policy's placement on one layer.
 
@@ -72,10 +92,12 @@ def attribute(
         layer: with load.
         placements: [P] by policy, valid under the layer's rule.
         search: limits of each search; by default there is none.
+        others: [P] each, further placements that are known under the hierarchical rule, for a layer
+            under the rule ``home``.
 
     Returns:
-        By policy, the terms :data:`TERMS` and the sum ``own``. Guarantee: the intervals contain
-        the true terms.
+        By policy, the terms :data:`TERMS` and the sum ``own``; under the rule ``home`` the terms
+        :data:`HOME_TERMS`. Guarantee: the intervals contain the true terms.
 
     Raises:
         ValueError: the layer has no load.
@@ -90,6 +112,8 @@ def attribute(
     """
     if not layer.has_load:
         raise ValueError(f"layer {layer.index} has no load: there is no loss to split")
+    if layer.rule == Rule.HOME and layer.topology.num_nodes > 1:
+        return _attribute_home(layer, placements, search, others)
     ruled = Optima(layer, search)
     anywhere = Optima(layer.without_nodes(), search) if layer.rule == Rule.HIERARCHICAL else ruled
     parts: dict[str, tuple[Part, ...]] = {}
@@ -112,17 +136,64 @@ def attribute_layers(
     placements: Mapping[str, Sequence[Sequence[int]]],
     search: SearchOptions,
     progress: Progress,
+    others: Sequence[Sequence[Sequence[int]]] = (),
 ) -> tuple[tuple[PolicySplit, ...], bool]:
-    """:func:`attribute` for all layers with load; ``placements`` are [L, P] by policy.
+    """:func:`attribute` for all layers with load; ``placements`` are [L, P] by policy, ``others``
+    [L, P] each.
 
     Also returns whether Ctrl-C ended it early.
     """
 
     def split(row: int) -> dict[str, LayerSplit]:
-        return attribute(layers[row], {p: placed[row] for p, placed in placements.items()}, search)
+        placed = {policy: rows[row] for policy, rows in placements.items()}
+        return attribute(layers[row], placed, search, [rows[row] for rows in others])
 
     rows = [i for i, layer in enumerate(layers) if layer.has_load and placements]
     return collect("attribution", split, rows, progress)
+
+
+def _attribute_home(
+    layer: Layer,
+    placements: Mapping[str, Sequence[int]],
+    search: SearchOptions,
+    others: Sequence[Sequence[int]],
+) -> dict[str, LayerSplit]:
+    """The terms under the rule ``home``, and beside them what the hierarchical rule costs."""
+    anywhere = Optima(layer.without_nodes(), search)
+    home = HomeOptimum(layer, search)
+    tighter = Optima(replace(layer.without_limit(), rule=Rule.HIERARCHICAL), search)
+    for phy2log in (*placements.values(), *others):
+        anywhere.learn(phy2log)
+        if layer_violation(tighter.layer, phy2log) is None:
+            tighter.learn(phy2log)
+        home.learn(phy2log)
+    ruled: list[Optima | HomeOptimum] = [anywhere, home, *[tighter] * tighter.has_placement()]
+    for optimum in ruled:
+        optimum.sharpen_rule()
+    mean = mean_load(layer)
+    equal = [2] if layer.traffic_limit == 0 and all(layer.loads) else []
+    optima = nested([point(mean), *(optimum.under_rule() for optimum in ruled)], equal)
+    return {
+        policy: LayerSplit(layer.index, _split_home(mean, optima, value(layer, phy2log).incumbent))
+        for policy, phy2log in placements.items()
+    }
+
+
+def _split_home(mean: Fraction, optima: Sequence[Interval], paid: Fraction) -> Split:
+    """``optima`` are V_0, V_1, V_2 and V_h if it is known, already nested; ``paid`` is V_5."""
+    _, anywhere, home, *tighter = optima
+    steps = dict(zip(HOME_TERMS, pairwise((*optima[:3], point(paid))), strict=True))
+    return Split(
+        total=(paid - mean) / mean,
+        terms={t: not_negative(inner - outer) / mean for t, (outer, inner) in steps.items()},
+        shown={t: (inner.high - outer.high) / mean for t, (outer, inner) in steps.items()},
+        sums={},
+        beside={
+            name: not_negative(ruled - looser) / mean
+            for ruled in tighter
+            for name, looser in ((HIERARCHICAL, anywhere), (RECOVERED, home))
+        },
+    )
 
 
 def void_terms(layer: Layer) -> frozenset[str]:

@@ -8,15 +8,15 @@ rank load; what a policy adds is its gap to that optimum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import cycle
+from itertools import cycle, pairwise
 from statistics import fmean
 from typing import Any
 
 from eplb_opt.gap.loss_split import Progress
-from eplb_opt.gap.measure import measure_gap
+from eplb_opt.gap.measure import measure_gap, under, with_references
 from eplb_opt.gap.outcome import GapReport
 from eplb_opt.policies.names import AnyPolicy, named_policies
 from eplb_opt.problem.instance import Instance
@@ -123,7 +123,21 @@ def measure_frontier(
         reports.append(measure_gap(rule, named, serve_on=serve, progress=tell, **options))
         if reports[-1].interrupted:
             break
-    return Frontier(tuple(reports))
+    return Frontier(tuple(_share_references(reports)))
+
+
+def _share_references(reports: Sequence[GapReport]) -> Iterator[GapReport]:
+    """Bounds hold under all tighter rules, and placements under all looser ones."""
+    brackets = [[reference.bracket for reference in report.reference] for report in reports]
+    for tight, loose in pairwise(range(len(reports))):
+        pairs = zip(brackets[tight], brackets[loose], strict=True)
+        brackets[loose] = [b.with_placement(a) for a, b in pairs]
+    for tight, loose in reversed([*pairwise(range(len(reports)))]):
+        pairs = zip(brackets[tight], brackets[loose], strict=True)
+        brackets[tight] = [a.with_bound(b.bound, b.source, b.evidence) for a, b in pairs]
+    for report, known in zip(reports, brackets, strict=True):
+        found = zip(report.reference, known, strict=True)
+        yield with_references(report, [replace(old, bracket=new) for old, new in found])
 
 
 def _under_rule(instance: Instance, progress: Progress) -> Progress:
@@ -137,13 +151,13 @@ def rules_of(instance: Instance, limits: Iterable[Fraction | float | str]) -> It
     Raises:
         ValueError: a limit is none, or nodes do not divide the groups.
     """
-    unlimited = _under(instance, Rule.HOME, Fraction(1))
+    unlimited = under(instance, Rule.HOME)
     given = [replace(unlimited, traffic_limit=limit).traffic_limit for limit in limits]
     limited = sorted({Fraction(limit) for limit in given} - {Fraction(1)})
-    yield _under(instance, Rule.HIERARCHICAL, Fraction(1))
-    yield from (_under(instance, Rule.HOME, limit) for limit in limited)
+    yield under(instance, Rule.HIERARCHICAL)
+    yield from (under(instance, Rule.HOME, limit) for limit in limited)
     yield unlimited
-    yield _under(instance, Rule.GLOBAL, Fraction(1))
+    yield under(instance, Rule.GLOBAL)
 
 
 def name_of(report: GapReport) -> str:
@@ -157,13 +171,6 @@ def bound_over_mean(report: GapReport) -> float | None:
     """
     found = [float(r.lower_bound / r.mean_load) - 1 for r in report.reference if r.mean_load]
     return fmean(found) if found else None
-
-
-def _under(instance: Instance, rule: Rule, limit: Fraction) -> Instance:
-    loads = instance.loads if instance.trace is None else instance.trace
-    found = replace(instance, loads=loads, rule=rule, traffic_limit=limit)
-    object.__setattr__(found, "numbers", instance.numbers)
-    return found
 
 
 def _name(instance: Instance) -> str:

@@ -38,6 +38,7 @@ from eplb_opt.problem.objective import (
 )
 from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.result import Limit
+from eplb_opt.problem.topology import Rule
 from eplb_opt.problem.validity import over_limit
 from solvers.bracket import Bracket
 from solvers.dispatch import value
@@ -225,7 +226,10 @@ class _Work:
             outcome = _within_limit(_run_policy(runner, name, policy, seen), seen, self.cost)
             values = self._values(outcome)
             found = zip(self.layers, values, strict=False)
-            traffic = (traffic_of(layer, placed, self.cost.dispatch) for layer, placed in found)
+            traffic = (
+                traffic_of(layer, placed.phy2log, self.cost, placed.shares)
+                for layer, placed in found
+            )
             self.measured.append(_Measured(outcome, values, tuple(traffic)))
 
     def _values(self, outcome: PolicyGap) -> tuple[Bracket, ...]:
@@ -273,7 +277,9 @@ class _Work:
                 self.layers, placed, self.cost, search, progress, self.seen, best, self._of_sum()
             )
         elif explain:
-            self.attribution, interrupted = attribute_layers(self.layers, rows, search, progress)
+            self.attribution, interrupted = attribute_layers(
+                self.layers, rows, search, progress, self._hierarchical()
+            )
         if self.cost == EVEN_SUM and self.seen is not None and not interrupted:
             found = split_layers(self.seen, self.layers, rows, search, progress)
             self.staleness, interrupted = found
@@ -282,11 +288,16 @@ class _Work:
 
     def _of_sum(self) -> list[list[list[int]]]:
         """What our best policy places for the sum of the served steps, [L, P], if it can."""
-        try:
-            run = load_policy(OF_SUM).run(self.instance, once=True)
-        except PolicyError:  # it does not keep replicas apart, for instance
+        return _placed_best(self.instance)
+
+    def _hierarchical(self) -> list[list[list[int]]]:
+        """The same under the hierarchical rule, which the rule ``home`` is compared with."""
+        if self.instance.rule != Rule.HOME:
             return []
-        return [run.placement.phy2log.tolist()]
+        try:
+            return _placed_best(under(self.instance, Rule.HIERARCHICAL))
+        except ValueError:  # too few experts a node to keep replicas apart
+            return []
 
     def report(self, *, interrupted: bool = False) -> GapReport:
         """All of it; what an interrupt left out has bounds alone and no policies."""
@@ -305,6 +316,23 @@ class _Work:
             self.placed_on,
             self.cost,
         )
+
+
+def under(instance: Instance, rule: Rule, limit: Fraction = Fraction(1)) -> Instance:
+    """The same loads and machine under another rule."""
+    loads = instance.loads if instance.trace is None else instance.trace
+    found = replace(instance, loads=loads, rule=rule, traffic_limit=limit)
+    object.__setattr__(found, "numbers", instance.numbers)
+    return found
+
+
+def _placed_best(instance: Instance) -> list[list[list[int]]]:
+    """[L, P], or nothing if our best policy has no placement."""
+    try:
+        run = load_policy(OF_SUM).run(instance, once=True)
+    except PolicyError:  # it does not keep replicas apart, for instance
+        return []
+    return [run.placement.phy2log.tolist()]
 
 
 def _run_policy(
@@ -326,6 +354,17 @@ def _run_policy(
         first_call=run.first_call,
         import_time=run.import_time,
     )
+
+
+def with_references(report: GapReport, references: Sequence[Reference]) -> GapReport:
+    """The report where more is known of the optima, and its gaps to them."""
+    loaded = [reference for reference in references if reference.status != "no-load"]
+    policies = []
+    for policy in report.policies:
+        pairs = zip(policy.layers, loaded, strict=bool(policy.layers))
+        layers = tuple(_layer_gap(old.makespan, old.traffic, new) for old, new in pairs)
+        policies.append(replace(policy, layers=layers))
+    return replace(report, reference=tuple(references), policies=tuple(policies))
 
 
 def _within_limit(outcome: PolicyGap, seen: Instance, cost: Cost) -> PolicyGap:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from eplb_opt import bounds
 from eplb_opt.bounds.partitions import Block, bottleneck_partition
 from eplb_opt.gap.loss_split import Interval
-from eplb_opt.gap.reference import can_search
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.result import Limit, Result
 from eplb_opt.problem.topology import Rule
@@ -78,6 +77,12 @@ class Optima:
         """The optimum of the layer when its nodes have these learned parts: the worst of theirs."""
         known = [self._bracket(part) for part in parts]
         return Interval(max(b.bound for b in known), max(b.incumbent for b in known))
+
+    def has_placement(self) -> bool:
+        """Whether a placement is known; a search makes one if it can."""
+        if not self._placed and (found := _solve(self.layer, self.search).placement) is not None:
+            self.learn(found)
+        return bool(self._placed)
 
     def under_rule(self) -> Interval:
         """The optimum over everything that the layer's rule allows; one placement is needed."""
@@ -164,7 +169,7 @@ class HomeOptimum:
             KeyboardInterrupt: Ctrl-C ended the search.
         """
         known = self._known
-        if not can_search(self.layer) or not self.search.asks_for(known.incumbent, known.bound):
+        if not self.search.asks_for(known.incumbent, known.bound):
             return
         result = _solve(self.layer, self.search)
         self._known = known.with_bound(result.lower_bound, result.bound_source)

@@ -10,7 +10,6 @@ from fractions import Fraction
 from eplb_opt import bounds
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, mean_load
-from eplb_opt.problem.topology import Rule
 from solvers.bracket import Bracket
 from solvers.options import SearchOptions
 
@@ -82,17 +81,11 @@ def find_reference(
     start, mean = time.perf_counter(), mean_load(layer, cost.objective)
     bracket = Bracket.start(bounds.of(layer, *cost), known if layer.has_load else [])
     searched = layer.has_load and not bracket.closed and search.time_limit != 0
-    searched = searched and can_search(layer)
     if searched:
         if before_search is not None:
             before_search()
         bracket = search_further(layer, bracket, cost, search)
     return Reference(layer.index, bracket, mean, searched, time.perf_counter() - start)
-
-
-def can_search(layer: Layer) -> bool:
-    """Whether there is an exact method for the layer's rule."""
-    return layer.rule != Rule.HOME
 
 
 def search_further(layer: Layer, known: Bracket, cost: Cost, search: SearchOptions) -> Bracket:

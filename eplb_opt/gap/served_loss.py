@@ -69,7 +69,7 @@ from eplb_opt.gap.loss_split import (
     point,
 )
 from eplb_opt.gap.optima import NO_SEARCH, nested
-from eplb_opt.gap.reference import can_search, search_further
+from eplb_opt.gap.reference import search_further
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import SUM, Cost, Dispatch, Objective, mean_load
 from eplb_opt.problem.result import Limit
@@ -277,7 +277,7 @@ def _best_constant(
     found = Bracket.start(bounds.of(layer, *cost), []) if before is None else before
     for phy2log in known:
         found = found.with_placement(value(layer, phy2log, *cost))
-    if can_search(layer) and search.asks_for(found.incumbent, found.bound):
+    if search.asks_for(found.incumbent, found.bound):
         found = search_further(layer, found, cost, search)
     if found.limit == Limit.INTERRUPT:
         raise KeyboardInterrupt
@@ -330,7 +330,7 @@ def _step_alone(step: Layer, most: Fraction, search: SearchOptions, steps: int) 
     from solvers import solve
 
     low = bounds.of(step, SUM, Dispatch.OPTIMAL).value
-    if most == low or not can_search(step):
+    if most == low:
         return Interval(low, most)
     seconds = None if search.time_limit is None else search.time_limit / steps
     found = solve(step, dispatch=Dispatch.OPTIMAL, search=replace(search, time_limit=seconds))

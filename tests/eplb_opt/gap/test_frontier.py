@@ -39,7 +39,7 @@ def test_optima_of_the_frontier_lie_above_its_bounds_and_below_its_policies() ->
     )
     names = ["hierarchical", "home 0", "home 0.1", "home 0.2", "home", "global"]
     assert [name_of(report) for report in frontier.reports] == names
-    optima = []
+    optima, bounds = [], []
     for report in frontier.reports:
         best = [best_in(report.instance, row) for row in range(2)]
         for row, reference in enumerate(report.reference):
@@ -48,6 +48,10 @@ def test_optima_of_the_frontier_lie_above_its_bounds_and_below_its_policies() ->
                 if policy.layers:
                     assert policy.layers[row].makespan >= best[row]
         optima.append(best)
+        bounds.append([reference.lower_bound for reference in report.reference])
+    assert all(
+        a >= b for tight, loose in pairwise(bounds) for a, b in zip(tight, loose, strict=True)
+    )
     for tight, loose in pairwise(optima):
         assert all(a >= b for a, b in zip(tight, loose, strict=True))
     assert optima[0] == optima[1]  # all experts have load
