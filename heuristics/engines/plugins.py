@@ -2,7 +2,8 @@
 
 ==================== ============== ================================================================
 ``EPLB_OPT_POLICY``  both engines   a policy places the experts: ``refined``, ``refined:40``,
-                                    ``robust``, any name that ``placer`` reads
+                                    ``robust``, ``refined@home:0.1``, any name that
+                                    ``ruled_placer`` reads
 ``EPLB_OPT_SGLANG``  SGLang         ``dispatch`` or ``dispatch:own``: the dispatcher
 ==================== ============== ================================================================
 """
@@ -16,10 +17,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from heuristics.engines import sglang_dispatch
+from heuristics.engines.rules import ruled_placer
 from heuristics.engines.sglang import rebalance_experts_sglang
 from heuristics.engines.vllm import eplb_policy
 from heuristics.pipeline import Maps
-from heuristics.policies import placer
 
 POLICY = "EPLB_OPT_POLICY"
 DISPATCH = "EPLB_OPT_SGLANG"
@@ -79,7 +80,7 @@ def _policy_name() -> str | None:
     if not name:
         return None
     try:
-        placer(name)
+        ruled_placer(name)
     except ValueError as error:
         raise ValueError(f"{POLICY}={name!r} names no policy: {error}") from None
     return name

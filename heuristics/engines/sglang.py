@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from heuristics.completion import complete
+from heuristics.engines.rules import ruled_placer
 from heuristics.pipeline import Maps, maps
-from heuristics.policies import placer
 from heuristics.shape import ArgumentError, check_multiple
 
 
@@ -40,9 +40,9 @@ def rebalance_experts_sglang(
         algorithm: SGLang's choice, a member of its ``EplbAlgorithm``, says by its name which rule
             holds: hierarchical if it ends with ``_hierarchical``, else global. Or a string, the
             name of a policy, which takes the place of ``policy``; the rule is then hierarchical if
-            N divides K, else global.
+            N divides K, else global. A rule in the policy's name takes the place of both.
         active_ranks: [G] 0 for a dead rank; None if all live. With dead ranks the rule is global.
-        policy: the name of a policy, as :func:`heuristics.policies.placer` reads it.
+        policy: the name of a policy, as :func:`heuristics.engines.rules.ruled_placer` reads it.
         old: [L, P] the placement now, which ``refined:40`` starts from; with dead ranks from its
             live slots, in which experts that were lost take the place of spare replicas.
 
@@ -65,11 +65,11 @@ def rebalance_experts_sglang(
     check_multiple(
         "num_physical_experts", num_physical_experts, "num_local_physical_experts", slots_per_rank
     )
-    if isinstance(algorithm, str):
-        policy, groups, nodes = algorithm, num_groups or 1, num_nodes
-    else:
-        groups, nodes = _rule(algorithm, num_groups or 1, num_nodes)
-    place, tokens = placer(policy), tokens_per_expert.cpu()
+    place = ruled_placer(algorithm if isinstance(algorithm, str) else policy)
+    groups, nodes = num_groups or 1, num_nodes
+    if place.rule is None and not isinstance(algorithm, str):
+        groups, nodes = _rule(algorithm, groups, nodes)
+    tokens = tokens_per_expert.cpu()
     num_experts, num_ranks = tokens.shape[2], num_physical_experts // slots_per_rank
     old = None if old is None else torch.as_tensor(old).cpu()
     live = _live_ranks(active_ranks, num_ranks)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from heuristics.completion import complete
+from heuristics.engines.rules import ruled_placer
 from heuristics.engines.windows import Windows
 from heuristics.matching import fit_ranks, keep_slots
-from heuristics.policies import placer
 from heuristics.shape import Shape
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -25,7 +25,9 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 class RefinedEplbPolicy:
     """``refined``, or in a subclass with another ``policy`` any other.
 
-    ``refined:40`` starts from the engine's old map and receives at most 40 experts a layer.
+    ``refined:40`` starts from the engine's old map and receives at most 40 experts a layer;
+    ``refined@home:0.1`` follows a rule that is not the engine's
+    (:func:`heuristics.engines.rules.ruled_placer`).
     """
 
     policy = "refined"
@@ -61,7 +63,7 @@ class RefinedEplbPolicy:
         sizes = num_replicas, num_groups or 1, num_nodes, num_ranks
         Shape.resolve(weight, *sizes)  # before anything is remembered or fitted
         loads = cls.loads(weight, num_replicas, num_ranks)
-        place = placer(cls.policy)
+        place = ruled_placer(cls.policy)
         if old_global_expert_indices is None:
             return place(loads, *sizes)
         now = torch.as_tensor(old_global_expert_indices).to(weight.device)
@@ -118,5 +120,5 @@ def eplb_policy(name: str) -> type[RefinedEplbPolicy]:
     Raises:
         ValueError: no policy has such a name.
     """
-    base = WindowedEplbPolicy if placer(name).takes_steps else RefinedEplbPolicy
+    base = WindowedEplbPolicy if ruled_placer(name).takes_steps else RefinedEplbPolicy
     return type("EplbOptPolicy", (base,), {"policy": name})

@@ -12,8 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from eplb_opt import Instance, Topology
+from eplb_opt.problem.homes import traffic
 from heuristics import RefinedEplbPolicy, rebalance_experts, rebalance_experts_sglang
 from heuristics.engines.plugins import POLICY
+from heuristics.engines.rules import ruled_placer
 from heuristics.engines.vllm import WindowedEplbPolicy, eplb_policy
 from heuristics.engines.windows import Windows
 from heuristics.matching import count_transfers, fit_ranks
@@ -238,6 +241,29 @@ class TestPlugins:
         expert_location.metadata = SimpleNamespace(physical_to_logical_map_cpu=old)
         found = self.place_in_sglang(loads(1, 3), "deepseek_hierarchical")[0]
         assert torch.equal(found, expected)
+
+    def test_a_rule_behind_the_name_takes_the_place_of_the_engine_s(self, monkeypatch):
+        monkeypatch.setenv(POLICY, "refined@home:0.1")
+        home = {"rule": "home", "traffic": 0.1}
+        expected = rebalance_experts(loads(1, 3).sum(0), P, 4, 2, G, **home)
+        assert torch.equal(self.place_in_vllm(loads(1, 3).sum(0)), expected[0])
+        assert same(self.place_in_sglang(loads(1, 3), "deepseek"), expected)
+        layers = Instance(loads(1, 3).sum(0).numpy(), Topology(P, G, 2, 4), "home",
+                          traffic_limit=0.1).layers()  # fmt: skip
+        found = [traffic(x, row) for x, row in zip(layers, expected[0].tolist(), strict=True)]
+        assert all(0 < x <= 0.1 for x in found)
+        monkeypatch.setenv(POLICY, "refined@global")
+        expected = rebalance_experts(loads(1, 3).sum(0), P, 1, 1, G)
+        assert torch.equal(self.place_in_vllm(loads(1, 3).sum(0)), expected[0])
+
+    @pytest.mark.parametrize("words", ["", "hom", "home:", "home:2", "home:nan", "global:0.1"])
+    def test_words_that_are_no_rule(self, words: str):
+        with pytest.raises(ValueError, match=f"'@{words}' is not @ and one of auto, global"):
+            ruled_placer(f"refined@{words}")
+
+    def test_nodes_that_do_not_divide_groups_are_an_error_under_home(self):
+        with pytest.raises(ArgumentError, match="num_groups=4 is not a multiple of num_nodes=8"):
+            eplb_policy("refined:9@home").rebalance_experts(loads(), P, 4, 8, G)
 
     def test_steps_reach_a_policy_for_steps(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(POLICY, "robust:fast")
