@@ -16,7 +16,9 @@ tokens, all as one step. A token takes among the replicas of an expert one
 
 Columns, means over layers: loss and traffic in %; visits of a token at all nodes with its experts
 served at home, and at the fullest node as they are served; *further* visits, counted, at most as
-traffic says, and if its experts were drawn independently by load.
+traffic says, and if its experts were drawn independently by load; microseconds of a layer for 1,000
+tokens, expert work of the fullest rank and the link of the fullest node (``eplb_opt.gap.travel``:
+500 TFLOP/s of expert work on a GPU, 50 GB/s a GPU between nodes, FP8 out, BF16 back).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import torch
 from home import Machine, header, options_of, recorded, row, rules
 from numpy.typing import NDArray
 
-from eplb_opt.gap.travel import drawn_visits, most_visits, node_visits
+from eplb_opt.gap.travel import Travel, drawn_visits, most_visits, node_visits, seconds
 from eplb_opt.io.routing import read_routing
 from eplb_opt.problem.homes import find_homes
 from eplb_opt.problem.layer import Layer
@@ -78,15 +80,23 @@ WAYS: dict[str, Way] = {"drawn": drawn, "hashed": by_index, "near": near}
 
 def visits(options: argparse.Namespace) -> None:
     """Visits of a token at nodes, counted and estimated, means over tokens and layers."""
-    names = ("loss", "traffic", "at home", "fullest", "further", "at most", "drawn")
+    names = ("loss", "traffic", "at home", "fullest", "further", "at most", "drawn", "work", "link")
     header("tokens, machine, rule, way", *names)
     routing = read_routing(options.data / "gpt_oss_20b_tokens.npz").experts[:, :: options.layers]
     for machine in (Machine(40, 8, 2, 4), Machine(40, 8, 4, 4), Machine(40, 8, 4, 8)):
-        visited(f"gpt-oss-20b, {machine}", routing, 32, machine, options)
+        travel = travel_of(machine, 4, 2880, 2880)
+        visited(f"gpt-oss-20b, {machine}", routing, 32, machine, travel, options)
     loads = recorded(options)["prefill_in2048"]
     for name, groups in (("4 of 8 groups", 4), ("any groups", 8)):
         routed = route(loads, TOKENS, groups)
-        visited(f"drawn, {name}, {Machine()}", routed, 256, Machine(), options)
+        travel = travel_of(Machine(), 8, 7168, 2048)
+        visited(f"drawn, {name}, {Machine()}", routed, 256, Machine(), travel, options)
+
+
+def travel_of(machine: Machine, k: int, hidden_size: int, expert_size: int) -> Travel:
+    """Experts of three matrices; two operations for each of their numbers and a token."""
+    flops = 2 * 3 * hidden_size * expert_size
+    return Travel(k, hidden_size, 50 * machine.ranks / machine.nodes, flops / 500e12)
 
 
 def route(loads: Ints, tokens: int, kept: int) -> NDArray[np.int64]:
@@ -110,6 +120,7 @@ def visited(
     routing: NDArray[np.integer],
     experts: int,
     machine: Machine,
+    travel: Travel,
     options: argparse.Namespace,
 ) -> None:
     """Rows of a machine, by rule and by how tokens choose among replicas."""
@@ -119,7 +130,7 @@ def visited(
         placed = under.place(loads, machine, options.policy if under.rule == "home" else "refined")
         for way, choose in WAYS.items():
             counted = [
-                visits_of(layer, phy2log, routing[:, i], choose)
+                visits_of(layer, phy2log, routing[:, i], choose, travel)
                 for i, (layer, phy2log) in enumerate(
                     zip(under.instance(loads, machine).layers(), placed.numpy(), strict=True)
                 )
@@ -129,9 +140,11 @@ def visited(
 
 
 def visits_of(
-    layer: Layer, phy2log: Ints, topk: NDArray[np.integer], way: Way
+    layer: Layer, phy2log: Ints, topk: NDArray[np.integer], way: Way, travel: Travel
 ) -> tuple[float, ...]:
-    """Loss, traffic, and visits: at home, of the fullest node; further: counted, at most, drawn."""
+    """Loss, traffic, and visits: at home, of the fullest node; further: counted, at most, drawn;
+    and the microseconds.
+    """
     topology = layer.topology
     nodes, per_node, k = topology.num_nodes, topology.slots_per_node, topk.shape[1]
     homes = find_homes(layer, phy2log.tolist(), present=False)
@@ -140,7 +153,8 @@ def visits_of(
     home = np.array(homes)[topk // group_size]
     slots = way(topk, phy2log, per_node)
     tokens = np.bincount(slots.ravel(), minlength=len(phy2log))
-    loss = tokens.reshape(topology.num_ranks, -1).sum(1).max() / topk.size * topology.num_ranks - 1
+    makespan = tokens.reshape(topology.num_ranks, -1).sum(1).max() / len(topk)
+    loss = makespan * topology.num_ranks / k - 1
     away = slots // per_node != home
     traffic_at = np.bincount((slots // per_node)[away], minlength=nodes) / topk.size
     owned = np.bincount(home.ravel(), minlength=nodes) / topk.size
@@ -150,7 +164,9 @@ def visits_of(
     most = sum(most_visits(k, traffic_at.tolist()))
     drawn = sum(drawn_visits(k, served.tolist())) - sum(drawn_visits(k, owned.tolist()))
     further = float(counted.sum() - at_home.sum())
-    return loss, away.mean(), at_home.sum(), counted.max(), further, most, drawn
+    work = makespan * 1000 * travel.seconds_per_token * 1e6
+    link = seconds(travel, 1000, 0, counted.tolist()) * 1e6
+    return loss, away.mean(), at_home.sum(), counted.max(), further, most, drawn, work, link
 
 
 def main() -> None:
