@@ -15,7 +15,7 @@ not depend on the layer or the device, so that a layer is placed alike whatever 
 
 Under the rule ``home`` q may be a slot of any other rank; a move must leave every expert a replica
 at the home of its group, and the tokens served off home within their limit, or not more than there
-are. Units are rounded up there, so that a limit that is kept in units is kept.
+are (:mod:`heuristics.steps.home_units`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from heuristics.arrays import uniform
 from heuristics.matching import count_on_ranks
 from heuristics.replication import count_replicas
 from heuristics.steps.even_values import ABOVE, FIRST_LOOK, WEIGHT
+from heuristics.steps.home_units import Homes, units_away
 from heuristics.steps.racing import DOUBT
 from heuristics.steps.trials import Transfers
 from heuristics.steps.values import use_compiled
@@ -48,37 +49,6 @@ NEAR = 0.125
 """Under the rule ``home``, the part of moves within the node."""
 GIVES_AWAY = 0.6
 """Under that rule, in place of ``GIVES``: most exchanges between nodes leave an expert homeless."""
-EXACT = 1e-9
-"""Of the tokens that may be served off home, for what sums in floats may miss."""
-
-
-@dataclass(frozen=True)
-class Homes:
-    """The rule ``home`` for layers that are annealed together.
-
-    Attributes:
-        node: [L, E] int64, the home of each expert's group; of no columns without the rule.
-        tokens: [L, E] float64, of each expert at all steps: whole units, rounded up.
-        most: [L] int64, units that may be served off home.
-    """
-
-    node: Tensor
-    tokens: Tensor
-    most: Tensor
-
-    def __bool__(self) -> bool:
-        """Whether there is the rule at all."""
-        return self.node.shape[1] > 0
-
-    @staticmethod
-    def of(tokens: Tensor, homes: Tensor | None, limit: float) -> Homes:
-        """From tokens [L, E, T] in units and homes [L, K] of the groups, if there are any."""
-        if homes is None:
-            none = tokens.new_empty(len(tokens), 0)
-            return Homes(none.long(), none, tokens.new_zeros(len(tokens)).long())
-        node = homes.repeat_interleave(tokens.shape[1] // homes.shape[1], 1)
-        most = (tokens.sum((1, 2)) * (limit * (1 - EXACT))).long()
-        return Homes(node, tokens.ceil().sum(2), most)
 
 
 @dataclass
@@ -232,7 +202,7 @@ def _begin(
     weights = (part.clamp(0, 1) * WEIGHT).round().long()
     now, best = phy2log.clone(), phy2log.clone()
     least = torch.zeros_like(scale, dtype=torch.int64)
-    rule = Homes.of(tokens, homes, limit)
+    rule = Homes.of(tokens, homes, limit, num_nodes)
     search = Search(tokens, weights, counted, scale, num_nodes, now, best, least, transfers, rule)
     state = _state_of(search)
     search.least = state.value + ABOVE * (state.away > rule.most)
@@ -298,19 +268,8 @@ def _state_of(search: Search) -> _State:
     ranks = (on_ranks.double() @ share).long()  # whole numbers, added exactly in any order
     makespans = ranks.amax(1)
     value = _value_of(makespans, search)
-    away = torch.zeros_like(value)
-    if search.homes:
-        on_nodes = on_ranks.view(len(on_ranks), search.num_nodes, -1, num_experts).sum(2)
-        here = on_nodes.gather(1, search.homes.node[:, None])[:, 0]
-        away = _away(search.homes.tokens, counts, here).sum(1)
+    away = search.homes.away(search.phy2log)
     return _State(counts, on_ranks.transpose(1, 2), ranks, makespans, value, away)
-
-
-def _away(tokens: Tensor, counts: Tensor, here: Tensor) -> Tensor:
-    """Units, rounded up, of experts with ``counts`` replicas that are not served by those ``here``,
-    at home.
-    """
-    return (tokens * (counts - here) / counts.clamp(min=1)).ceil().long()
 
 
 def _value_of(makespans: Tensor, search: Search) -> Tensor:
@@ -419,7 +378,7 @@ def _pass(search: Search, state: _State, moves: _Moves, allowed: Tensor) -> Tens
             )
             units = search.homes.tokens[row, expert]
             keeps &= stays > 0
-            away = away + _away(units, now, stays) - _away(units, count, here)
+            away = away + units_away(units, now, stays) - units_away(units, count, here)
     down = (state.away[:, None] > search.homes.most[:, None]) & (away < state.away[:, None])
     allowed = allowed.where(~down, ABOVE)
     makespans = after.amax(2)

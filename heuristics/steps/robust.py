@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from heuristics.grouping import groups_by_steps
-from heuristics.matching import check_old, relabel
+from heuristics.homes import beyond_limit
+from heuristics.matching import check_old, find_homes, relabel
 from heuristics.packing import by_load, lpt
 from heuristics.pipeline import Pipeline
 from heuristics.refined import refined
@@ -52,12 +53,13 @@ def robust(
     seed: int = 0,
     old: Tensor | None = None,
     move_budget: int | None = None,
-    traffic: float | None = None,  # noqa: ARG001
+    traffic: float | None = None,
 ) -> Tensor:
     """The expert in each slot, [L, P] int64.
 
-    On the steps given, in no layer above ``deepseek`` or ``refined`` of their sum. A single step is
-    placed as by ``refined``, whatever the objective. Every layer by itself, but for what
+    On the steps given, in no layer above ``deepseek`` or ``refined`` of their sum, under the rule
+    ``home`` nor above what is placed under the hierarchical one before it is annealed. A single
+    step is placed as by ``refined``, whatever the objective. Every layer by itself, but for what
     ``refined`` draws; the same on a CPU whatever the number of threads.
 
     Args:
@@ -76,8 +78,9 @@ def robust(
             above ``refined`` with that budget.
         traffic: None: all replicas of a group stay on one node (with one node, anywhere). Else the
             rule ``home``: every expert has a replica at the home of its group, further ones may be
-            on any node, and at most this part of a layer's tokens is served off home, replicas
-            sharing alike.
+            on any node, and at most this part of a layer's tokens, of all steps together, is served
+            off home, replicas sharing alike. Where a budget does not allow that, as little as was
+            found beyond it.
 
     Raises:
         ArgumentError: an argument does not fit; the message names it.
@@ -92,21 +95,25 @@ def robust(
     sizes = num_replicas, num_groups, num_nodes, num_gpus
     total = sum_over_steps(weight) if weight.ndim == 3 else weight
     if weight.ndim == 2 or len(weight) == 1:
-        return refined(total, *sizes, seed=seed, old=old, move_budget=move_budget)
+        return refined(total, *sizes, seed=seed, old=old, move_budget=move_budget, traffic=traffic)
     shape = Shape.resolve(total, *sizes)
+    limit = traffic if shape.num_nodes > 1 else None
     if old is not None:
-        old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, total)
-    placed = _starts(weight, total, shape, seed)
+        nodes, groups = shape.num_nodes, shape.num_groups
+        old = check_old(old, num_replicas, nodes, groups, total, home=limit is not None)
+    placed = _starts(weight, total, shape, seed, limit)
     if old is not None:
         placed = write_beside(placed, old, shape, weight.shape[2], move_budget)
     if move_budget is not None:
-        changed = refined(total, *sizes, seed=seed, old=old, move_budget=move_budget)
+        changed = refined(
+            total, *sizes, seed=seed, old=old, move_budget=move_budget, traffic=traffic
+        )
         placed = torch.cat([placed, changed[None]])
     chunk, found = max(1, CHUNK // (TRIALS * len(weight) * num_gpus)), []
     for i in range(0, len(total), chunk):
         part = slice(i, i + chunk)
         now = None if old is None else old[part]
-        task = _Task(weight[:, part], now, shape, objective, move_budget)
+        task = _Task(weight[:, part], now, shape, objective, move_budget, limit)
         found.append(_search(task, placed[:, part], EFFORTS[effort], seed))
     best = torch.cat(found)
     if old is None or move_budget is not None:
@@ -114,14 +121,18 @@ def robust(
     return relabel(best, old, num_gpus, shape.num_nodes, weight.shape[2])
 
 
-def _starts(steps: Tensor, total: Tensor, shape: Shape, seed: int) -> Tensor:
+def _starts(steps: Tensor, total: Tensor, shape: Shape, seed: int, limit: float | None) -> Tensor:
     """Placements [C, L, P] from steps [T, L, E] and their sum [L, E]: two for the sum, one with
-    replicas for the largest loads of the experts and groups on nodes by steps.
+    replicas for the largest loads of the experts and groups on nodes by steps; with a limit of
+    tokens off home one more for the sum, under that rule.
     """
     sizes = shape.num_slots, shape.num_groups, shape.num_nodes, shape.num_ranks
     by_steps = Pipeline(groups_by_steps(steps), greedy_replicas, by_load(lpt))
     of_sum = BUILT["deepseek"](total, *sizes), refined(total, *sizes, seed=seed)
-    return torch.stack([*of_sum, by_steps(steps.amax(0), *sizes)])
+    found = [*of_sum, by_steps(steps.amax(0), *sizes)]
+    if limit is not None:
+        found.append(refined(total, *sizes, seed=seed, traffic=limit))
+    return torch.stack(found)
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,8 @@ class _Task:
         shape: sizes.
         objective: over steps.
         budget: transfers a layer from ``old``, None for any number.
+        limit: under the rule ``home`` the part of a layer's tokens that may be served off home,
+            else None.
     """
 
     steps: Tensor
@@ -141,23 +154,40 @@ class _Task:
     shape: Shape
     objective: str
     budget: int | None
+    limit: float | None
 
     def least(self, placed: Tensor) -> Tensor:
-        """[L] which of placements [C, L, P] is the best of each layer, the first of equals."""
-        ranks = self.shape.num_ranks
-        values = [
-            over_steps(even_makespans(self.steps, each, ranks), self.objective) for each in placed
-        ]
-        return torch.stack(values).argmin(0)
+        """[L] which of placements [C, L, P] is the best of each layer, the first of equals: of
+        those with the fewest tokens beyond the limit.
+        """
+        shape, limit = self.shape, self.limit
+        values = torch.stack(
+            [
+                over_steps(even_makespans(self.steps, each, shape.num_ranks), self.objective)
+                for each in placed
+            ]
+        )
+        if limit is not None:
+            groups, nodes = shape.num_groups, shape.num_nodes
+            beyond = torch.stack(
+                [beyond_limit(self.steps, each, groups, nodes, limit) for each in placed]
+            )
+            values = values.where(beyond == beyond.amin(0), torch.inf)
+        return values.argmin(0)
 
     def anneal(self, start: Tensor, heat: Tensor, rounds: int, seed: int) -> Tensor:
         """Placements [L, P] annealed from some, at first temperatures [L]."""
-        ranks, nodes = self.shape.num_ranks, self.shape.num_nodes
+        ranks, nodes, groups = self.shape.num_ranks, self.shape.num_nodes, self.shape.num_groups
+        homes, limit = None, 1.0
+        if self.limit is not None:
+            total = self.steps.sum(0, dtype=torch.float64)
+            homes, limit = find_homes(start, total, nodes, groups), self.limit
         transfers = Transfers.of(start, self.old, self.budget, ranks, self.steps.shape[2])
         share = worst_share(self.objective)
         return anneal_evenly(
-            self.steps, start, transfers, share, heat, num_nodes=nodes, rounds=rounds, seed=seed
-        )
+            self.steps, start, transfers, share, heat,
+            num_nodes=nodes, rounds=rounds, seed=seed, homes=homes, limit=limit,
+        )  # fmt: skip
 
 
 def _search(task: _Task, placed: Tensor, rounds: int, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Homes in float64 beside those in exact arithmetic."""
+"""Tokens off home, and beyond a limit, beside exact arithmetic."""
 
 from fractions import Fraction
 
@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb_opt import Instance, Topology
-from eplb_opt.problem.homes import find_homes, traffic
-from heuristics.homes import homes_of, keep_limit, off_home
+from eplb_opt.problem.homes import traffic
+from heuristics.homes import beyond_limit, off_home
+from heuristics.matching import find_homes
 from tests.oracles.layers import FLOATS
 
 SIZES = [(4, 6, 2, 2, 2), (8, 12, 4, 2, 4), (6, 6, 3, 3, 3), (4, 8, 4, 2, 4), (3, 5, 1, 1, 5)]
@@ -18,7 +19,7 @@ SIZES = [(4, 6, 2, 2, 2), (8, 12, 4, 2, 4), (6, 6, 3, 3, 3), (4, 8, 4, 2, 4), (3
 
 @settings(max_examples=60)
 @given(st.data())
-def test_homes_and_traffic_are_those_of_fractions(data: st.DataObject) -> None:
+def test_traffic_and_its_limit_are_those_of_fractions(data: st.DataObject) -> None:
     experts, slots, groups, nodes, ranks = data.draw(st.sampled_from(SIZES))
     number = data.draw(st.sampled_from([st.integers(0, 4), FLOATS]))
     steps = data.draw(
@@ -32,16 +33,13 @@ def test_homes_and_traffic_are_those_of_fractions(data: st.DataObject) -> None:
         placed = data.draw(st.permutations(placed))
     loads, phy2log = torch.tensor(steps, dtype=torch.float64)[:, None], torch.tensor([placed])
     layer = Instance(loads.numpy(), Topology(slots, ranks, nodes, groups), "home").layer(0)
-    homes = homes_of(loads.sum(0), phy2log, groups, nodes)
     exact = traffic(layer, placed)
     if exact is None:
-        assert find_homes(layer, placed) is None
-        assert homes.tolist() == [[-1] * groups]
-        assert not keep_limit(loads, phy2log, homes, nodes, 1.0)
         return
+    homes = find_homes(phy2log, loads.sum(0), nodes, groups)
     total = float(loads.sum())
     found = float(off_home(loads.sum(0), phy2log, homes, nodes)) / (total or 1.0)
     assert found == pytest.approx(float(exact), abs=1e-12)
     for limit in {0.0, 0.1, 0.5, 1.0, float(exact)}:
-        kept = keep_limit(loads, phy2log, homes, nodes, limit)
-        assert bool(kept) == (exact <= Fraction(str(limit)))
+        beyond = beyond_limit(loads, phy2log, groups, nodes, limit)
+        assert bool(beyond == 0) == (exact <= Fraction(str(limit)))
