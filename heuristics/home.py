@@ -29,7 +29,7 @@ class Work:
     Attributes:
         candidates: homes that are tried.
         brief: rounds of annealing for each of these.
-        full: rounds for the most promising.
+        full: rounds for the most promising, and those that fewer candidates spare.
         resplits: rounds of re-splitting inside nodes.
     """
 
@@ -60,9 +60,10 @@ def place_at_home(loads: Tensor, shape: Shape, traffic: float, effort: str, seed
     homes = homes.repeat_interleave(loads.shape[1] // shape.num_groups, dim=2)
     trials = Contents.begin(loads, homes, shape, traffic)
     trials.anneal(work.brief, HEAT, seed)
+    spared = work.brief * (work.candidates - number)
     first = torch.arange(layers, device=loads.device) * number
     chosen = trials.select(trials.least.view(layers, number).argmin(1) + first)
-    chosen.anneal(work.full, HEAT / 4, seed + 1)
+    chosen.anneal(work.full + spared, HEAT / 4, seed + 1)
     return _pack(loads, chosen, shape, work.resplits)
 
 

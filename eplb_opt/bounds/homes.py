@@ -9,12 +9,7 @@ all W tokens are, so for every assignment of the groups to nodes
 over the m fullest nodes. The bound is the least of these over all assignments; nodes are alike, so
 those are the partitions of the groups. It holds for every dispatch rule.
 
-What is served elsewhere needs copies there. At most (N - 1)(P - E)/N are off home of one node, and
-P - E in all, since every other slot is needed for an expert at home. With k of them beside at least
-one at home an expert has at most ``w_e k / (k + 1)`` tokens off home under ``even`` dispatch: the
-k-th adds ``w_e / (k (k + 1))``, less and less. Where shares are free the first may take all. So k
-copies of experts of a node take at most the sum of the k largest of these, and the copies that all
-nodes need to come down to C must not be too many.
+What is served elsewhere needs copies there, which are few: :mod:`eplb_opt.bounds.copies`.
 
 Where partitions are too many, the traffic alone: let a be the sum of the ``s = K/N - 1`` lightest
 groups, and ``v_k = g_k + a`` for the other groups, of g_k tokens. Then ``sum over k of (v_k - C)+
@@ -27,7 +22,6 @@ than ``W/N <= C``.
 
 from __future__ import annotations
 
-import heapq
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -36,13 +30,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from eplb_opt.bounds.copies import Copies
 from eplb_opt.bounds.each_step import (
     Ratios,
     all_partitions,
     has_few_partitions,
     larger,
 )
-from eplb_opt.bounds.partitions import Block, all_blocks
+from eplb_opt.bounds.partitions import all_blocks
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Dispatch
 from eplb_opt.problem.rationals import Integers, integer_array, widen
@@ -123,53 +118,16 @@ def least_of_homes(layer: Layer, dispatch: Dispatch, floor: Fraction) -> Fractio
         return None
     by_traffic = found.worst_blocks(slice(None))[0].tolist()
     blocks = all_blocks(layer.topology.num_groups, layer.topology.num_nodes)
-    copies = _Copies(layer, dispatch, floor * layer.topology.ranks_per_node)
+    copies, ranks = Copies(layer, dispatch), layer.topology.ranks_per_node
     best: Fraction | None = None
     for i in sorted(range(len(by_traffic)), key=by_traffic.__getitem__):
         traffic = Fraction(by_traffic[i], found.bottom)
         if best is not None and best <= max(traffic, floor):
             break
-        needed = copies.least([blocks[b] for b in found.parts[i]])
-        value = max(traffic, needed / layer.topology.ranks_per_node)
+        kept = copies.least([blocks[b] for b in found.parts[i]], floor * ranks)
+        value = max(traffic, kept / ranks)
         best = value if best is None else min(best, value)
     return best
-
-
-class _Copies:
-    """What copies off home leave to nodes; ``floor`` tokens of a node are always left."""
-
-    def __init__(self, layer: Layer, dispatch: Dispatch, floor: Fraction) -> None:
-        self.layer, self.floor = layer, floor
-        self.shared_alike = dispatch == Dispatch.EVEN
-        self.all = layer.num_redundant_experts
-        self.of_node = self.all - self.all // layer.topology.num_nodes
-        self.known: dict[Block, list[Fraction]] = {}
-
-    def least(self, partition: list[Block]) -> Fraction:
-        """Tokens that are left to the fullest node of a partition, at best.
-
-        A node is above C with its first k copies for as many k as it needs copies to come down to
-        C; the nodes have ``all`` together.
-        """
-        left = [self._left(block) for block in partition]
-        above = sorted((tokens for row in left for tokens in row[: self.of_node]), reverse=True)
-        most = [row[self.of_node] for row in left if len(row) > self.of_node]
-        return max([*above[self.all : self.all + 1], *most, Fraction(0)])
-
-    def _left(self, block: Block) -> list[Fraction]:
-        """With 0, 1, ... copies, as long as it is above the floor."""
-        if block not in self.known:
-            loads = [self.layer.loads[e] for e in self.layer.experts_of(block)]
-            moved = [(-Fraction(w, 2 if self.shared_alike else 1), 1, w) for w in loads]
-            heapq.heapify(moved)
-            found = [Fraction(sum(loads))]
-            while found[-1] > self.floor and len(found) <= self.of_node:
-                most, k, load = moved[0]
-                following = Fraction(load, (k + 1) * (k + 2)) if self.shared_alike else Fraction(0)
-                heapq.heapreplace(moved, (-following, k + 1, load))
-                found.append(found[-1] + most)
-            self.known[block] = found
-        return self.known[block]
 
 
 def heaviest_groups(layer: Layer, loads: Integers) -> Ratios:

@@ -6,15 +6,18 @@ Suppose a makespan below B. Then every node serves less than C = B R tokens, and
 - for the m fullest nodes, ``T_1 + ... + T_m - m C < X W`` if X W > 0; so B is proven if that fails
   for some m (with X W = 0, if some node has C tokens);
 - a node of T_n tokens needs the least k copies off home that may take more than T_n - C; so B is
-  proven if these are more than (N - 1)(P - E)/N for a node, or more than P - E for all.
+  proven if these are more than P - E for all nodes;
+- from m nodes no more tokens leave than (N - m)(P - E)/N copies may take, which is all that the
+  other nodes have room for; so B is proven if m C or more are left.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import combinations
 
 from eplb_opt.bounds.each_step import has_few_partitions
 from eplb_opt.certificate.budget import CheckBudget, product_cost
@@ -30,6 +33,8 @@ from eplb_opt.problem.rationals import shown
 from eplb_opt.problem.topology import Rule
 
 Block = tuple[int, ...]
+MOST_NODES = 8
+"""Of which all sets are looked at."""
 COUNT_BITS = 1024
 """The least common multiple of counts that sum to ``problem.LARGEST_SIZE`` is not longer."""
 
@@ -106,7 +111,7 @@ def homes_reach(layer: Layer, dispatch: Dispatch, bound: Fraction, budget: Check
         return True
     if not has_few_partitions(layer.topology):
         return False
-    copies: dict[Block, int] = {}
+    copies, sets = dict[Block, int](), dict[Block, bool]()
     for partition in partitions(layer.topology, budget):
         budget.charge(8 * len(partition))
         kept = sorted((sum(totals[k] for k in block) for block in partition), reverse=True)
@@ -114,12 +119,44 @@ def homes_reach(layer: Layer, dispatch: Dispatch, bound: Fraction, budget: Check
             for block in partition:
                 if block not in copies:
                     copies[block] = _copies(layer, block, dispatch, capacity, budget)
-            needed = [copies[block] for block in partition]
-            spare = layer.num_redundant_experts
-            most = spare - spare // layer.topology.num_nodes
-            if max(needed) <= most and sum(needed) <= spare:
+            needed = sum(copies[block] for block in partition)
+            if needed <= layer.num_redundant_experts and not any(
+                _set_reaches(layer, groups, m, dispatch, capacity, budget, sets)
+                for m, groups in _sets_of_nodes(partition, totals)
+            ):
                 return False
     return True
+
+
+def _sets_of_nodes(
+    partition: Sequence[Block], totals: Sequence[int]
+) -> Iterator[tuple[int, Block]]:
+    """How many nodes, and their groups: every set of few nodes, of many the m fullest ones."""
+    fullest = sorted(partition, key=lambda block: -sum(totals[k] for k in block))
+    for m in range(1, len(partition)):
+        for chosen in combinations(fullest, m) if len(partition) <= MOST_NODES else [fullest[:m]]:
+            yield m, tuple(sorted(k for block in chosen for k in block))
+
+
+def _set_reaches(
+    layer: Layer,
+    groups: Block,
+    m: int,
+    dispatch: Dispatch,
+    capacity: Fraction,
+    budget: CheckBudget,
+    known: dict[Block, bool],
+) -> bool:
+    """Whether m nodes with these groups keep m times the capacity, whatever copies elsewhere
+    take.
+    """
+    if groups not in known:
+        loads = [layer.loads[e] for e in layer.experts_of(groups)]
+        budget.charge(2 * len(loads))
+        nodes = layer.topology.num_nodes
+        room = (nodes - m) * (layer.num_redundant_experts // nodes)
+        known[groups] = _left(loads, room, dispatch, m * capacity, budget)[0] >= m * capacity
+    return known[groups]
 
 
 def one_home_proves(layer: Layer, cost: Cost, bound: Fraction, budget: CheckBudget) -> bool:
@@ -202,13 +239,23 @@ def _copies(
     """The fewest off home that leave a node below its capacity; one more than all if none do."""
     loads = [layer.loads[e] for e in layer.experts_of(block)]
     budget.charge(2 * len(loads))
+    return _left(loads, layer.num_redundant_experts + 1, dispatch, capacity, budget)[1]
+
+
+def _left(
+    loads: Sequence[int], most: int, dispatch: Dispatch, capacity: Fraction, budget: CheckBudget
+) -> tuple[Fraction, int]:
+    """Tokens of ``loads`` that the best copies elsewhere leave at least, up to ``most`` of them and
+    as long as these are not below ``capacity``; and how many copies that are.
+    """
+    even = dispatch == Dispatch.EVEN
     left, used = Fraction(sum(loads)), 0
-    heap = [(-Fraction(w, 2 if dispatch == Dispatch.EVEN else 1), 1, w) for w in loads]
+    heap = [(-Fraction(w, 2 if even else 1), 1, w) for w in loads]
     heapq.heapify(heap)
-    while left >= capacity and used <= layer.num_redundant_experts:
+    while left >= capacity and used < most:
         budget.charge(8 + product_cost(left.numerator.bit_length(), left.denominator.bit_length()))
         less, k, w = heap[0]
         left, used = left + less, used + 1
-        following = Fraction(w, (k + 1) * (k + 2)) if dispatch == Dispatch.EVEN else Fraction(0)
+        following = Fraction(w, (k + 1) * (k + 2)) if even else Fraction(0)
         heapq.heapreplace(heap, (-following, k + 1, w))
-    return used
+    return left, used
