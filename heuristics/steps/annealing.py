@@ -6,6 +6,10 @@ uniform (Metropolis), where the temperature T falls. No placement fits the steps
 as the next round has others; and rounds see the more steps the colder it is, because then
 differences count that few steps do not show.
 
+Under the rule ``home`` moves may take replicas to any node; they must leave every expert one at
+the home of its group, and the tokens that would be served off home, if replicas shared alike,
+within the limit, or not more than there are.
+
 At each step one rank, by chance, has some room to spare. Else a step whose ranks are all level
 would count for nothing, however near it is to being held up, and other steps like it will be.
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from heuristics.steps.home_units import Homes
 from heuristics.steps.proposals import propose
 from heuristics.steps.trials import Transfers, try_moves
 from heuristics.steps.values import dispatched
@@ -35,8 +40,8 @@ def anneal(
     steps: Tensor,
     phy2log: Tensor,
     transfers: Transfers,
+    homes: Homes,
     *,
-    num_nodes: int,
     rounds: int,
     seed: int,
 ) -> Tensor:
@@ -46,7 +51,8 @@ def anneal(
         steps: [T, L, E] tokens of each expert.
         phy2log: [L, P] where to start; every layer by itself, whatever others are in the batch.
         transfers: what ranks hold, and may receive; changed in place.
-        num_nodes: N.
+        homes: the rule ``home``, of which the start has the homes; without it experts stay on their
+            nodes.
         rounds: one after another.
         seed: of all that is random.
     """
@@ -65,9 +71,9 @@ def anneal(
         room = ROOM * torch.nn.functional.one_hot(spare, num_ranks).to(scale)
         batch = dispatched(steps[turn].transpose(0, 1) * scale, phy2log, num_ranks, room)
         number = max(size // STEPS_PER_MOVE, LEAST_MOVES)
-        moves = propose(batch, phy2log, num_nodes, number, generator)
+        moves = propose(batch, phy2log, homes, number, generator)
         lost = (batch.makespans - batch.ranks.mean(2)).mean(1, keepdim=True)
         chance = torch.rand(moves.shape[1], generator=generator, dtype=torch.float64).to(scale)
         thresholds = -HOT * (COLD / HOT) ** done * lost * chance.log()
-        try_moves(batch, phy2log, moves, thresholds, transfers)
+        try_moves(batch, phy2log, moves, thresholds, transfers, homes)
     return phy2log

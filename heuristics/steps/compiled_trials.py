@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from heuristics.compiled import compiled
+from heuristics.steps.compiled_even import units_away
 from heuristics.steps.pushes import (
     Array,
     Arrays,
@@ -21,6 +22,7 @@ NEVER = 2**62
 
 @compiled
 def try_each(
+    num_nodes: int,
     loads: Array,
     placements: Array,
     tokens: Array,
@@ -31,11 +33,15 @@ def try_each(
     thresholds: Array,
     held: Array,
     left: Array,
+    home: Array,
+    units: Array,
+    most: Array,
     kept: Array,
 ) -> None:
     """Try moves in order: layer by layer, move by move, step by step.
 
     Args:
+        num_nodes: N.
         loads: [L, T, E] tokens of each expert.
         placements: [L, P] the expert in each slot; changed in place.
         tokens: [L, T, P] of each slot; changed in place.
@@ -46,6 +52,9 @@ def try_each(
         thresholds: [L, C].
         held: [L, G, E] whether a rank held an expert before.
         left: [L] transfers; changed in place.
+        home: [L, E] the node of each expert under the rule ``home``, else [L, 0].
+        units: [L, E] of each expert at all steps.
+        most: [L] units that may be served off home.
         kept: [L, C] result.
     """
     num_layers, steps, num_experts = loads.shape
@@ -59,6 +68,11 @@ def try_each(
         phy2log = placements[layer]
         now = tokens[layer], ranks[layer], cuts[layer], makespans[layer]
         changed = np.zeros(num_slots, np.bool_)
+        away, leaves = 0, np.zeros(home.shape[1], np.int64)
+        index_slots(phy2log, index)
+        for e in range(home.shape[1]):
+            leaves[e] = find_units_away(e, home[layer, e], units[layer, e], index, num_nodes)
+            away += leaves[e]
         for c in range(moves.shape[1]):
             p, q, b = moves[layer, c]
             if changed[p] or (q >= 0 and changed[q]):
@@ -69,9 +83,16 @@ def try_each(
                 phy2log[q] = a
             index_slots(phy2log, index)
             takes = added_transfers(phy2log, p, q, a, held[layer], index)
-            if takes <= left[layer] and wins_race(
-                phy2log, p, q, a, now, new, index, scratch, thresholds[layer, c]
-            ):
+            leaves_a, leaves_b, more = 0, 0, 0
+            if len(leaves) > 0 and takes <= left[layer]:
+                leaves_a = find_units_away(a, home[layer, a], units[layer, a], index, num_nodes)
+                leaves_b = find_units_away(b, home[layer, b], units[layer, b], index, num_nodes)
+                more = leaves_a + leaves_b - leaves[a] - leaves[b]
+            fits = takes <= left[layer] and away + more <= max(most[layer], away)
+            if fits and wins_race(phy2log, p, q, a, now, new, index, scratch, thresholds[layer, c]):
+                away += more
+                if len(leaves) > 0:
+                    leaves[a], leaves[b] = leaves_a, leaves_b
                 tokens[layer], ranks[layer], cuts[layer], makespans[layer] = new
                 left[layer] -= takes
                 kept[layer, c] = changed[p] = True
@@ -81,6 +102,27 @@ def try_each(
                 phy2log[p] = a
                 if q >= 0:
                     phy2log[q] = b
+
+
+@compiled
+def find_units_away(e: int, node: int, units: float, index: Arrays, num_nodes: int) -> int:
+    """Units of an expert with a slot that are served off home; more than any number if it has no
+    slot at home.
+
+    Args:
+        e: the expert.
+        node: its home.
+        units: of it at all steps.
+        index: as of :func:`heuristics.steps.pushes.index_slots`.
+        num_nodes: N.
+    """
+    first, by_expert = index[0], index[1]
+    here, of_node = 0, len(by_expert) // num_nodes
+    for i in range(first[e], first[e + 1]):
+        here += int(by_expert[i] // of_node == node)
+    if here == 0:
+        return NEVER // 4
+    return units_away(units, first[e + 1] - first[e], here)
 
 
 @compiled

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heuristics.matching import check_old, relabel
+from heuristics.matching import check_old, find_homes, relabel
+from heuristics.refined import refined
 from heuristics.shape import ArgumentError, Shape, check_weight
 from heuristics.steps.annealing import MANY, anneal
+from heuristics.steps.home_units import Homes
 from heuristics.steps.noise import draw_steps
 from heuristics.steps.starts import starts, write_beside
 from heuristics.steps.trials import Transfers
@@ -40,6 +42,8 @@ class Work:
 EFFORTS = {"fast": Work(1, 5), "default": Work(1, 55), "thorough": Work(3, 200)}
 ENOUGH = 256
 """Steps with which a search fits what is common to them."""
+UNITS = 2**30
+"""In the tokens of a layer, where those off home are counted."""
 CHUNK = 2**20
 """Tokens of slots that compiled code takes at once, 8 MB."""
 
@@ -55,7 +59,7 @@ def dispatch_aware(
     seed: int = 0,
     old: Tensor | None = None,
     move_budget: int | None = None,
-    traffic: float | None = None,  # noqa: ARG001
+    traffic: float | None = None,
     enough: int = ENOUGH,
 ) -> Tensor:
     """The expert in each slot, [L, P] int64.
@@ -82,8 +86,10 @@ def dispatch_aware(
             sum as these do, so that the placement does not fit these alone; 0 draws none.
         traffic: None: all replicas of a group stay on one node (with one node, anywhere). Else the
             rule ``home``: every expert has a replica at the home of its group, further ones may be
-            on any node, and at most this part of a layer's tokens is served off home, replicas
-            sharing alike.
+            on any node, and a dispatcher uses these for at most this part of the tokens of every
+            step. The search does not see such a dispatcher: it values placements as if there were
+            no limit, and keeps to those that serve at most this part of all tokens off home where
+            replicas share alike.
 
     Raises:
         ArgumentError: an argument does not fit; the message names it.
@@ -96,12 +102,17 @@ def dispatch_aware(
         raise ArgumentError(f"move_budget={move_budget} must not be negative, and needs old")
     total = weight.sum(0, dtype=torch.float64) if weight.ndim == 3 else weight
     shape = Shape.resolve(total, num_replicas, num_groups, num_nodes, num_gpus)
+    limit = traffic if shape.num_nodes > 1 else None
     if old is not None:
-        old = check_old(old, num_replicas, shape.num_nodes, shape.num_groups, total)
+        nodes, groups = shape.num_nodes, shape.num_groups
+        old = check_old(old, num_replicas, nodes, groups, total, home=limit is not None)
     steps = weight if weight.ndim == 3 else draw_steps(weight, seed=seed)
     drawn = draw_besides(steps, enough - len(steps), seed)
     sizes = num_replicas, num_groups, num_nodes, num_gpus
     placed = torch.stack([*starts(total, *sizes).values()])
+    if limit is not None:
+        at_home = refined(total, *sizes, seed=seed, traffic=limit)
+        placed = torch.cat([placed, at_home[None]])
     chunk = len(total)
     if use_compiled(steps):
         chunk = max(1, CHUNK // (min(max(len(steps), enough), MANY) * num_replicas))
@@ -110,7 +121,8 @@ def dispatch_aware(
         part = slice(i, i + chunk)
         seen = steps[:, part], drawn[:, part]
         now = None if old is None else old[part]
-        found.append(_search(*seen, placed[:, part], now, shape, work, seed, move_budget))
+        task = _Task(*seen, now, shape, move_budget, limit)
+        found.append(_search(task, placed[:, part], work, seed))
     return torch.cat(found)
 
 
@@ -125,20 +137,48 @@ def draw_besides(steps: Tensor, number: int, seed: int) -> Tensor:
     return drawn * torch.where(found > 0, given / found, 0)[:, None]
 
 
-def _search(
-    steps: Tensor,
-    drawn: Tensor,
-    placed: Tensor,
-    old: Tensor | None,
-    shape: Shape,
-    work: Work,
-    seed: int,
-    budget: int | None,
-) -> Tensor:
-    """The best of the starts ``placed`` [C, L, P], annealed, for steps [T, L, E] and drawn ones."""
-    num_ranks, num_nodes, num_experts = shape.num_ranks, shape.num_nodes, steps.shape[-1]
+@dataclass(frozen=True)
+class _Task:
+    """What placements are for.
+
+    Attributes:
+        steps: [T, L, E].
+        drawn: [R, L, E] more of them, drawn.
+        old: [L, P] the placement now, if there is one.
+        shape: sizes.
+        budget: transfers a layer from ``old``, None for any number.
+        limit: under the rule ``home`` the part of a layer's tokens that may be served off home,
+            else None.
+    """
+
+    steps: Tensor
+    drawn: Tensor
+    old: Tensor | None
+    shape: Shape
+    budget: int | None
+    limit: float | None
+
+    def homes(self, start: Tensor) -> Homes:
+        """The rule ``home`` for changes of placements [L, P], if it is that."""
+        nodes, total = self.shape.num_nodes, self.steps.sum(0, dtype=torch.float64)
+        if self.limit is None:
+            return Homes.of(total[..., None], None, 1.0, nodes)
+        homes = find_homes(start, total, nodes, self.shape.num_groups)
+        tokens = total.sum(1, keepdim=True)
+        units = torch.where(tokens > 0, total * (UNITS / tokens), 0)
+        return Homes.of(units[..., None], homes, self.limit, nodes)
+
+    def transfers(self, start: Tensor) -> Transfers:
+        """What changes of placements [L, P] may take."""
+        return Transfers.of(start, self.old, self.budget, self.shape.num_ranks, self.steps.shape[2])
+
+
+def _search(task: _Task, placed: Tensor, work: Work, seed: int) -> Tensor:
+    """The best of the starts ``placed`` [C, L, P], annealed."""
+    shape, old, steps, drawn = task.shape, task.old, task.steps, task.drawn
+    num_ranks, num_experts = shape.num_ranks, steps.shape[-1]
     if old is not None:
-        placed = write_beside(placed, old, shape, num_experts, budget)
+        placed = write_beside(placed, old, shape, num_experts, task.budget)
     everything = torch.cat([steps, drawn]) if len(drawn) else steps
     values = mean_makespans(steps, placed, num_ranks)
     order = values.argsort(dim=0, stable=True)
@@ -147,14 +187,12 @@ def _search(
     least = mean_makespans(everything, best[None], num_ranks)[0]
     for run in range(work.runs):
         start = placed[order[min(run, len(order) - 1)], row]
-        transfers = Transfers.of(start, old, budget, num_ranks, num_experts)
-        found = anneal(
-            everything, start, transfers, num_nodes=num_nodes, rounds=work.rounds, seed=seed + run
-        )
+        transfers, homes = task.transfers(start), task.homes(start)
+        found = anneal(everything, start, transfers, homes, rounds=work.rounds, seed=seed + run)
         value = mean_makespans(everything, found[None], num_ranks)[0]
         better = (value < least) & (mean_makespans(steps, found[None], num_ranks)[0] <= limit)
         best = torch.where(better[:, None], found, best)
         least = torch.where(better, value, least)
-    if old is not None and budget is None:
-        best = relabel(best, old, num_ranks, num_nodes, num_experts)
+    if old is not None and task.budget is None:
+        best = relabel(best, old, num_ranks, shape.num_nodes, num_experts)
     return best

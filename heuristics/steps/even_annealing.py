@@ -47,7 +47,7 @@ ROUNDS = 2**10
 """Whose random numbers are held at once."""
 NEAR = 0.125
 """Under the rule ``home``, the part of moves within the node."""
-GIVES_AWAY = 0.6
+GIVES_AWAY = 0.45
 """Under that rule, in place of ``GIVES``: most exchanges between nodes leave an expert homeless."""
 
 

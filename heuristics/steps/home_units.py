@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from heuristics.matching import count_on_ranks
@@ -48,6 +49,17 @@ class Homes:
         node = homes.repeat_interleave(tokens.shape[1] // homes.shape[1], 1)
         most = (tokens.floor().sum((1, 2)) * (limit * (1 - EXACT))).long()
         return Homes(node, tokens.ceil().sum(2), most, num_nodes)
+
+    def bound(self, phy2log: Tensor) -> Tensor:
+        """[L, P] bool, whether a slot's expert must stay on the node: holds its last replica at
+        home; without the rule, all must.
+        """
+        if not self:
+            return torch.ones_like(phy2log, dtype=torch.bool)
+        slots = torch.arange(phy2log.shape[1], device=phy2log.device)
+        node = slots // (phy2log.shape[1] // self.num_nodes)
+        last = (self.count_here(phy2log) == 1).gather(1, phy2log)
+        return last & (self.node.gather(1, phy2log) == node)
 
     def count_here(self, phy2log: Tensor) -> Tensor:
         """Replicas at home, [L, E] int64, of placements [L, P]."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from heuristics.matching import count_on_ranks
+from heuristics.steps.home_units import Homes
 from heuristics.steps.values import Dispatched
 
 CURVATURE = 1.0
@@ -31,7 +32,7 @@ ANYWHERE = 0.5
 
 
 def propose(
-    steps: Dispatched, phy2log: Tensor, num_nodes: int, number: int, generator: torch.Generator
+    steps: Dispatched, phy2log: Tensor, homes: Homes, number: int, generator: torch.Generator
 ) -> Tensor:
     """Moves [L, number, 3], as of :mod:`heuristics.steps.trials`, for placements [L, P].
 
@@ -40,21 +41,22 @@ def propose(
     Args:
         steps: under the placement.
         phy2log: the expert in each slot.
-        num_nodes: N; only slots of one node exchange experts.
+        homes: the rule ``home``; without it only slots of one node exchange experts.
         number: of moves of each layer.
         generator: of random numbers, on the CPU.
     """
     num_ranks = steps.ranks.shape[2]
     gives = int(number * GIVE) if phy2log.shape[1] > steps.loads.shape[2] else 0
-    swaps = propose_swaps(steps, phy2log, num_nodes, number - gives, generator)
+    swaps = propose_swaps(steps, phy2log, homes, number - gives, generator)
     if not gives:
         return swaps
-    moves = torch.cat([swaps, propose_gives(phy2log, num_ranks, num_nodes, gives, generator)], 1)
+    nodes = 1 if homes else homes.num_nodes
+    moves = torch.cat([swaps, propose_gives(phy2log, num_ranks, nodes, gives, generator)], 1)
     return moves[:, torch.randperm(number, generator=generator).to(moves.device)]
 
 
 def propose_swaps(
-    steps: Dispatched, phy2log: Tensor, num_nodes: int, number: int, generator: torch.Generator
+    steps: Dispatched, phy2log: Tensor, homes: Homes, number: int, generator: torch.Generator
 ) -> Tensor:
     """Slots of ranks that hold up some step, each with the slot of most gain."""
     (layers, num_slots), (num_steps, num_ranks) = phy2log.shape, steps.ranks.shape[1:]
@@ -81,8 +83,9 @@ def propose_swaps(
     held = on_ranks(phy2log, num_ranks, steps.loads.shape[2])  # [L, E, G]
     there = held[row, phy2log[row, p]][..., rank]  # p's expert on the rank of q
     here = held[row[..., None], phy2log[:, None], g[..., None]]  # q's expert on the rank of p
-    node = rank // (num_ranks // num_nodes)
-    most, q = gain.masked_fill(there | here | (node != node[p][..., None]), -torch.inf).max(2)
+    node, bound = rank // (num_ranks // homes.num_nodes), homes.bound(phy2log)
+    apart = (node != node[p][..., None]) & (bound[row, p][..., None] | bound[:, None])
+    most, q = gain.masked_fill(there | here | apart, -torch.inf).max(2)
     return torch.stack([p, torch.where(most > -torch.inf, q, p), torch.full_like(p, -1)], 2)
 
 

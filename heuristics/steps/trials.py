@@ -2,7 +2,9 @@
 
 A *move* is (slot p, slot q, expert b): p and q exchange their experts, or, where q is -1, p takes
 expert b as a further replica. Not tried is what would put an expert twice on a rank, leave one
-without a slot, change a slot a second time in one call, or take more transfers than are left.
+without a slot, change a slot a second time in one call, or take more transfers than are left; nor,
+under the rule ``home``, what leaves an expert without a replica at home, or serves more off home
+than the limit and than now, replicas sharing alike.
 
 A move is given up early where the steps so far speak against it (:mod:`heuristics.steps.racing`).
 """
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from heuristics.matching import count_on_ranks, count_transfers
+from heuristics.steps.home_units import Homes
 from heuristics.steps.racing import race
 from heuristics.steps.values import Dispatched, dispatched, use_compiled
 
@@ -50,7 +53,12 @@ class Transfers:
 
 
 def try_moves(
-    steps: Dispatched, phy2log: Tensor, moves: Tensor, thresholds: Tensor, transfers: Transfers
+    steps: Dispatched,
+    phy2log: Tensor,
+    moves: Tensor,
+    thresholds: Tensor,
+    transfers: Transfers,
+    homes: Homes,
 ) -> Tensor:
     """Try moves in order, all layers at once; ``steps``, ``phy2log`` [L, P] and ``transfers`` are
     changed in place.
@@ -61,22 +69,25 @@ def try_moves(
         moves: [L, C, 3] int64.
         thresholds: [L, C] a move is kept if the mean makespan changes by less than this.
         transfers: what is left of them.
+        homes: the rule ``home``, if it is that.
 
     Returns:
         [L, C] bool, the moves that were kept.
     """
     kept = torch.zeros(moves.shape[:2], dtype=torch.bool, device=moves.device)
     if not use_compiled(phy2log):
-        _try_together(steps, phy2log, moves, thresholds, transfers, kept)
+        _try_together(steps, phy2log, moves, thresholds, transfers, homes, kept)
         return kept
     from heuristics.steps.compiled_trials import try_each  # loads numba
 
     tensors = (
         steps.loads, phy2log, steps.tokens, steps.ranks, steps.critical, steps.makespans, moves,
         thresholds,
-        transfers.held, transfers.left, kept,
+        transfers.held, transfers.left,
+        homes.node, homes.tokens, homes.most,
+        kept,
     )  # fmt: skip
-    try_each(*(tensor.numpy() for tensor in tensors))
+    try_each(homes.num_nodes, *(tensor.numpy() for tensor in tensors))
     return kept
 
 
@@ -86,11 +97,13 @@ def _try_together(
     moves: Tensor,
     thresholds: Tensor,
     transfers: Transfers,
+    homes: Homes,
     kept: Tensor,
 ) -> None:
     """The torch form: each move of all layers at once."""
     num_ranks = steps.ranks.shape[2]
     changed = torch.zeros_like(phy2log, dtype=torch.bool)
+    away = homes.away(phy2log)
     for c in range(moves.shape[1]):
         move = moves[:, c]
         after, takes = apply(phy2log, move, transfers.held)
@@ -98,9 +111,12 @@ def _try_together(
         touched[:, 0] &= (move[:, :2] == 0).any(1)
         allowed = is_placement(phy2log, after, move, num_ranks)
         allowed &= ~(touched & changed).any(1) & (takes <= transfers.left)
+        leaves = homes.away(after)
+        allowed &= leaves <= torch.maximum(homes.most, away)
         new = dispatched(steps.loads, torch.where(allowed[:, None], after, phy2log), num_ranks)
         wins = allowed & race(new.makespans - steps.makespans, thresholds[:, c])
         phy2log.copy_(torch.where(wins[:, None], after, phy2log))
+        away = torch.where(wins, leaves, away)
         for name in ("tokens", "ranks", "makespans", "critical"):
             now: Tensor = getattr(steps, name)
             rows = wins.view(-1, *[1] * (now.dim() - 1))

@@ -10,7 +10,9 @@ from eplb_opt.problem.transfer import count_transfers
 from eplb_opt.problem.validity import find_violations, over_limit
 from heuristics import rebalance_experts
 from heuristics.refined import refined
-from heuristics.steps import robust
+from heuristics.steps import dispatch_aware, robust
+from heuristics.steps.values import mean_makespans
+from tests.heuristics.steps import test_dispatch_aware as optimal
 from tests.heuristics.steps.test_dispatch_aware import EDGES, NODES, Shape, cases, drawn
 from tests.heuristics.steps.test_robust_exactly import check_never_above, placed_for_the_sum
 
@@ -77,6 +79,29 @@ def test_copies_off_home_lower_what_steps_cost(dtype):
         ]
         lower, higher = (x.sum(3).amax(2).mean(0) for x in makespans)
         assert bool((lower < 0.97 * higher).all())
+
+
+@given(cases(HOMES), st.sampled_from(LIMITS))
+@settings(max_examples=15)
+def test_dispatch_aware_has_homes_and_is_never_above_its_starts(case, limit):
+    steps, shape = case
+    placed = dispatch_aware(steps, *shape[1:], effort="fast", traffic=limit)
+    check_at_home(steps, placed, shape, limit)
+    starts = [*optimal.all_starts(steps, shape), refined(steps.sum(0), *shape[1:], traffic=limit)]
+    for start in starts:
+        optimal.check_never_above(steps, placed, start, shape[4])
+
+
+def test_dispatch_aware_takes_copies_to_other_nodes():
+    """One group has most of the load, now and then all: more than its node can serve."""
+    steps = drawn(12, 2, 16, seed=2)
+    steps[..., :4] *= 9
+    shape = (16, 24, 4, 4, 8)
+    least = mean_makespans(steps, dispatch_aware(steps, *shape[1:], effort="fast")[None], 8)
+    for limit in (0.1, 1.0):
+        placed = dispatch_aware(steps, *shape[1:], effort="fast", traffic=limit)
+        check_at_home(steps, placed, shape, limit)
+        assert bool((mean_makespans(steps, placed[None], 8) < 0.97 * least).all())
 
 
 def counts_of(phy2log: torch.Tensor) -> torch.Tensor:

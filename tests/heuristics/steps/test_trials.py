@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from heuristics.compiled import HAVE_NUMBA
+from heuristics.matching import find_homes
 from heuristics.policies import rebalance_experts
 from heuristics.steps import trials, values
+from heuristics.steps.home_units import Homes
 from heuristics.steps.noise import draw_steps
 from heuristics.steps.proposals import propose
 from heuristics.steps.racing import race
@@ -20,26 +22,44 @@ LAYERS, EXPERTS, SLOTS, RANKS = 3, 12, 16, 4
 NUMBA = pytest.mark.skipif(not HAVE_NUMBA, reason="numba is not installed")
 
 
-def start(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Steps [L, T, E] in mean rank loads, and a placement [L, P]."""
+def start(seed: int, nodes: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps [L, T, E] in mean rank loads, and a placement [L, P]; a group on each node."""
     weight = lognormal(LAYERS, EXPERTS, sigma=1.5, seed=seed)
     steps = draw_steps(weight, steps=40, tokens=4000, spread=0.6, seed=seed).double()
-    phy2log = rebalance_experts(steps.sum(0), SLOTS, 1, 1, RANKS, policy="deepseek")[0]
+    phy2log = rebalance_experts(steps.sum(0), SLOTS, nodes, nodes, RANKS, policy="deepseek")[0]
     return steps.transpose(0, 1) / 1000, phy2log
 
 
-def some_moves(seed: int) -> torch.Tensor:
-    loads, phy2log = start(seed)
+def rule(loads: torch.Tensor, phy2log: torch.Tensor, limit: float | None) -> Homes:
+    """``home`` with that limit; None: experts may go anywhere."""
+    tokens = loads.transpose(1, 2) * 2**10
+    if limit is None:
+        return Homes.of(tokens, None, 1.0, 1)
+    return Homes.of(tokens, find_homes(phy2log, tokens.sum(2), 2, 2), limit, 2)
+
+
+def some_moves(seed: int, limit: float | None) -> torch.Tensor:
+    loads, phy2log = start(seed, nodes_of(limit))
     batch = dispatched(loads, phy2log, RANKS)
-    return propose(batch, phy2log, 1, 24, torch.Generator().manual_seed(seed))
+    homes = rule(loads, phy2log, limit)
+    return propose(batch, phy2log, homes, 24, torch.Generator().manual_seed(seed))
 
 
-def outcome(seed: int, budget: int | None, moves: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    loads, phy2log = start(seed)
+def nodes_of(limit: float | None) -> int:
+    return 1 if limit is None else 2
+
+
+def outcome(
+    seed: int, budget: int | None, limit: float | None, moves: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    loads, phy2log = start(seed, nodes_of(limit))
+    homes = rule(loads, phy2log, limit)
     old = rebalance_experts(loads[:, 0], SLOTS, 1, 1, RANKS, policy="refined")[0]
     transfers = Transfers.of(phy2log, phy2log if budget else old, budget, RANKS, EXPERTS)
     batch = dispatched(loads, phy2log, RANKS)
-    kept = try_moves(batch, phy2log, moves, torch.full(moves.shape[:2], 1e-3), transfers)
+    thresholds = torch.full(moves.shape[:2], 1e-3)
+    kept = try_moves(batch, phy2log, moves, thresholds, transfers, homes)
+    assert bool((homes.away(phy2log) <= homes.most).all())
     return kept, phy2log, transfers.left, batch.makespans
 
 
@@ -50,12 +70,13 @@ def use_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @NUMBA
 @pytest.mark.parametrize("budget", [None, 3])
-def test_both_forms_keep_the_same_moves(budget, monkeypatch):
-    moves = [some_moves(seed) for seed in range(4)]
-    compiled = [outcome(seed, budget, moves[seed]) for seed in range(4)]
+@pytest.mark.parametrize("limit", [None, 0.02, 1.0])
+def test_both_forms_keep_the_same_moves(budget, limit, monkeypatch):
+    moves = [some_moves(seed, limit) for seed in range(4)]
+    compiled = [outcome(seed, budget, limit, moves[seed]) for seed in range(4)]
     use_tensors(monkeypatch)
     for seed, (kept, phy2log, left, makespans) in enumerate(compiled):
-        found = outcome(seed, budget, moves[seed])
+        found = outcome(seed, budget, limit, moves[seed])
         assert torch.equal(kept, found[0])
         assert torch.equal(phy2log, found[1])
         assert torch.equal(left, found[2])
@@ -80,9 +101,10 @@ def test_kept_moves_are_dispatched_as_if_anew():
     loads, phy2log = start(4)
     batch = dispatched(loads, phy2log, RANKS)
     before = batch.makespans.mean(1)
-    moves = propose(batch, phy2log, 1, 64, torch.Generator().manual_seed(0))
+    homes = rule(loads, phy2log, None)
+    moves = propose(batch, phy2log, homes, 64, torch.Generator().manual_seed(0))
     transfers = Transfers.of(phy2log, None, None, RANKS, EXPERTS)
-    kept = try_moves(batch, phy2log, moves, torch.zeros(moves.shape[:2]), transfers)
+    kept = try_moves(batch, phy2log, moves, torch.zeros(moves.shape[:2]), transfers, homes)
     assert kept.any()
     anew = dispatched(loads, phy2log, RANKS)
     torch.testing.assert_close(batch.makespans, anew.makespans, rtol=0, atol=2e-5)
