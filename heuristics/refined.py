@@ -74,8 +74,9 @@ def refined(
 
     In no layer worse than ``deepseek``; more effort is never worse. Without redundant experts, from
     the default effort on, in no layer worse than ``vectorized-swap``, ``replica-refine``,
-    ``apportion-zigzag`` or swaps of the heaviest rank from LPT either. The same on a CPU whatever
-    the number of threads.
+    ``apportion-zigzag`` or swaps of the heaviest rank from LPT either. Under the rule ``home``
+    (``traffic``) in no layer worse than under the hierarchical rule; there more effort is usually
+    better, without a guarantee. The same on a CPU whatever the number of threads.
 
     Args:
         weight: [L, E] tokens per logical expert.
