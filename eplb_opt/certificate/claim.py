@@ -192,7 +192,7 @@ def _cost(
     if shares is None:
         if dispatch == Dispatch.FIXED and len(objective.loads_of(layer)) > 1:
             raise CertificateError("dispatch 'fixed' over several steps needs shares")
-        cuts = evidence if isinstance(evidence, Cuts) else None
+        cuts = evidence if isinstance(evidence, Cuts | LimitedCuts) else None
         exact = value.best_cost(layer, phy2log, objective, cuts, budget)
     else:
         exact = value.cost_of_shares(layer, phy2log, shares, objective, budget)

@@ -19,6 +19,7 @@ from eplb_opt.problem.evidence import (
     Evidence,
     Exhaustive,
     Groups,
+    LimitedCuts,
     OnePartition,
     Pattern,
     Prices,
@@ -219,10 +220,16 @@ def parse_value_evidence(given: Any, budget: CheckBudget) -> ValueEvidence | Tru
         _only(given, {"kind", "ranks"})
         return Cuts(_integer_lists(given, "ranks", budget))
     if kind == "prices":
-        _only(given, {"kind", "scale", "prices", "bound"})
+        _only(given, {"kind", "scale", "prices", "bound", "traffic_price"})
         bound = parse_exact(given.get("bound"), "bound", budget)
         (scale,) = parse_integers([given.get("scale")], "scale")
-        return Prices(scale, _integer_lists(given, "prices", budget), bound)
+        (of_traffic,) = parse_integers([given.get("traffic_price", 0)], "traffic_price")
+        return Prices(scale, _integer_lists(given, "prices", budget), bound, of_traffic)
+    if kind == "limited-cuts":
+        _only(given, {"kind", "prices", "traffic_prices"})
+        of_traffics = parse_integers(_field(given, "traffic_prices", list), "traffic_prices")
+        budget.charge(len(of_traffics) // 4)
+        return LimitedCuts(_integer_lists(given, "prices", budget), of_traffics)
     raise CertificateError(f"kind={shown(kind)!r} is no kind of evidence for a value")
 
 

@@ -5,7 +5,8 @@ times loads. Under ``optimal`` dispatch the makespan of a step is, by max-flow m
 
     max over sets U of ranks of  w{e : all ranks of e are in U} / |U|:
 
-over all sets where ranks are few, else by flows (:mod:`eplb_opt.certificate.flows`).
+over all sets where ranks are few, else by flows (:mod:`eplb_opt.certificate.flows`). Under a limit
+of traffic it is a flow of least cost (:mod:`eplb_opt.certificate.limited`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 
 from eplb_opt.certificate.budget import CheckBudget, product_cost
 from eplb_opt.certificate.flows import Flows
+from eplb_opt.certificate.limited import is_limited, limited_makespans, masks_off_home
 from eplb_opt.certificate.problem import cost_over, fitting, integers
 from eplb_opt.certificate.statement import CertificateError
-from eplb_opt.problem.evidence import Cuts, Prices
+from eplb_opt.problem.evidence import Cuts, LimitedCuts, Prices
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Objective
 from eplb_opt.problem.rationals import Integers, shown
@@ -83,7 +85,7 @@ def best_cost(
     layer: Layer,
     phy2log: Sequence[int],
     objective: Objective,
-    cuts: Cuts | None,
+    cuts: Cuts | LimitedCuts | None,
     budget: CheckBudget,
 ) -> Fraction:
     """What the placement costs in tokens under optimal dispatch.
@@ -93,6 +95,13 @@ def best_cost(
     """
     loads, ranks = objective.loads_of(layer), layer.topology.num_ranks
     held = rank_masks(layer, phy2log, budget)
+    if is_limited(layer):
+        limited = cuts if isinstance(cuts, LimitedCuts) else None
+        off_home = masks_off_home(layer, phy2log, budget)
+        found = limited_makespans(layer, held, off_home, loads, limited, budget)
+        return cost_over(objective, found, budget) * layer.unit
+    if isinstance(cuts, LimitedCuts):
+        raise CertificateError("cuts under a limit of traffic, and there is none")
     least = None if cuts is None else cut_makespans(loads, held, cuts, ranks, budget)
     if ranks <= FEW_RANKS:
         makespans = _over_sets(loads, held, ranks, budget)
@@ -155,7 +164,8 @@ def cut_makespans(
 def cost_at_prices(
     layer: Layer, phy2log: Sequence[int], objective: Objective, found: Prices, budget: CheckBudget
 ) -> Fraction:
-    """No shares make the placement cost less, in tokens: every token takes its cheapest rank.
+    """No shares make the placement cost less, in tokens: every token takes its cheapest rank. Under
+    a limit of traffic it pays for being off home, besides, and what the limit allows is free.
 
     Raises:
         CertificateError: the prices are none that the objective admits, or prove less than said.
@@ -166,19 +176,27 @@ def cost_at_prices(
     largest = max(max(row) for row in found.prices)
     if found.scale < 1 or min(min(row) for row in found.prices) < 0:
         raise CertificateError("prices must not be negative, and scale must be positive")
-    bits = max(largest.bit_length(), found.scale.bit_length())
+    bits = max(x.bit_length() for x in (largest, found.scale, found.traffic_price))
     loads, cost = _fitting(loads, len(loads) * max(1, largest), bits)
     budget.charge(len(loads) * (ranks * (1 + bits // 4096) // 4 + 4 * product_cost(bits, bits)))
+    if found.traffic_price < 0 or (found.traffic_price and not is_limited(layer)):
+        raise CertificateError("traffic_price is negative, or there is no limit of traffic")
     if not objective.admits([Fraction(sum(row), found.scale) for row in found.prices]):
         raise CertificateError("the prices do not sum to weights that the objective has")
     held = sorted({(e, p // layer.topology.slots_per_rank) for p, e in enumerate(phy2log)})
     budget.charge(loads.size + len(held) * (4 + len(loads) * cost // AT_ONCE))
     prices: NDArray[Any] = np.array(found.prices, dtype=loads.dtype)
+    of_traffic, off_home = found.traffic_price, [0] * len(layer.loads)
+    if of_traffic:
+        off_home = masks_off_home(layer, phy2log, budget)
     least: dict[int, int] = {}
     for expert, rank in held:
         paid = int((loads[:, expert] * prices[:, rank]).sum())
+        if off_home[expert] >> rank & 1:
+            paid += of_traffic * int(loads[:, expert].astype(object).sum())
         least[expert] = min(paid, least.get(expert, paid))
-    proven = Fraction(sum(least.values()), found.scale) * layer.unit
+    free = of_traffic * layer.traffic_limit * sum(layer.loads)
+    proven = (sum(least.values()) - free) / Fraction(found.scale) * layer.unit
     if proven < found.bound:
         raise CertificateError(f"prices prove {shown(proven)}, not {shown(found.bound)}")
     return proven

@@ -21,6 +21,7 @@ from eplb_opt.problem.evidence import (
     Evidence,
     Exhaustive,
     Groups,
+    LimitedCuts,
     Pattern,
     Prices,
     SameRank,
@@ -147,7 +148,13 @@ def _cuts(found: Cuts) -> Document:
 
 def _prices(found: Prices) -> Document:
     prices = [list(row) for row in found.prices]
-    return {"scale": found.scale, "prices": prices, "bound": exact_text(found.bound)}
+    document = {"scale": found.scale, "prices": prices, "bound": exact_text(found.bound)}
+    return document | ({"traffic_price": found.traffic_price} if found.traffic_price else {})
+
+
+def _limited_cuts(found: LimitedCuts) -> Document:
+    prices = [list(row) for row in found.prices]
+    return {"prices": prices, "traffic_prices": list(found.traffic_prices)}
 
 
 FIELDS: dict[str, Callable[[Any], Document]] = {
@@ -157,6 +164,7 @@ FIELDS: dict[str, Callable[[Any], Document]] = {
     "blocks": _blocks,
     "same-rank": _same_rank,
     "cuts": _cuts,
+    "limited-cuts": _limited_cuts,
     "prices": _prices,
 }
 """What evidence has besides its kind."""
@@ -207,7 +215,7 @@ def _readable(result: Result) -> Result:
     found = result.value_evidence
     if isinstance(found, Prices):
         prices = (price for row in found.prices for price in row)
-        if not _short(found.scale, found.bound, *prices):
+        if not _short(found.scale, found.bound, found.traffic_price, *prices):
             return replace(result, value_evidence=None)
     return result
 

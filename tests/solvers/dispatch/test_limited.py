@@ -17,6 +17,7 @@ from solvers.dispatch import best_shares, traffic, value, value_evidence
 from tests.oracles.steps import maximize, steps_of
 
 Placed = tuple[Layer, tuple[int, ...]]
+OBJECTIVES = st.sampled_from(["sum", "mean", "worst", "cvar:0.4"])
 LIMITS = st.sampled_from([Fraction(0), Fraction(1, 20), Fraction(1, 7), Fraction(1, 3)])
 
 
@@ -64,9 +65,20 @@ def by_simplex(layer: Layer, slots: tuple[int, ...], row: list[Fraction]) -> Fra
     return maximize(rows, [Fraction(0)] * (len(rows) - 1) + [Fraction(1)], gains)
 
 
-@settings(max_examples=25, deadline=None)
-@given(at_home(), st.sampled_from(["sum", "mean", "worst", "cvar:0.4"]))
+@settings(max_examples=12, deadline=None)
+@given(at_home(), OBJECTIVES)
 def test_makespans_are_those_of_the_linear_program(placed: Placed, objective: str) -> None:
+    agrees_with_simplex(placed, objective)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None)
+@given(at_home(), OBJECTIVES)
+def test_a_thousand_makespans(placed: Placed, objective: str) -> None:
+    agrees_with_simplex(placed, objective)
+
+
+def agrees_with_simplex(placed: Placed, objective: str) -> None:
     layer, slots = placed
     cost = Cost.of(objective, "optimal").on(layer)
     makespans = [by_simplex(layer, slots, row) for row in steps_of(layer, objective)]
@@ -74,7 +86,7 @@ def test_makespans_are_those_of_the_linear_program(placed: Placed, objective: st
     assert found.value == found.bound == cost.objective.over(makespans)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(at_home(), st.sampled_from(["sum", "mean"]))
 def test_prices_prove_the_makespans(placed: Placed, objective: str) -> None:
     layer, slots = placed
@@ -93,7 +105,7 @@ def test_prices_prove_the_makespans(placed: Placed, objective: str) -> None:
     assert cost.objective.over(proven) == value(layer, slots, *cost).value
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(at_home())
 def test_ends_and_order_of_limits(placed: Placed) -> None:
     layer, slots = placed
@@ -122,7 +134,7 @@ def nonempty(items: range) -> list[list[int]]:
     return [[i for i in items if mask >> i & 1] for mask in range(1, 2 ** len(items))]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(at_home())
 def test_shares_meet_the_limit(placed: Placed) -> None:
     layer, slots = placed
@@ -238,9 +250,20 @@ def fixed_by_simplex(layer: Layer, slots: tuple[int, ...], objective: str) -> Fr
     return maximize(rows, limits, gains)
 
 
-@settings(max_examples=15, deadline=None)
-@given(at_home(), st.sampled_from(["sum", "mean", "worst", "cvar:0.4"]))
+@settings(max_examples=10, deadline=None)
+@given(at_home(), OBJECTIVES)
 def test_fixed_shares_and_prices(placed: Placed, objective: str) -> None:
+    fixed_agrees_with_simplex(placed, objective)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(at_home(), OBJECTIVES)
+def test_hundreds_of_fixed_shares(placed: Placed, objective: str) -> None:
+    fixed_agrees_with_simplex(placed, objective)
+
+
+def fixed_agrees_with_simplex(placed: Placed, objective: str) -> None:
     layer, slots = placed
     cost = Cost.of(objective, "fixed").on(layer)
     found, truth = value(layer, slots, *cost), fixed_by_simplex(layer, slots, objective)
