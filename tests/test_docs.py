@@ -30,6 +30,7 @@ from eplb_opt.problem.evidence import (
     Evidence,
     Exhaustive,
     Groups,
+    LimitedCuts,
     Pattern,
     Prices,
     SameRank,
@@ -384,7 +385,12 @@ def test_fields_of_a_certificate(folder: Path) -> None:
         Blocks((StepBlock((0,), Fraction(1), Exhaustive()),)),
         SameRank((1,), (((0, 1),),), (Fraction(1),), ((1,),)),
     ]
-    values = [Cuts(((0,),)), Prices(1, ((1,),), Fraction(1)), Trusted("cp-sat")]
+    values = [
+        Cuts(((0,),)),
+        LimitedCuts(((1,),), (1,)),
+        Prices(1, ((1,),), Fraction(1), 1),
+        Trusted("cp-sat"),
+    ]
     fixed = documents.certificate(*placed_over_steps("fixed"), interrupted=False)
     written = run(folder, "solve", *MACHINE, "--certificate")
     assert_documented(

@@ -14,6 +14,7 @@ from fractions import Fraction
 
 from eplb_opt.certificate.budget import CheckBudget, product_cost
 from eplb_opt.certificate.flows import Flows
+from eplb_opt.certificate.homes import require_budget_for_homes
 from eplb_opt.certificate.statement import CertificateError
 from eplb_opt.problem.evidence import LimitedCuts
 from eplb_opt.problem.homes import find_homes
@@ -36,9 +37,8 @@ def masks_off_home(layer: Layer, phy2log: Sequence[int], budget: CheckBudget) ->
     Raises:
         CertificateError: there are no homes.
     """
-    topology, bits = layer.topology, max(layer.loads).bit_length() + 1024
-    budget.charge(len(phy2log) + len(layer.loads) * topology.num_nodes * product_cost(bits, 1024))
-    budget.charge(topology.num_groups**3 * (1 + (bits + topology.num_groups * 32) // 1024))
+    topology = layer.topology
+    require_budget_for_homes(layer, budget)
     homes = find_homes(layer, phy2log)
     if homes is None:
         raise CertificateError("phy2log has no homes of the groups")
