@@ -419,13 +419,15 @@ class FlowModel(HeldModel):
 
     def _limit(self, step: Sequence[int], parts: int) -> None:
         """What may be served off home is rounded up, as loads are rounded down."""
-        part = self.scale.unit * parts
-        away = math.ceil(self.layer.traffic_limit * sum(step) * self.layer.unit / part) * parts
+        limit = self.layer.traffic_limit
+        grain = max(1, parts // limit.denominator)
+        tokens = limit * sum(step) * self.layer.unit
+        away = math.ceil(tokens / (self.scale.unit * grain)) * grain
         at_home = []
         for e, sent in self.sent.items():
-            for g, tokens in enumerate(sent):
+            for g, served in enumerate(sent):
                 at_home.append(self.program.variable(0, self.sizes[e]))
-                self.model.add(at_home[-1] <= tokens)
+                self.model.add(at_home[-1] <= served)
                 self.model.add(at_home[-1] <= self.sizes[e] * self.on_node(e, g))
         self.model.add(sum(at_home) >= sum(self.sizes) - away)
 
