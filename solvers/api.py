@@ -32,6 +32,7 @@ from solvers.decomposition import CountSolver
 from solvers.dispatch import value, value_evidence
 from solvers.formulations.counts import solve_counts
 from solvers.formulations.groups import solve_groups
+from solvers.formulations.steps.linear import model_cost
 from solvers.given import Stages, check_initial, ratio
 from solvers.local_search.steps import within_limit
 from solvers.options import Budget, SearchOptions, SearchProgress
@@ -62,7 +63,8 @@ def solve(
         problem: ``instance.layer(i)``.
         stage: ``groups`` (hierarchical rule only; largest node load), ``counts`` (heaviest
             replica), ``packing`` (makespan with the counts given), or ``joint`` (makespan over
-            everything that the rule allows).
+            everything that the rule allows; the only stage under the rule ``home``, where no
+            placement with spread replicas may be within a limit of traffic: then infeasible).
         backend: one of ``BACKENDS[stage]``, or ``auto``.
         objective: what is minimized over the steps: ``sum`` (of the loads: one step), ``mean``,
             ``worst`` or ``cvar:a``. Other than ``sum`` for ``joint`` and ``packing``.
@@ -332,7 +334,13 @@ def _table(problem: Layer, stage: Stage, cost: Cost) -> dict[str, Backend[Any]]:
         return dict(BACKENDS[stage])
     table = JOINT_OVER_STEPS if stage == Stage.JOINT else PACKING_OVER_STEPS
     if home:
-        table = {name: found for name, found in table.items() if found.takes_home(problem)}
+        limited = problem.traffic_limit < 1
+        dispatch = model_cost(cost, problem).dispatch
+        table = {
+            name: found
+            for name, found in table.items()
+            if found.limited is not None and (not limited or dispatch in found.limited)
+        }
     dispatches = {cost.dispatch}
     if cost.objective == SUM and cost.dispatch == Dispatch.FIXED:
         dispatches.add(Dispatch.OPTIMAL)  # one step: the same problem

@@ -43,16 +43,6 @@ def any_layer(_layer: Layer) -> bool:
     return True
 
 
-def no_layer(_layer: Layer) -> bool:
-    """None."""
-    return False
-
-
-def any_traffic(layer: Layer) -> bool:
-    """Without a limit of traffic."""
-    return layer.traffic_limit == 1
-
-
 def always() -> bool:
     """Needs nothing that may be missing."""
     return True
@@ -69,7 +59,8 @@ class Backend(Generic[Solver]):
         installed: whether what it needs is there.
         in_floats: its bounds rest on floating-point arithmetic.
         dispatches: the dispatch rules that it can solve over several steps.
-        takes_home: the layers under the rule ``home`` that it can solve.
+        limited: the dispatch rules that it can solve under the rule ``home`` with a limit of
+            traffic, if it knows that rule; else None.
     """
 
     solve: Solver
@@ -77,7 +68,7 @@ class Backend(Generic[Solver]):
     is_installed: Callable[[], bool] = always
     in_floats: bool = False
     dispatches: tuple[Dispatch, ...] = tuple(Dispatch)
-    takes_home: Callable[[Layer], bool] = no_layer
+    limited: tuple[Dispatch, ...] | None = None
 
 
 def few_slots(layer: Layer) -> bool:
@@ -96,7 +87,7 @@ def two_slots_a_rank(layer: Layer) -> bool:
 
 
 def _programs(
-    solve: Callable[..., Bracket], takes_home: Callable[[Layer], bool] = no_layer
+    solve: Callable[..., Bracket], limited: tuple[Dispatch, ...] | None = None
 ) -> dict[str, Backend[Any]]:
     """A mixed-integer program by every engine that may be installed."""
     return {
@@ -104,7 +95,7 @@ def _programs(
             partial(solve, backend=engine),
             is_installed=partial(mip.is_installed, engine),
             in_floats=True,
-            takes_home=takes_home,
+            limited=limited,
         )
         for engine in mip.ENGINES
     }
@@ -128,21 +119,21 @@ JOINT: dict[str, Backend[JointSolver]] = {
     "brute-force": Backend(brute_force.solve_joint, takes=few_slots),
 }
 JOINT_OVER_STEPS: dict[str, Backend[StepsSolver]] = {
-    "portfolio": Backend(over_steps.solve_joint, takes_home=any_layer),
+    "portfolio": Backend(over_steps.solve_joint, limited=tuple(Dispatch)),
     "search": Backend(steps_search.solve_joint),
     "cp-sat": Backend(
         steps_cp_sat.solve_joint,
         dispatches=(Dispatch.EVEN, Dispatch.OPTIMAL),
-        takes_home=any_layer,
+        limited=(Dispatch.EVEN, Dispatch.OPTIMAL),
     ),
     "cuts": Backend(
         cuts.solve_joint,
         dispatches=(Dispatch.OPTIMAL, Dispatch.FIXED),
-        takes_home=any_traffic,
+        limited=(Dispatch.FIXED,),
     ),
-    **_programs(steps_mip.solve_joint, any_layer),
+    **_programs(steps_mip.solve_joint, tuple(Dispatch)),
     "brute-force": Backend(
-        brute_force.solve_over_steps, takes=very_few_slots, takes_home=very_few_slots
+        brute_force.solve_over_steps, takes=very_few_slots, limited=tuple(Dispatch)
     ),
 }
 """Of all costs but the sum under ``even`` dispatch, under any rule, and under the rule ``home`` of

@@ -112,11 +112,9 @@ class _Methods:
             (self.improve, 0.2 if few else 0.7, SHORT // 100 if few and budget.limited else None),
         ]
         dispatch = model_cost(self.cost, self.layer).dispatch
-        if dispatch == Dispatch.FIXED:
+        if dispatch == Dispatch.FIXED and budget.seconds is not None:
             plan.append((self.solve_program, 0.6, None))
-        if dispatch != Dispatch.FIXED or self.layer.traffic_limit == 1:
-            plan.append((self.solve_model, 1.0, None))
-        return plan
+        return [*plan, (self.solve_model, 1.0, None)]
 
     @property
     def all_at_home(self) -> bool:
@@ -163,8 +161,10 @@ class _Methods:
         return decomposition.solve_joint(layer, portfolio.solve_joint, budget, initial)
 
     def solve_model(self, known: Bracket, budget: Budget) -> Bracket:
-        """In CP-SAT: of flows where they are limited, else of cuts."""
-        flows = self.cost.dispatch == Dispatch.EVEN or self.layer.traffic_limit < 1
+        """In CP-SAT: of counts or, where they are limited, of flows, else of cuts."""
+        dispatch = model_cost(self.cost, self.layer).dispatch
+        limited = self.layer.traffic_limit < 1 and dispatch == Dispatch.OPTIMAL
+        flows = limited or dispatch == Dispatch.EVEN
         name, solver = ("cp-sat", cp_sat.solve_joint) if flows else ("cuts", cuts.solve_joint)
         found = solver(self.layer, self.cost, budget, known.placement, self.counts)
         known = known.with_placement(found).with_bound(found.bound, name, Trusted(name))

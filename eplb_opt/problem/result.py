@@ -64,7 +64,7 @@ class Result(ShowsItself):
         objective: value of the incumbent, recomputed from it; None without one.
         placement: [P] logical expert per slot, for ``packing`` and ``joint``; else None.
         counts: [E] replicas per expert, for every stage but ``groups``; None without an incumbent.
-        node_of_group: [K] under the hierarchical rule; else None.
+        node_of_group: [K] under the hierarchical rule, or the homes; None under the global rule.
         bound_source: what proved the lower bound.
         limit: what ended the search before its proof was complete, else None.
         runtime: seconds.

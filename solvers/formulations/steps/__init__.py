@@ -14,6 +14,9 @@ on one node.
     sum_n z[k,n] = 1,  sum_k z[k,n] = K / N              whole groups, equally many
     z[k,n] <= sum_{j<k} z[j,n-1]                         nodes are interchangeable
 
+Under the rule ``home`` z[k,n] = 1 where group k is at home; replicas are anywhere, one at home
+(:mod:`.homes`, with the limit of traffic).
+
 **The makespans**, by dispatch. ``even`` (counts decide what a replica weighs):
 
     sum_k y[e,k] = 1,  sum_g n[e,k,g] = k y[e,k]         a count for every expert, replicas placed

@@ -13,6 +13,8 @@ make a token of e on rank g worth a[e,g] = sum_t p[t,g] w[t,e] over all steps, a
     cost >= sum_e (a_e - sum_g (a_e - a[e,g])+ x[e,g])
 
 for any a_e; with a_e the least a[e,g] of the ranks of e in a solution it is the dual bound there.
+Under a limit of traffic a token off home costs the price q more, so that x[e,g] is worth ``(a_e -
+a[e,g] - q w_e)+``, what is missing of the above only at home, and q times the limit is taken off.
 
 Reference: Benders, Numerische Mathematik 4 (1962) 238; Magnanti and Wong, Operations Research 29
 (1981) 464 (cuts of location problems).
@@ -29,6 +31,7 @@ from itertools import combinations
 from ortools.sat.python import cp_model
 
 from eplb_opt.problem.evidence import Cuts, Prices
+from eplb_opt.problem.homes import find_homes
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch
 from solvers.bracket import Bracket
@@ -58,7 +61,7 @@ def solve_joint(
     """Best placement over several steps, with a bound that rests on CP-SAT's word.
 
     Args:
-        layer: under either rule.
+        layer: under any rule; a limit of traffic under ``fixed`` dispatch only.
         cost: with ``optimal`` or ``fixed`` dispatch.
         budget: seconds and work.
         initial: [P] a placement to start from.
@@ -81,7 +84,9 @@ def solve_joint(
             if outcome.value is None or outcome.limit:
                 return known
             better = known.incumbent < model.incumbent
-            if not model.add_cuts(model.placement(outcome.value)) and not better:
+            cut = model.add_cuts(model.placement(outcome.value))
+            cut = model.correct_homes(outcome.value) or cut
+            if not cut and not better:
                 return known  # neither cut off nor better: its value is not known exactly
             model.improve_on(known.incumbent)
     except OutOfBudgetError:
@@ -152,6 +157,7 @@ class PriceModel(HeldModel):
         )
         self.model.minimize(self.total)
         self.seen: set[tuple[Prices, tuple[int, ...]]] = set()
+        self.at_homes = [self._at_home(e, row) for e, row in enumerate(self.x)]
         self.rows: list[tuple[cp_model.LinearExprT, Fraction]] = []
         require_size("cuts", len(layer.loads) * len(self.ranks), 0)
 
@@ -165,16 +171,49 @@ class PriceModel(HeldModel):
         prices = value_evidence(self.asked, phy2log, self.cost)
         if not isinstance(prices, Prices):
             raise TypeError(f"{prices} are no prices")
-        a = self._worth(prices)
-        S = self.S
-        held = [{p // S for p, e in enumerate(phy2log) if e == expert} for expert in range(len(a))]
-        least = [min(row[g] for g in ranks) for row, ranks in zip(a, held, strict=True)]
+        limit = self.layer.traffic_limit
+        a, away = self._worth(prices), [0] * len(self.x)
+        if prices.traffic_price:  # in whole numbers: limit * price * loads
+            a = [[worth * limit.denominator for worth in row] for row in a]
+            away = [prices.traffic_price * limit.denominator * w for w in self.layer.loads]
+        least = self._least(a, away, phy2log)
         if (prices, tuple(least)) in self.seen:
             return False
         self.seen.add((prices, tuple(least)))
-        gains = [[max(0, low - v) for v in row] for low, row in zip(least, a, strict=True)]
-        self._add(sum(least), gains, prices.scale)
+        gains = [
+            [max(0, low - off - v) for v in row]
+            for low, off, row in zip(least, away, a, strict=True)
+        ]
+        more = [
+            [max(0, low - v) - gain for v, gain in zip(row, own, strict=True)]
+            for low, row, own in zip(least, a, gains, strict=True)
+        ]
+        taken_off = prices.traffic_price * limit.numerator * sum(self.layer.loads)
+        scale = prices.scale * (limit.denominator if prices.traffic_price else 1)
+        self._add(sum(least) - taken_off, [*gains, *more], scale)
         return True
+
+    def _at_home(self, expert: int, row: list[cp_model.IntVar]) -> list[cp_model.IntVar]:
+        """[G] whether a rank holds the expert at home; nothing where that makes no difference."""
+        if self.homes is None:
+            return []
+        found = [self.model.new_bool_var("") for _ in row]
+        for g, (at_home, x) in enumerate(zip(found, row, strict=True)):
+            self.model.add(at_home <= x)
+            self.model.add(at_home <= self.on_node(expert, g))
+        return found
+
+    def _least(self, a: list[list[int]], away: list[int], phy2log: tuple[int, ...]) -> list[int]:
+        """[E] what a token is worth on the cheapest rank that holds it."""
+        S, per_node = self.S, self.layer.topology.ranks_per_node
+        homes = find_homes(self.layer, phy2log) if any(away) else None
+        least = []
+        for e, row in enumerate(a):
+            ranks = {p // S for p, held in enumerate(phy2log) if held == e}
+            home = None if homes is None else homes[e // self.group_size]
+            off = {g: away[e] if home not in (None, g // per_node) else 0 for g in ranks}
+            least.append(min(row[g] + off[g] for g in ranks))
+        return least
 
     def _worth(self, prices: Prices) -> list[list[int]]:
         """a[e][g] in units of ``layer.unit / prices.scale``."""
@@ -201,8 +240,8 @@ class PriceModel(HeldModel):
         """``(constant - sum of gains * x) / divisor``, rounded down term by term."""
         terms = [
             -(-gain // divisor) * x
-            for row, own in zip(gains, self.x, strict=True)
-            for gain, x in zip(row, own, strict=True)
+            for row, own in zip(gains, [*self.x, *self.at_homes], strict=True)
+            for gain, x in zip(row, own, strict=False)
             if gain
         ]
         return constant // divisor - sum(terms)
