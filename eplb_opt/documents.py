@@ -30,6 +30,7 @@ from eplb_opt.problem.objective import EVEN_SUM, SUM, Dispatch, Objective
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import exact_text, float_above, float_below, nearest_float
 from eplb_opt.problem.result import Result
+from eplb_opt.problem.topology import Rule
 from eplb_opt.serving.replay.replayed import Replayed, ReplayReport
 
 Document = dict[str, Any]
@@ -47,13 +48,16 @@ def describe_instance(
     instance: Instance, objective: Objective = SUM, dispatch: Dispatch = Dispatch.EVEN
 ) -> Document:
     """The ``instance`` object of the documents, with what was minimized."""
+    limit = Fraction(instance.traffic_limit)
+    exact = {"traffic_limit_exact": exact_text(limit)} if instance.rule == Rule.HOME else {}
     return {
         "source": instance.source,
         "num_layers": instance.num_layers,
         "num_logical_experts": instance.num_logical_experts,
         **asdict(instance.topology),
         "rule": str(instance.rule),
-        "traffic_limit": nearest_float(Fraction(instance.traffic_limit)),
+        "traffic_limit": nearest_float(limit),
+        **exact,
         "spread_replicas": instance.spread_replicas,
         "num_steps": 1 if instance.trace is None else len(instance.trace),
         "objective": str(objective),

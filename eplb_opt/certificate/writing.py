@@ -32,6 +32,7 @@ from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost
 from eplb_opt.problem.rationals import exact_text
 from eplb_opt.problem.result import Result, Stage
+from eplb_opt.problem.topology import Rule
 
 Document = dict[str, Any]
 
@@ -84,10 +85,14 @@ def too_large(document: Document, results: Sequence[Result]) -> list[int]:
     return [
         claim["layer"]
         for claim, result in zip(document["layers"], results, strict=True)
-        if (result.certificate is not None and claim["evidence"]["kind"] != result.certificate.kind)
+        if (claim["evidence"]["kind"] == "trusted" and not _is_word(result.certificate))
         or (claim.get("value_evidence") or {}).get("kind") == "trusted"
         or (result.placement is not None and claim["phy2log"] is None)
     ]
+
+
+def _is_word(found: Evidence | None) -> bool:
+    return found is None or isinstance(found, Trusted)
 
 
 def evidence(found: Evidence | ValueEvidence) -> Document:
@@ -175,7 +180,7 @@ def _check(
 ) -> Document:
     """The claim with its evidence if the checker accepts that; what is too large is on trust."""
     trusted = Trusted(result.bound_source)
-    claim = _claim(layer, result, result.certificate or _default(layer, result))
+    claim = _claim(layer, result, _evidence(layer, result))
     try:
         verdict = verdict_on(machine, claim, cost, budget)
         if verdict.trust is Trust.TOO_LARGE and not verdict.kind and result.objective is not None:
@@ -195,12 +200,16 @@ def _check(
     return claim
 
 
-def _default(layer: Layer, result: Result) -> Evidence:
-    """For a bound that came without evidence: over several steps, a search if it may be redone."""
-    few = layer.num_logical_experts <= REDO_EXPERTS
-    if few and result.cost.on(layer) != EVEN_SUM:
+def _evidence(layer: Layer, result: Result) -> Evidence:
+    """What came with the bound; without any a search if it may be redone, over several steps and
+    under the rule ``home``, there also where a solver only gave its word.
+    """
+    found, home = result.certificate, layer.rule == Rule.HOME
+    searched = home or result.cost.on(layer) != EVEN_SUM
+    missing = found is None or (home and _is_word(found))
+    if missing and searched and layer.num_logical_experts <= REDO_EXPERTS:
         return Exhaustive()
-    return Trusted(result.bound_source)
+    return found or Trusted(result.bound_source)
 
 
 def _short(*numbers: Fraction | int) -> bool:
