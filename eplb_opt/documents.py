@@ -79,6 +79,7 @@ def gap(report: GapReport, command: str | None = None) -> Document:
         },
         "reference": [_reference(reference) for reference in report.reference],
         "policies": [_policy(policy, report) for policy in report.policies],
+        "travel": None if report.travel is None else asdict(report.travel),
         "rank_loads_in_order": _rank_loads(in_order, report),
         "placed_on": report.placed_on,
         "attribution": [_policy_split(split) for split in report.attribution],
@@ -126,6 +127,7 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
                 "gap": layer.gap,
                 "optimal": layer.optimal,
                 "traffic": nearest_float(layer.traffic),
+                "time": layer.time,
             }
             for layer in policy.layers
         ],
@@ -135,6 +137,7 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
         "balancedness_mean": policy.balancedness_mean,
         "num_optimal": policy.num_optimal,
         "traffic": policy.traffic_mean,
+        "time": policy.time_mean,
         "rank_loads": _rank_loads(policy.placement, report),
     }
 

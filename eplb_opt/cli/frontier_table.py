@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 HOW_TO_READ = (
     "bound: what the rule itself costs at least; loss: what a placement costs, both over the mean "
-    "rank load; gap: loss over bound;\n"
+    "rank load; gap: of a placement to the bound;\n"
     "  traffic: part of the tokens served off their group's home, mean and largest of a layer; all "
     "others are means over {layers}"
 )
-ABREAST = 3
-"""Policies beside each other; more of them take several tables."""
+TIME = "  time: loss, and what traffic costs at most, over the expert work at the mean rank load"
+WIDEST = 12
+"""Figures of policies beside each other; more of them take several tables."""
 
 
 def frontier_tables(found: Frontier) -> list[Any]:
@@ -25,27 +26,29 @@ def frontier_tables(found: Frontier) -> list[Any]:
 
     loaded = sum(reference.status != "no-load" for reference in found.reports[0].reference)
     parts: list[Any] = [HOW_TO_READ.format(layers=f"{loaded} layer{'s' * (loaded > 1)} with load")]
+    timed = found.reports[0].travel is not None
+    figures = ["loss", "gap", "traffic", "largest"] + ["time"] * timed
+    parts += [TIME] * timed
     names = [policy.policy for policy in found.reports[0].policies]
-    for first in range(0, len(names), ABREAST):
-        shown = slice(first, first + ABREAST)
-        columns = [
-            f"{name}\n{figure}"
-            for name in names[shown]
-            for figure in ("loss", "gap", "traffic", "largest")
-        ]
+    abreast = WIDEST // len(figures)
+    for first in range(0, len(names), abreast):
+        shown = slice(first, first + abreast)
+        columns = [f"{name}\n{figure}" for name in names[shown] for figure in figures]
         rows = table("rule", "bound", *columns)
         for report in found.reports:
-            cells = [cell for policy in report.policies[shown] for cell in _figures(policy)]
+            cells = [
+                cell for policy in report.policies[shown] for cell in _figures(policy, len(figures))
+            ]
             rows.add_row(name_of(report), percent(bound_over_mean(report)), *cells)
         parts.append(rows)
     return parts + _failed(found.reports) + list(found.worse_than_hierarchical)
 
 
-def _figures(policy: PolicyGap) -> list[str]:
+def _figures(policy: PolicyGap, number: int) -> list[str]:
     if policy.status != "ok":
-        return [policy.status, "-", "-", "-"]
-    figures = (policy.loss_mean, policy.gap_mean, policy.traffic_mean, policy.traffic_max)
-    return list(map(percent, figures))
+        return [policy.status, *["-"] * (number - 1)]
+    off_home = (policy.traffic_mean, policy.traffic_max, policy.time_mean)
+    return list(map(percent, (policy.loss_mean, policy.gap_mean, *off_home)))[:number]
 
 
 def _failed(reports: tuple[GapReport, ...]) -> list[str]:

@@ -44,9 +44,26 @@ from eplb_opt.cli.policy_options import (
 
 if TYPE_CHECKING:
     from eplb_opt.gap import Frontier, GapReport, PolicyGap
+    from eplb_opt.gap.travel import Travel
     from eplb_opt.policies.process import Limits
     from eplb_opt.problem.instance import Instance
     from eplb_opt.problem.objective import Cost, Objective
+
+
+def parse_travel(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Travel | None:
+    """``8,7168,400,0.18``."""
+    if value is None:
+        return None
+    from eplb_opt.gap.travel import Travel
+
+    try:
+        k, hidden, link, microseconds = value.split(",")
+        return Travel(int(k), int(hidden), float(link), float(microseconds) / 1e6)
+    except ValueError as error:
+        why = "" if str(error).startswith(("not enough", "too many")) else f" ({error})"
+        raise click.BadParameter(
+            f"{value!r} is not of the form K,H,GB/s,US, for instance 8,7168,400,0.2{why}"
+        ) from None
 
 
 @click.command()
@@ -64,6 +81,13 @@ if TYPE_CHECKING:
     "the N that follow (next: one).",
 )
 @click.option(
+    "--travel",
+    callback=parse_travel,
+    metavar="K,H,GB/s,US",
+    help="Also show loss and traffic as one time: experts of a token, hidden size, speed between a "
+    "node and the others, microseconds of expert work for a token at an expert.",
+)
+@click.option(
     "--fail-above", type=Finite(min=0), help="Exit 1 if a layer's gap exceeds this ratio."
 )
 @placements_option
@@ -75,6 +99,7 @@ def command(
     policies: tuple[str, ...],
     limits: Limits,
     serve_on: str | None,
+    travel: Travel | None,
     fail_above: float | None,
     placements: str | None,
     json_target: str | None,
@@ -96,7 +121,11 @@ def command(
     """
     from eplb_opt.gap import measure_frontier, measure_gap
     from eplb_opt.gap.frontier import rules_of
+    from eplb_opt.gap.traffic import check_travel
 
+    if travel is not None:
+        with bad_input("--travel"):
+            check_travel(cost)
     served, num_layers = None, instance.num_layers
     if serve_on is not None:
         instance, served = _placed_and_served(instance, serve_on, cost.objective)
@@ -113,6 +142,7 @@ def command(
             objective=cost.objective,
             dispatch=cost.dispatch,
             serve_on=served,
+            travel=travel,
             runner=runner,
             progress=progress,
             **search,
@@ -251,13 +281,14 @@ def policy_table(report: GapReport) -> Any:
 
     columns = ("mean gap to bound", "max gap", "in layer", "balance", "optimal", "seconds")
     served, home = report.cost.objective != SUM, report.instance.rule == Rule.HOME
-    traffic = ["traffic", "largest"] * home
+    traffic = ["traffic", "largest"] * home + ["time"] * (report.travel is not None)
     result = table("policy", *["served loss"] * served, *columns, *traffic)
     for policy in report.policies:
         if policy.status == "ok":
             loss = [percent(policy.loss_mean)] * served
-            off_home = map(percent, [policy.traffic_mean, policy.traffic_max] * home)
-            result.add_row(policy.policy, *loss, *_figures(policy), *off_home)
+            off_home = [policy.traffic_mean, policy.traffic_max] * home
+            off_home += [policy.time_mean] * (report.travel is not None)
+            result.add_row(policy.policy, *loss, *_figures(policy), *map(percent, off_home))
         else:
             result.add_row(f"{policy.policy}\n  {policy.status}: {policy.message}")
     return result
@@ -318,7 +349,7 @@ def _write_placements(target: str, found: GapReport | Frontier) -> None:
     }
     reports = list(_by_rule(found).values())
     if placed:
-        middle = [r for r in reports if r.instance.rule == Rule.HOME] or reports
-        write_placements(target, placed, placed_for=PlacedFor.of(middle[0].instance))
+        home = [report for report in reports if report.instance.rule == Rule.HOME]
+        write_placements(target, placed, placed_for=PlacedFor.of((home or reports)[-1].instance))
     else:
         not_written("--placements", target, "no policy has a placement")

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from typing import NamedTuple
 
 from eplb_opt.gap import served_loss
 from eplb_opt.gap.attribution import attribute_layers
@@ -15,7 +16,8 @@ from eplb_opt.gap.outcome import GapReport, LayerGap, PolicyGap
 from eplb_opt.gap.reference import Reference, find_reference
 from eplb_opt.gap.served_loss import Placed
 from eplb_opt.gap.staleness import same_problem, split_layers
-from eplb_opt.gap.traffic import traffic_of
+from eplb_opt.gap.traffic import check_travel, crossing_time, traffic_of
+from eplb_opt.gap.travel import Travel
 from eplb_opt.policies.names import (
     AnyPolicy,
     InvalidPlacementError,
@@ -35,6 +37,7 @@ from eplb_opt.problem.objective import (
     Dispatch,
     Objective,
     cost_of_shares,
+    mean_load,
 )
 from eplb_opt.problem.rationals import relative_gap
 from eplb_opt.problem.result import Limit
@@ -83,6 +86,7 @@ def measure_gap(
     workers: int = 1,
     explain: bool = False,
     serve_on: Instance | None = None,
+    travel: Travel | None = None,
     policy_timeout: float = TIMEOUT,
     policy_memory: int = MEMORY,
     runner: PolicyRunner | None = None,
@@ -111,6 +115,8 @@ def measure_gap(
             measured on these; the loss is also split, see :mod:`eplb_opt.gap.staleness`, and again
             :mod:`eplb_opt.gap.served_loss`. A limit of traffic holds on what the policies see;
             under ``optimal`` dispatch also here, step by step.
+        travel: what traffic costs; then each layer has a time, see
+            :func:`eplb_opt.gap.traffic.crossing_time`.
         policy_timeout: seconds for each call of a user's program, and for its import.
         policy_memory: bytes that a user's program may allocate.
         runner: runs the policies, in place of one with these two limits; for many instances.
@@ -122,7 +128,7 @@ def measure_gap(
 
     Raises:
         ValueError: ``serve_on`` differs in machine, rule, layers or experts; or an objective over
-            steps is asked for, and one of the two has no steps.
+            steps is asked for, and one of the two has no steps; or a time of a cost that has none.
 
     Example:
         >>> from eplb_opt import Topology
@@ -134,11 +140,13 @@ def measure_gap(
     """
     served = instance if serve_on is None else same_problem(instance, serve_on)
     cost = Cost.of(objective, dispatch)
+    if travel is not None:
+        check_travel(cost)
     for loads in (instance, served):
         cost.objective.check_steps(loads)
     named = named_policies(policies)
     seen = None if serve_on is None else instance.layers()
-    work = _Work(served, instance.source, cost, [name for name, _ in named], seen)
+    work = _Work(served, instance.source, cost, [name for name, _ in named], seen, travel)
     limits = SearchOptions(time_limit, None, ratio("tolerance", tolerance), seed, workers)
     own = PolicyRunner(Limits(policy_timeout, policy_memory))
     try:
@@ -163,6 +171,13 @@ def _limited(limits: SearchOptions, instance: Instance, large: float) -> SearchO
     return replace(limits, time_limit=SMALL_TIME_LIMIT if _is_small(instance) else large)
 
 
+class _Traffic(NamedTuple):
+    """The part of a layer's tokens that is served off home, and :attr:`LayerGap.time`."""
+
+    part: Fraction | None
+    time: float | None = None
+
+
 @dataclass(frozen=True)
 class _Measured:
     """A policy's outcome before the reference is known, and by layer what its placement costs and
@@ -171,7 +186,7 @@ class _Measured:
 
     outcome: PolicyGap
     values: tuple[Bracket, ...] = ()
-    traffic: tuple[Fraction | None, ...] = ()
+    traffic: tuple[_Traffic, ...] = ()
 
 
 def _compile(cost: Cost, progress: Progress, what: str, done: int, total: int) -> None:
@@ -199,6 +214,7 @@ class _Work:
         cost: Cost,
         policies: Sequence[str],
         seen: Sequence[Layer] | None,
+        travel: Travel | None,
     ) -> None:
         """``seen`` are the layers that the policies see, if others than those of ``instance``: then
         a limit of traffic that placement and shares keep is one of these alone.
@@ -207,7 +223,7 @@ class _Work:
         self.layers, self.seen = instance.layers(), seen
         if seen is not None and cost.dispatch != Dispatch.OPTIMAL:
             self.layers = [layer.without_limit() for layer in self.layers]
-        self.policies = policies
+        self.policies, self.travel = policies, travel
         self.measured: list[_Measured] = []
         self.references: list[Reference] = []
         self.attribution: tuple[PolicySplit, ...] = ()
@@ -226,11 +242,17 @@ class _Work:
             outcome = _within_limit(_run_policy(runner, name, policy, seen), seen, self.cost)
             values = self._values(outcome)
             found = zip(self.layers, values, strict=False)
-            traffic = (
-                traffic_of(layer, placed.phy2log, self.cost, placed.shares)
-                for layer, placed in found
-            )
-            self.measured.append(_Measured(outcome, values, tuple(traffic)))
+            traffic = tuple(self._traffic(layer, placed) for layer, placed in found)
+            self.measured.append(_Measured(outcome, values, traffic))
+
+    def _traffic(self, layer: Layer, placed: Bracket) -> _Traffic:
+        """Of a placement as it is valued, and its time if that is asked for."""
+        part = traffic_of(layer, placed.phy2log, self.cost, placed.shares)
+        if self.travel is None or not layer.has_load:
+            return _Traffic(part)
+        loss = float(placed.incumbent / mean_load(layer, self.cost.objective)) - 1
+        crossing = crossing_time(layer, placed.phy2log, self.travel, placed.shares)
+        return _Traffic(part, loss + crossing)
 
     def _values(self, outcome: PolicyGap) -> tuple[Bracket, ...]:
         """What the placement costs on the served steps, by layer; nothing if there is none."""
@@ -315,6 +337,7 @@ class _Work:
             self.staleness,
             self.placed_on,
             self.cost,
+            self.travel,
         )
 
 
@@ -362,7 +385,7 @@ def with_references(report: GapReport, references: Sequence[Reference]) -> GapRe
     policies = []
     for policy in report.policies:
         pairs = zip(policy.layers, loaded, strict=bool(policy.layers))
-        layers = tuple(_layer_gap(old.makespan, old.traffic, new) for old, new in pairs)
+        layers = tuple(_layer_gap(old.makespan, old.traffic, old.time, new) for old, new in pairs)
         policies.append(replace(policy, layers=layers))
     return replace(report, reference=tuple(references), policies=tuple(policies))
 
@@ -394,7 +417,7 @@ def _with_shares_of(seen: Layer, served: Layer, phy2log: Sequence[int], cost: Co
 
 def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyGap:
     layers = tuple(
-        _layer_gap(found.incumbent, traffic, reference)
+        _layer_gap(found.incumbent, *traffic, reference)
         for found, traffic, reference in zip(
             measured.values, measured.traffic, references, strict=False
         )
@@ -403,7 +426,9 @@ def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyG
     return replace(measured.outcome, layers=layers)
 
 
-def _layer_gap(makespan: Fraction, traffic: Fraction | None, reference: Reference) -> LayerGap:
+def _layer_gap(
+    makespan: Fraction, traffic: Fraction | None, time: float | None, reference: Reference
+) -> LayerGap:
     optimal: bool | None = None
     if makespan == reference.lower_bound:
         optimal = True
@@ -416,4 +441,5 @@ def _layer_gap(makespan: Fraction, traffic: Fraction | None, reference: Referenc
         float(reference.mean_load / makespan),
         optimal,
         traffic,
+        time,
     )

@@ -9,6 +9,7 @@ from statistics import fmean
 
 from eplb_opt.gap.loss_split import PolicySplit
 from eplb_opt.gap.reference import Reference
+from eplb_opt.gap.travel import Travel
 from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import EVEN_SUM, Cost
 from eplb_opt.problem.placement import Placement
@@ -27,7 +28,8 @@ class LayerGap:
 
     ``optimal`` is True if the makespan equals the bound, False if a better placement is known or
     the optimum is, None if nobody knows. ``traffic`` is the part of the tokens served off home, see
-    :func:`eplb_opt.gap.traffic.traffic_of`; None where there are no homes.
+    :func:`eplb_opt.gap.traffic.traffic_of`; None where there are no homes. ``time`` is the loss
+    over the mean rank load and what traffic costs at most, in the same unit, if that was asked for.
     """
 
     layer: int
@@ -36,6 +38,7 @@ class LayerGap:
     balancedness: float
     optimal: bool | None
     traffic: Fraction | None = None
+    time: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,6 +103,12 @@ class PolicyGap(ShowsItself):
         return max(map(float, self._traffic), default=None)
 
     @property
+    def time_mean(self) -> float | None:
+        """Mean over layers of loss and traffic as a time; None if it was not asked for."""
+        found = [layer.time for layer in self.layers if layer.time is not None]
+        return fmean(found) if found else None
+
+    @property
     def _traffic(self) -> list[Fraction]:
         """By layer; nothing unless all are known."""
         found = [layer.traffic for layer in self.layers if layer.traffic is not None]
@@ -127,6 +136,7 @@ class GapReport(ShowsItself):
             even dispatch.
         placed_on: where the loads came from that the policies saw.
         cost: what was measured: objective and dispatch.
+        travel: what traffic costs, if times were asked for.
     """
 
     instance: Instance
@@ -137,6 +147,7 @@ class GapReport(ShowsItself):
     staleness: tuple[PolicySplit, ...] = ()
     placed_on: str = ""
     cost: Cost = EVEN_SUM
+    travel: Travel | None = None
 
     def _shown(self) -> Shown:
         """Each policy over all layers."""

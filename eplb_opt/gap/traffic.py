@@ -1,10 +1,13 @@
-"""The traffic that reports show beside a makespan: the part of tokens served off home."""
+"""The traffic that reports show beside a makespan: the part of tokens served off home, and both in
+one number, a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
 
+from eplb_opt.gap.travel import Travel, most_visits, seconds, served_by_nodes
 from eplb_opt.problem.homes import traffic
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch
@@ -37,3 +40,45 @@ def traffic_of(
     if cost.dispatch == Dispatch.OPTIMAL:
         return dispatch.traffic(layer, phy2log, cost)
     return traffic(layer, phy2log, shares, present=home)
+
+
+def check_travel(cost: Cost) -> None:
+    """Whether traffic and makespan can be added to a time.
+
+    Raises:
+        ValueError: the objective is no sum over steps, or shares by node are not known.
+    """
+    if cost.objective.name not in ("sum", "mean") or cost.dispatch == Dispatch.OPTIMAL:
+        raise ValueError(
+            f"{cost}: a time needs objective 'sum' or 'mean' with dispatch 'even' or 'fixed'"
+        )
+
+
+def crossing_time(
+    layer: Layer,
+    phy2log: Sequence[int],
+    travel: Travel,
+    shares: Sequence[Fraction] | None = None,
+) -> float:
+    """What traffic costs at most, in parts of the expert work of a rank with the mean load.
+
+    Every token that is served off home is one visit more at the node that serves it
+    (:func:`eplb_opt.gap.travel.most_visits`), and the fullest node counts. 0 without homes to be
+    off: with one node, or where nodes cannot share the groups alike.
+
+    Args:
+        layer: with load.
+        phy2log: [P].
+        travel: the model.
+        shares: as of :func:`traffic_of`.
+    """
+    machine, k = layer.topology, travel.experts_per_token
+    if machine.num_groups % machine.num_nodes or len(layer.loads) % machine.num_groups:
+        return 0.0
+    home = layer.rule == Rule.HOME
+    served = served_by_nodes(layer, phy2log, shares, present=home)
+    if served is None:
+        return 0.0
+    # A token for each rank: k / G of expert work on each of them at the mean.
+    crossing = seconds(travel, 1.0, 0, most_visits(k, served.away))
+    return crossing * machine.num_ranks / (k * travel.seconds_per_token)

@@ -68,6 +68,8 @@ def test_a_frontier_can_fail_explain_and_serve_other_steps(folder: Path) -> None
     done = eplb_opt(*command, *served, cwd=folder)
     assert done.returncode == 0
     assert "home 0.2: why, over the steps served" in done.stdout
+    timed = eplb_opt(*command, "--travel", "8,7168,400,0.2", cwd=folder).stdout
+    assert ("time" in timed, "time" in done.stdout) == (True, False)
     assert "trace.npy, steps 1 to 2: 4 layers" in done.stdout
 
 
@@ -83,6 +85,15 @@ BAD = {
     "above 1": (["gap", *HOME, "--traffic", "1.5"], "'1.5' is not a decimal from 0 to 1"),
     "no decimal": (["gap", *HOME, "--traffic", "0.1,1/3"], "'1/3' is not a decimal from 0 to 1"),
     "nothing": (["gap", *HOME, "--traffic", ""], "'' is not a decimal from 0 to 1"),
+    "half a time": (["gap", *HOME, "--travel", "8,7168"], "is not of the form K,H,GB/s,US"),
+    "no speed": (
+        ["gap", *HOME, "--travel", "8,7168,0,1"],
+        "(link=0.0 must be positive and finite)",
+    ),
+    "time of what is not told": (
+        ["gap", *HOME, "--travel", "8,7168,400,1", "--dispatch", "optimal"],
+        "--travel: objective='sum', dispatch='optimal': a time needs objective 'sum' or 'mean'",
+    ),
     "K over N": (
         ["gap", *MACHINE[:-1], 1, "--rule", "home"],
         "--rule home: every node is home to as many groups, and --groups 1 is no multiple of "

@@ -8,6 +8,7 @@ import pytest
 from eplb_opt import Instance, Topology
 from eplb_opt.gap import measure_frontier, measure_gap
 from eplb_opt.gap.frontier import name_of
+from eplb_opt.gap.travel import Travel
 from eplb_opt.problem.homes import traffic
 from eplb_opt.problem.objective import rank_loads
 from eplb_opt.problem.validity import layer_violation, over_limit
@@ -120,3 +121,24 @@ def test_an_interrupted_frontier_has_the_reports_so_far() -> None:
 def test_bad_limits(limit: object) -> None:
     with pytest.raises(ValueError, match="traffic_limit="):
         measure_frontier(Instance(LOADS, MACHINE), [limit])
+
+
+def test_time_adds_loss_and_the_fullest_link_of_what_is_served_off_home() -> None:
+    """Of 10 loads 2 are off home, at node 1, of tokens with two experts: 0.4 visits a token.
+
+    A visit is 3 H bytes, 3 us; with two ranks a token is one expert's work, 2 us, on each.
+    """
+    travel = Travel(2, hidden_size=1000, link=1.0, seconds_per_token=2e-6)
+    instance = Instance(LOADS[:1], MACHINE, rule="home")
+
+    def one(*sizes):
+        return spilling(*sizes)[:1]
+
+    (policy,) = measure_gap(instance, one, travel=travel, time_limit=0).policies
+    (layer,) = policy.layers
+    assert layer.makespan == 6
+    assert policy.time_mean == layer.time == pytest.approx(6 / 5 - 1 + 0.4 * 3 / 2)
+    still = measure_gap(instance, "deepseek", travel=travel, time_limit=0).policies[0]
+    assert still.time_mean == pytest.approx(still.loss_mean)
+    with pytest.raises(ValueError, match="a time needs objective 'sum' or 'mean'"):
+        measure_gap(instance, one, travel=travel, dispatch="optimal")
