@@ -153,7 +153,8 @@ def command(
     reports = _by_rule(found)
     if found.interrupted:
         rule, last = list(reports.items())[-1]
-        return report_interrupt(f"{rule}{_progress(last)}")
+        begun = f"{len(reports)} rules are begun; {rule}" * (len(traffic) > 1)
+        return report_interrupt(begun + _progress(last))
     failed = [f"{rule}{x}" for rule, r in reports.items() for x in _failures(r, fail_above)]
     for line in failed:
         click.echo(f"eplb-opt: {line}", err=True)

@@ -184,13 +184,19 @@ def complete(instance: Instance, results: list[Result]) -> bool:
 
 
 def _result_table(instance: Instance, results: list[Result]) -> Any:
+    from eplb_opt.gap.traffic import traffic_of
     from eplb_opt.problem.rationals import decimal_text
+    from eplb_opt.problem.topology import Rule
 
     columns = ("status", "objective", "lower bound", "gap", "proved by", "limit", "seconds")
-    result_table = table("layer", *columns)
-    for layer, result in zip(instance.numbers, results, strict=False):
+    home = instance.rule == Rule.HOME
+    result_table = table("layer", *columns, *["traffic"] * home)
+    for layer, result in zip(instance.layers(), results, strict=False):
+        placed, traffic = result.placement, None
+        if home and placed is not None:
+            traffic = traffic_of(layer, placed, result.cost, result.shares)
         result_table.add_row(
-            str(layer),
+            str(layer.index),
             str(result.status),
             decimal_text(result.objective),
             decimal_text(result.lower_bound),
@@ -198,6 +204,7 @@ def _result_table(instance: Instance, results: list[Result]) -> Any:
             result.bound_source,
             result.limit or "-",
             f"{result.runtime:.2f}",
+            *[percent(None if traffic is None else float(traffic))] * home,
         )
     return result_table
 

@@ -34,14 +34,11 @@ class Frontier(ShowsItself):
     Attributes:
         reports: hierarchical, ``home`` by rising limit, ``home`` with any traffic, global; fewer if
             Ctrl-C came.
+        interrupted: Ctrl-C ended the work early.
     """
 
     reports: tuple[GapReport, ...]
-
-    @property
-    def interrupted(self) -> bool:
-        """Ctrl-C ended the work early."""
-        return any(report.interrupted for report in self.reports)
+    interrupted: bool = False
 
     @property
     def worse_than_hierarchical(self) -> tuple[str, ...]:
@@ -118,12 +115,18 @@ def measure_frontier(
     given = list(limits)
     served = (None,) if serve_on is None else rules_of(serve_on, given)
     reports: list[GapReport] = []
-    for rule, serve in zip(rules_of(instance, given), cycle(served), strict=False):
-        tell = _under_rule(rule, progress)
-        reports.append(measure_gap(rule, named, serve_on=serve, progress=tell, **options))
-        if reports[-1].interrupted:
-            break
-    return Frontier(tuple(_share_references(reports)))
+    interrupted = False
+    try:
+        for rule, serve in zip(rules_of(instance, given), cycle(served), strict=False):
+            tell = _under_rule(rule, progress)
+            reports.append(measure_gap(rule, named, serve_on=serve, progress=tell, **options))
+            if interrupted := reports[-1].interrupted:
+                break
+    except KeyboardInterrupt:
+        if not reports:
+            raise
+        interrupted = True
+    return Frontier(tuple(_share_references(reports)), interrupted)
 
 
 def _share_references(reports: Sequence[GapReport]) -> Iterator[GapReport]:

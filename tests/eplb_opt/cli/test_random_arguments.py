@@ -18,14 +18,15 @@ WORDS = [
     "loads.json", "none.json", "out.json", "out.html", "spec.yaml", ".", "-", "--", "", "é",
     "\n", "0", "1", "2", "3", "-1", "1e9", "nan", "inf", "99999999999999999999", "a:b", "0:1",
     "0-3", "deepseek", "refined", "a + b", "x.py", "x.py:", "lognormal", "zipf", "global",
-    "hierarchical", "joint", "packing", "scip", "4GB", "-4GB", "tcp://",
+    "hierarchical", "home", "0.1", "0.05,0.1", "8,7168,400,0.2", "joint", "packing",
+    "scip", "4GB", "-4GB", "tcp://",
 ]  # fmt: skip
 OPTIONS = [
     "--redundant", "--physical", "--gpus", "--nodes", "--groups", "--rule", "--layers",
     "--steps", "--policy", "--json", "--placements", "--fail-above", "--seed", "--format",
     "--stage", "--backend", "--spread-replicas", "--explain", "--serve-on", "--policy-timeout",
     "--policy-memory", "-o", "--tokens", "--experts", "--steps", "--phi", "--dry-run", "--help",
-    "--strict", "--what", "--budget", "--within", "--dispatcher",
+    "--strict", "--what", "--budget", "--within", "--dispatcher", "--traffic", "--travel",
 ]  # fmt: skip
 
 

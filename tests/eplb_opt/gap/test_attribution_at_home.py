@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -11,7 +13,8 @@ from eplb_opt.gap import measure_gap
 from eplb_opt.gap.attribution import HOME_TERMS, attribute
 from eplb_opt.gap.loss_split import point
 from eplb_opt.gap.optima import NO_SEARCH
-from eplb_opt.problem.objective import mean_load
+from eplb_opt.gap.served_loss import TERMS, Placed, split_served_loss
+from eplb_opt.problem.objective import Cost, Dispatch, Objective, mean_load
 from solvers.dispatch import value
 from solvers.options import SearchOptions
 from tests.oracles.home import home_placements
@@ -64,12 +67,34 @@ def test_a_report_explains_and_says_what_is_recovered() -> None:
 
 
 @pytest.mark.parametrize("dispatch", ["even", "fixed", "optimal"])
-def test_over_steps_a_limit_of_traffic_that_steps_may_exceed_is_left_out(dispatch: str) -> None:
-    """Even shares of a single step may be off home more than those of the sum."""
-    random = Random(dispatch)
-    for _ in range(4):
-        trace = [[[random.randint(0, 9) for _ in range(4)]] for _ in range(3)]
-        instance = Instance(trace, MACHINE, rule="home", traffic_limit="0.3")
-        options = {"objective": "mean", "dispatch": dispatch, "explain": True, "time_limit": 0}
-        report = measure_gap(instance, ["deepseek", "refined"], **options)
-        assert {len(split.layers) for split in report.attribution} == {1}
+def test_over_steps_terms_contain_the_truth(dispatch: str) -> None:
+    """A single step under even or fixed shares may exceed the limit of the sum."""
+    random, cost = Random(1), Cost.of("mean", dispatch)
+    best = partial(value, objective=Objective.parse("sum"), dispatch="optimal")
+    trace = [[[random.randint(0, 9) for _ in range(4)]] for _ in range(2)]
+    layer = Instance(trace, MACHINE, rule="home", traffic_limit="0.2").layer(0)
+    homes, even = dict(home_placements(layer)), cost.dispatch == Dispatch.EVEN
+    placed = random.choice([x for x, away in homes.items() if not even or 0.1 < away <= 0.2])
+    served = layer if dispatch == "optimal" else layer.without_limit()
+    paid = value(layer, placed, *cost).incumbent
+    everywhere = list(home_placements(layer.without_nodes()))
+    alone = [
+        [min(best(step, x).incumbent for x in known) for step in problem.each_step()]
+        for problem, known in (
+            (layer.without_nodes(), [x for x, _ in everywhere]),
+            (served, homes),
+        )
+    ]
+    optima = [
+        mean_load(layer, cost.objective),
+        *map(cost.objective.over, alone),
+        min(value(served, x, "mean", "optimal").incumbent for x in homes),
+        value(served, placed, "mean", "optimal").incumbent,
+        paid,
+    ]
+    truth = [(b - a) / optima[0] for a, b in pairwise(optima)]
+    for search in (NO_SEARCH, SearchOptions()):
+        found = split_served_loss(layer, {"mine": Placed(placed, paid)}, cost, search)
+        split = found["mine"].split
+        assert split.total == sum(truth)
+        assert all(term in split.terms[name] for name, term in zip(TERMS, truth, strict=True))
