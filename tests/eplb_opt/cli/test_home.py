@@ -112,3 +112,20 @@ def test_what_cannot_be_understood_is_one_line(name: str, folder: Path) -> None:
     done = eplb_opt(command, "loads.json", *options, cwd=folder)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert message in done.stderr
+
+
+def test_solve_and_bound_say_the_traffic_of_what_is_placed(folder: Path) -> None:
+    limit = ("loads.json", *HOME, "--traffic", "0.2", "--json", "out.json")
+    done = eplb_opt("solve", *limit, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "traffic" in done.stdout
+    solved = json.loads((folder / "out.json").read_text())
+    assert solved["instance"]["traffic_limit"] == 0.2
+    assert [layer["status"] for layer in solved["layers"]] == ["optimal"] * 2
+    assert all(0 < layer["traffic"] <= 0.2 for layer in solved["layers"])
+    assert eplb_opt("bound", *limit, cwd=folder).returncode == 0
+    bounds = json.loads((folder / "out.json").read_text())["layers"]
+    assert [layer["traffic"] for layer in bounds] == [None, None]
+    assert [b["lower_bound_exact"] for b in bounds] == [
+        layer["objective_exact"] for layer in solved["layers"]
+    ]

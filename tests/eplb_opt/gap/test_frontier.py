@@ -142,3 +142,11 @@ def test_time_adds_loss_and_the_fullest_link_of_what_is_served_off_home() -> Non
     assert still.time_mean == pytest.approx(still.loss_mean)
     with pytest.raises(ValueError, match="a time needs objective 'sum' or 'mean'"):
         measure_gap(instance, one, travel=travel, dispatch="optimal")
+
+
+def test_a_small_frontier_is_solved_exactly() -> None:
+    """Every placement agrees, under every rule."""
+    frontier = measure_frontier(Instance(LOADS[:1], MACHINE), [0, 0.1, "0.15", 0.25], "deepseek")
+    for report in frontier.reports:
+        assert report.reference[0].lower_bound == best_in(report.instance, 0)
+        assert report.reference[0].status == "optimal"
