@@ -20,8 +20,7 @@ of 8 experts in 4 groups, on 2 nodes of 2 ranks of 3 slots:
 How the stages are run stands in :meth:`pipeline.Pipeline.place`, 20 lines that all policies share.
 
 - ``replication``, ``packing``, ``grouping``, ``pair_resplit``, ``count_search``: our stages;
-- ``home_groups``, ``contents``: homes of groups, and which further copies each node holds, under the
-  rule ``home``;
+- ``home_groups``, ``contents``: under the rule ``home``, homes of groups and the copies of nodes;
 - ``refined``: our policy, made of them; ``matching`` and ``migration`` let it start from an old
   placement;
 - ``steps``: policies that look at every step of a trace, made for a dispatcher;
