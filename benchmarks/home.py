@@ -237,7 +237,9 @@ def rivals(options: argparse.Namespace) -> None:
 
 
 def steps(options: argparse.Namespace) -> None:
-    """The recordings as steps of equal weight: bound and value are means over steps."""
+    """The recordings as steps of equal weight: bound and value are means over steps, and the
+    traffic is that of replicas sharing alike.
+    """
     loads = np.stack(list(recorded(options).values())).astype(np.float64)
     loads *= 1e6 / loads.sum(2, keepdims=True)
     header("dispatch, rule, policy", "bound", "loss", "traffic", "seconds")
@@ -257,7 +259,7 @@ def steps(options: argparse.Namespace) -> None:
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Of 58 generated layers, with and without compiled loops warm."""
+    """Of 58 generated layers."""
     header("machine, rule", "seconds", "over `refined`")
     for machine in (Machine(), *MACHINES):
         loads = generate("deepseek-v3", num_layers=58, num_experts=256, tokens=2**20, seed=0)
