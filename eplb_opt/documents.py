@@ -30,7 +30,6 @@ from eplb_opt.problem.objective import EVEN_SUM, SUM, Dispatch, Objective
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.rationals import exact_text, float_above, float_below, nearest_float
 from eplb_opt.problem.result import Result
-from eplb_opt.problem.topology import Rule
 from eplb_opt.serving.replay.replayed import Replayed, ReplayReport
 
 Document = dict[str, Any]
@@ -48,16 +47,13 @@ def describe_instance(
     instance: Instance, objective: Objective = SUM, dispatch: Dispatch = Dispatch.EVEN
 ) -> Document:
     """The ``instance`` object of the documents, with what was minimized."""
-    limit = Fraction(instance.traffic_limit)
-    exact = {"traffic_limit_exact": exact_text(limit)} if instance.rule == Rule.HOME else {}
     return {
         "source": instance.source,
         "num_layers": instance.num_layers,
         "num_logical_experts": instance.num_logical_experts,
         **asdict(instance.topology),
         "rule": str(instance.rule),
-        "traffic_limit": nearest_float(limit),
-        **exact,
+        "traffic_limit": nearest_float(Fraction(instance.traffic_limit)),
         "spread_replicas": instance.spread_replicas,
         "num_steps": 1 if instance.trace is None else len(instance.trace),
         "objective": str(objective),
@@ -233,7 +229,10 @@ def certificate(instance: Instance, results: Sequence[Result], *, interrupted: b
     costs = {result.cost for result in results if not result.infeasible} or {EVEN_SUM}
     if len(costs) > 1:
         raise ValueError("a certificate speaks of one objective and one dispatch")
-    machine = describe_instance(instance, *costs.pop()) | {"num_layers": len(results)}
+    machine = describe_instance(instance, *costs.pop()) | {
+        "num_layers": len(results),
+        "traffic_limit_exact": exact_text(Fraction(instance.traffic_limit)),
+    }
     return writing.certificate(machine, instance.layers(), results, interrupted=interrupted)
 
 
