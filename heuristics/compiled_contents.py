@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 @compiled
 def anneal_rounds(
-    constants: tuple[int, int, int, int],
+    constants: tuple[int, int, int, int, int],
     heat: float,
     tokens: Array,
     by_load: Array,
@@ -31,7 +31,8 @@ def anneal_rounds(
     """Rounds of all rows, one row after the other.
 
     Args:
-        constants: units in the mean node, weight of nodes, largest excess, ranks of a node.
+        constants: units in the mean node, weight of nodes, largest excess, ranks of a node,
+            r times what a light replica has.
         heat: the first temperature, in units.
         tokens: [B, E] of each expert, in units.
         by_load: [B, E] the experts, heaviest first.
@@ -44,7 +45,7 @@ def anneal_rounds(
         places: [R, C] in [0, 1).
         rises: [R, C] that is allowed, over the first temperature.
     """
-    units, weight, most, ranks_per_node = constants
+    units, weight, most, ranks_per_node, light = constants
     num_experts, num_nodes, further = tokens.shape[1], copies.shape[1], copies.shape[2]
     for row in range(len(tokens)):
         load, home, held = tokens[row], homes[row], copies[row]
@@ -63,7 +64,7 @@ def anneal_rounds(
             share[e] = int(np.ceil(load[e] / counts[e]))
             nodes += on_nodes[e] * share[e]
             away += (counts[e] - on_nodes[e, home[e]]) * share[e]
-            replicas += square(share[e] * ranks_per_node - units // 2, most)
+            replicas += square(share[e] * ranks_per_node - light, most)
         squares = replicas
         for n in range(num_nodes):
             squares += weight * square(nodes[n] - units, most)
@@ -85,10 +86,10 @@ def anneal_rounds(
                 if off > limit[row] and off > away:
                     continue
                 heavy = replicas
-                heavy -= square(share[a] * ranks_per_node - units // 2, most)
-                heavy -= square(share[b] * ranks_per_node - units // 2, most)
-                heavy += square(new_a * ranks_per_node - units // 2, most)
-                heavy += square(new_b * ranks_per_node - units // 2, most)
+                heavy -= square(share[a] * ranks_per_node - light, most)
+                heavy -= square(share[b] * ranks_per_node - light, most)
+                heavy += square(new_a * ranks_per_node - light, most)
+                heavy += square(new_b * ranks_per_node - light, most)
                 squares = heavy
                 for t in range(num_nodes):
                     now = nodes[t]

@@ -55,6 +55,7 @@ class Contents:
         least: [B] int64, its value, the root of the objective in units, without what is behind the
             point; as large as can be at first; changed in place.
         ranks_per_node: r.
+        light: units; replicas of which r are up to so many are easy to pack.
     """
 
     tokens: Tensor
@@ -65,9 +66,10 @@ class Contents:
     best: Tensor
     least: Tensor
     ranks_per_node: int
+    light: int
 
     @staticmethod
-    def begin(loads: Tensor, homes: Tensor, shape: Shape, traffic: float) -> Contents:
+    def begin(loads: Tensor, homes: Tensor, shape: Shape, traffic: float, light: float) -> Contents:
         """Of loads [L, E] in float64 a trial for each of the homes [L, n, E], B = L n: the heaviest
         experts of each node have its further copies, at home.
         """
@@ -90,6 +92,7 @@ class Contents:
             copies.clone(),
             torch.full_like(home[:, 0], torch.iinfo(torch.int64).max),
             shape.num_ranks // shape.num_nodes,
+            int(light * UNITS),
         )
 
     def select(self, rows: Tensor) -> Contents:
@@ -104,6 +107,7 @@ class Contents:
             best,
             self.least[rows],
             self.ranks_per_node,
+            self.light,
         )
 
     def anneal(self, rounds: int, heat: float, seed: int) -> None:
@@ -153,7 +157,7 @@ def _run_compiled(contents: Contents, draws: Draws, heat: float) -> None:
         contents.copies, contents.best, contents.least,
         draws.slot, draws.place, draws.rise,
     )  # fmt: skip
-    constants = (UNITS, NODE_WEIGHT, LARGEST_EXCESS, contents.ranks_per_node)
+    constants = (UNITS, NODE_WEIGHT, LARGEST_EXCESS, contents.ranks_per_node, contents.light)
     anneal_rounds(constants, heat, *(tensor.numpy() for tensor in tensors))
 
 
@@ -205,7 +209,7 @@ class _State:
         at_home = on_nodes.gather(2, contents.home[:, :, None])[:, :, 0]
         loads = (on_nodes * share[:, :, None]).sum(1)
         squares = NODE_WEIGHT * _square(loads - UNITS).sum(1)
-        squares += _square(share * contents.ranks_per_node - UNITS // 2).sum(1)
+        squares += _square(share * contents.ranks_per_node - contents.light).sum(1)
         away = ((counts - at_home) * share).sum(1)
         return _State(counts, on_nodes, share, loads, away, _root(squares))
 
@@ -253,7 +257,7 @@ class _Moves:
         nodes = state.nodes[:, None].expand(-1, self.a.shape[1], -1)
         squares = torch.zeros_like(self.a)
         away, kept = state.away[:, None].expand_as(self.a), torch.ones_like(self.a).bool()
-        replicas = _square(state.share * contents.ranks_per_node - UNITS // 2)
+        replicas = _square(state.share * contents.ranks_per_node - contents.light)
         for expert, change in ((self.a, -1), (self.b, 1)):
             count, share = state.counts[row, expert], state.share[row, expert]
             home, on_nodes = contents.home[row, expert], state.on_nodes[row, expert]
@@ -263,7 +267,7 @@ class _Moves:
             before, after = (x.gather(2, home[..., None])[..., 0] for x in (on_nodes, now))
             away = away + (count + change - after) * new - (count - before) * share
             kept &= after > 0
-            squares = squares + _square(new * contents.ranks_per_node - UNITS // 2)
+            squares = squares + _square(new * contents.ranks_per_node - contents.light)
             squares = squares - replicas[row, expert]
         squares = squares + replicas.sum(1, keepdim=True)
         squares = squares + NODE_WEIGHT * _square(nodes - UNITS).sum(2)

@@ -8,14 +8,16 @@ and then the replicas of each node are packed on its ranks as under the other ru
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from heuristics.contents import Contents
 from heuristics.home_groups import candidate_homes
-from heuristics.makespan import keep_best
+from heuristics.makespan import change_where, keep_best, keep_better, makespans
 from heuristics.packing import by_load, lpt, snake
 from heuristics.pair_resplit import PackedPlacement, resplit, rounds
 from heuristics.replication import count_replicas
@@ -24,28 +26,33 @@ from heuristics.shape import Shape
 
 @dataclass(frozen=True)
 class Work:
-    """Of an effort.
+    """Of a search.
 
     Attributes:
         candidates: homes that are tried.
         brief: rounds of annealing for each of these.
         full: rounds for the most promising, and those that fewer candidates spare.
+        heat: the first temperature over the mean node, of brief annealing; a quarter afterwards.
+        light: the part of the mean rank load up to which replicas are easy to pack.
         resplits: rounds of re-splitting inside nodes.
     """
 
     candidates: int
     brief: int
     full: int
-    resplits: int
+    heat: float = 0.016
+    light: float = 0.5
+    resplits: int = 12
 
 
 WORK = {
-    "fast": Work(4, 32, 64, 4),
-    "default": Work(6, 64, 256, 12),
-    "thorough": Work(16, 256, 4096, 80),
+    "fast": (Work(4, 32, 64, resplits=4),),
+    "default": (Work(6, 64, 256), Work(6, 64, 1024, 0.06, 0.65)),
+    "thorough": (Work(16, 256, 4096, resplits=80), Work(16, 256, 4096, 0.06, 0.65, 80)),
 }
-HEAT = 0.016
-"""The first temperature over the mean node, of brief annealing; a quarter of it afterwards."""
+"""By effort; all searches after the first only for layers that ``ENOUGH`` is not reached in."""
+ENOUGH = 0.005
+"""Over the makespan that the traffic allows."""
 
 
 def place_at_home(loads: Tensor, shape: Shape, traffic: float, effort: str, seed: int) -> Tensor:
@@ -54,16 +61,37 @@ def place_at_home(loads: Tensor, shape: Shape, traffic: float, effort: str, seed
     Every expert is at home, K/N groups on each node, and at most ``traffic`` of a layer's tokens
     are served off home. There must be further copies: P > E.
     """
-    work, layers = WORK[effort], len(loads)
-    homes = candidate_homes(loads, shape, traffic, work.candidates)
-    number = homes.shape[1]
-    homes = homes.repeat_interleave(loads.shape[1] // shape.num_groups, dim=2)
-    trials = Contents.begin(loads, homes, shape, traffic)
-    trials.anneal(work.brief, HEAT, seed)
-    spared = work.brief * (work.candidates - number)
+    first, *further = WORK[effort]
+    homes, left = candidate_homes(loads, shape, traffic, first.candidates)
+    best = _search(loads, homes, shape, traffic, first, seed)
+    enough = left * ((1 + ENOUGH) * shape.num_nodes / shape.num_ranks)
+    for number, work in enumerate(further, 1):
+        task = partial(_search, shape=shape, traffic=traffic, work=work, seed=seed + 2 * number)
+
+        def again(rows: Tensor, best: Tensor = best, task: Search = task) -> Tensor:
+            found = task(loads[rows], homes[rows])
+            return keep_better(loads[rows], best[rows], found, shape.num_ranks)
+
+        best = change_where(makespans(loads, best, shape.num_ranks) > enough, again, best)
+    return best
+
+
+Search = Callable[[Tensor, Tensor], Tensor]
+"""(loads [L, E], homes [L, n, K]) -> the expert in each slot [L, P]."""
+
+
+def _search(
+    loads: Tensor, homes: Tensor, shape: Shape, traffic: float, work: Work, seed: int
+) -> Tensor:
+    """The placement [L, P] of the best of homes [L, n, K]."""
+    layers, number = homes.shape[:2]
+    experts = homes.repeat_interleave(loads.shape[1] // shape.num_groups, dim=2)
+    trials = Contents.begin(loads, experts, shape, traffic, work.light)
+    trials.anneal(work.brief, work.heat, seed)
     first = torch.arange(layers, device=loads.device) * number
     chosen = trials.select(trials.least.view(layers, number).argmin(1) + first)
-    chosen.anneal(work.full + spared, HEAT / 4, seed + 1)
+    spared = work.brief * (work.candidates - number)
+    chosen.anneal(work.full + spared, work.heat / 4, seed + 1)
     return _pack(loads, chosen, shape, work.resplits)
 
 

@@ -16,9 +16,11 @@ from heuristics.grouping import MAX_PARTITIONS, num_partitions, partitions, swap
 from heuristics.shape import Shape
 
 
-def candidate_homes(loads: Tensor, shape: Shape, traffic: float, most: int) -> Tensor:
+def candidate_homes(
+    loads: Tensor, shape: Shape, traffic: float, most: int
+) -> tuple[Tensor, Tensor]:
     """The node of each group [L, n, K] in the n <= ``most`` most promising assignments, best first,
-    from loads [L, E].
+    from loads [L, E]; and the node load [L] that the first one leaves.
 
     Assignments are in the order of the node load that moving ``traffic`` of the tokens leaves,
     ``max over k of (the k fullest nodes - traffic * all) / k``, at least the mean; of equal ones
@@ -32,12 +34,14 @@ def candidate_homes(loads: Tensor, shape: Shape, traffic: float, most: int) -> T
         return _by_swaps(totals, shape.num_nodes, traffic, most)
     subsets, partition = partitions(shape.num_groups, per_node, loads.device)
     nodes = totals[:, subsets].sum(2)[:, partition]
-    order = _order(nodes, traffic)[:, :most]
-    return _node_of_group(subsets[partition[order]].flatten(2), shape.num_nodes)
+    order, left = _order(nodes, traffic)
+    return _node_of_group(subsets[partition[order[:, :most]]].flatten(2), shape.num_nodes), left
 
 
-def _order(nodes: Tensor, traffic: float) -> Tensor:
-    """Assignments [L, m], most promising first, from the totals of their nodes [L, m, N]."""
+def _order(nodes: Tensor, traffic: float) -> tuple[Tensor, Tensor]:
+    """Assignments [L, m], most promising first, from the totals of their nodes [L, m, N]; and the
+    node load [L] that the first leaves.
+    """
     number = torch.arange(1, nodes.shape[2] + 1, device=nodes.device)
     total = nodes.sum(2, keepdim=True)
     mean = total / len(number)
@@ -46,7 +50,8 @@ def _order(nodes: Tensor, traffic: float) -> Tensor:
     left = torch.maximum(left, mean)[..., 0]
     excess = (nodes - mean).clamp(min=0).sum(2)
     by_excess = torch.sort(excess, dim=1, stable=True).indices
-    return by_excess.gather(1, torch.sort(left.gather(1, by_excess), dim=1, stable=True).indices)
+    rising = torch.sort(left.gather(1, by_excess), dim=1, stable=True)
+    return by_excess.gather(1, rising.indices), rising.values[:, 0]
 
 
 def _node_of_group(groups: Tensor, num_nodes: int) -> Tensor:
@@ -55,7 +60,7 @@ def _node_of_group(groups: Tensor, num_nodes: int) -> Tensor:
     return torch.empty_like(groups).scatter_(-1, groups, node.expand_as(groups))
 
 
-def _by_swaps(totals: Tensor, num_nodes: int, traffic: float, most: int) -> Tensor:
+def _by_swaps(totals: Tensor, num_nodes: int, traffic: float, most: int) -> tuple[Tensor, Tensor]:
     """From LPT the best swap of two groups, as often as there are groups; then that and the best of
     its neighbours.
     """
@@ -66,11 +71,11 @@ def _by_swaps(totals: Tensor, num_nodes: int, traffic: float, most: int) -> Tens
     swap[1:].scatter_(1, pairs, pairs.flip(1))  # the first leaves all as it is
     for _ in range(num_groups):
         near = first[:, swap]
-        order = _order(_node_totals(totals, near, num_nodes), traffic)
+        order, _ = _order(_node_totals(totals, near, num_nodes), traffic)
         first = near.gather(1, order[:, :1, None].expand(-1, -1, num_groups))[:, 0]
     near = first[:, swap]
-    order = _order(_node_totals(totals, near, num_nodes), traffic)[:, :most]
-    return near.gather(1, order[:, :, None].expand(-1, -1, num_groups))
+    order, left = _order(_node_totals(totals, near, num_nodes), traffic)
+    return near.gather(1, order[:, :most, None].expand(-1, -1, num_groups)), left
 
 
 def _node_totals(totals: Tensor, node_of_group: Tensor, num_nodes: int) -> Tensor:

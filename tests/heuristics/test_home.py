@@ -37,10 +37,11 @@ SIZES = [(72, 8, 4, 8, 64), (40, 4, 2, 4, 32), (48, 8, 2, 16, 32), (36, 4, 4, 4,
 def test_both_forms_find_the_same_contents(slots, groups, nodes, ranks, experts, limit) -> None:
     shape = Shape(slots, groups, nodes, ranks)
     loads = _loads(3, experts, 7).double()
-    homes = candidate_homes(loads, shape, limit, 3).repeat_interleave(experts // groups, dim=2)
+    homes, _ = candidate_homes(loads, shape, limit, 3)
+    homes = homes.repeat_interleave(experts // groups, dim=2)
     found = []
     for run in (contents._run_compiled, contents._run_together):
-        state = Contents.begin(loads, homes, shape, limit)
+        state = Contents.begin(loads, homes, shape, limit, 0.5)
         draws = Draws.of(40, 3, state.tokens)
         run(state, draws, 0.02 * contents.UNITS)
         found.append((state.best, state.copies, state.least))
@@ -89,9 +90,9 @@ def test_candidates_are_in_the_order_of_what_copies_must_take_away() -> None:
     )
     for limit in (0.0, 0.1, 1.0):
         shape = Shape(16, 8, 4, 4)
-        found = candidate_homes(loads, shape, limit, 200)
+        found, left = candidate_homes(loads, shape, limit, 200)
         assert found.shape == (2, 105, 8)
-        for row, assignments in zip(loads, found, strict=True):
+        for row, assignments, level_of_first in zip(loads, found, left, strict=True):
             keys = []
             for homes in assignments:
                 nodes = torch.zeros(4, dtype=torch.float64).index_add_(0, homes, row)
@@ -101,13 +102,14 @@ def test_candidates_are_in_the_order_of_what_copies_must_take_away() -> None:
                 keys.append(
                     (max(float(level), float(total / 4)), float((nodes - total / 4).clamp(0).sum()))
                 )
+            assert keys[0][0] == pytest.approx(float(level_of_first))
             assert all(a <= (b[0] + 1e-9, b[1] + 1e-9) for a, b in pairwise(keys))
 
 
 def test_swaps_of_groups_find_good_homes_where_assignments_are_many() -> None:
     loads = _loads(2, 16, 3).double()
     shape = Shape(32, 16, 4, 4)
-    few = candidate_homes(loads, shape, 1.0, 6)
+    few, _ = candidate_homes(loads, shape, 1.0, 6)
     assert few.shape == (2, 6, 16)
     for row, assignments in zip(loads, few, strict=True):
         for homes in assignments:
@@ -153,7 +155,7 @@ def test_with_the_limit_0_not_even_a_light_expert_is_served_off_home() -> None:
 
 def test_homes_of_a_small_layer_are_the_best_of_all_by_enumeration() -> None:
     loads = _loads(1, 6, 5).double()
-    best = candidate_homes(loads, Shape(12, 6, 3, 3), 0.0, 1)[0, 0]
+    best = candidate_homes(loads, Shape(12, 6, 3, 3), 0.0, 1)[0][0, 0]
     nodes = torch.zeros(3, dtype=torch.float64).index_add_(0, best, loads[0])
     least = min(max(loads[0, list(o)].view(3, 2).sum(1)) for o in permutations(range(6)))
     assert float(nodes.max()) == pytest.approx(float(least))
