@@ -38,7 +38,6 @@ from solvers.formulations.steps.linear import (
 from solvers.local_search.steps import as_groups, ceiling, first_over_steps, within_limit
 from solvers.model_size import require_size
 from solvers.options import Budget, OutOfBudgetError
-from solvers.scaling import LARGEST_SUM
 
 Read = Callable[[cp_model.IntVar], int]
 Number = cp_model.IntVar | int
@@ -298,7 +297,7 @@ class EvenModel(Model):
     def _every_expert_is_at_home(self) -> None:
         held = {e: [self.n[e, k] for k in own] for e, own in self.windows.items()}
         homes.keep_at_home(self.program, self.layer, self.node, held)
-        homes.limit_replicas(self.program, self.layer, self.node, self.n, LARGEST_SUM)
+        homes.limit_replicas(self.program, self.layer, self.node, self.n, homes.LARGEST_WEIGHT)
 
     def _every_rank_is_full(self) -> list[cp_model.IntVar]:
         """The slots of each rank that experts without load fill, which every one needs on its
@@ -374,7 +373,9 @@ class HeldModel(Model):
                 self.program, self.layer, self.node, {e: [row] for e, row in enumerate(self.x)}
             )
         if self.limits_shares:
-            self.homes = homes.Homes(self.program, self.layer, self.node, self.x, LARGEST_SUM)
+            self.homes = homes.Homes(
+                self.program, self.layer, self.node, self.x, homes.LARGEST_WEIGHT
+            )
         for g in self.ranks if self.homes is None else ():
             self.budget.spend(len(experts))
             self.model.add(sum(row[g] for row in self.x) == min(self.S, here))

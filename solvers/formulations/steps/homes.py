@@ -16,6 +16,7 @@ and h differ,
 
     H(z) >= H(h)        if all their experts are present at h   (greater, where h comes before z)
 
+and where rounding hides this, by its numbers of replicas on nodes.
 Weights that had to be rounded are rounded so that no placement within the limit is cut off.
 """
 
@@ -32,10 +33,18 @@ from eplb_opt.problem.objective import Dispatch
 from eplb_opt.problem.topology import Rule
 from solvers.scaling import Scale, scale_for
 
+LARGEST_WEIGHT = 2**30
+"""Tokens of a row in CP-SAT, in scaled units, at most: with weights from 2^39 on its presolve was
+seen to lose the optimum of a layer of 3 experts (OR-Tools 9.15), and to claim another one's bound.
+"""
 Variable = Any
 """Whatever the engine calls one."""
 Terms = list[tuple[Variable, float]]
 """A sum of variables with coefficients."""
+
+
+Changes = tuple[tuple[int, int, int], ...]
+"""Groups, the node of each, and a better one."""
 
 
 class Rows(Protocol):
@@ -130,7 +139,8 @@ class Homes:
         """Every slot is filled; ``x`` [E][G] are bools."""
         self.rows, self.layer, self.node = rows, layer, node
         self.scale = scale_for(layer, range(1, layer.most_replicas + 1), largest_sum=largest_sum)
-        self.known: set[tuple[tuple[int, int, int], ...]] = set()
+        self.preferred: set[Changes] = set()
+        self.excluded: set[tuple[Changes, tuple[int, ...]]] = set()
         slots = layer.topology.slots_per_rank
         most = 1 if layer.spread_replicas else slots
         self.replicas = [[rows.variable(0, most) for _ in row] for row in x]
@@ -177,13 +187,36 @@ class Homes:
             return False
         pairs = enumerate(zip(homes, better, strict=True))
         changes = tuple((k, mine, other) for k, (mine, other) in pairs if mine != other)
-        if not changes or changes in self.known:
+        slots = tuple(phy2log)
+        if not changes or (changes, slots) in self.excluded:
             return False
-        self.known.add(changes)
-        self._prefer(changes)
+        if changes in self.preferred:
+            self.excluded.add((changes, slots))
+            self._exclude(changes, slots)
+        else:
+            self.preferred.add(changes)
+            self._prefer(changes)
         return True
 
-    def _prefer(self, changes: Sequence[tuple[int, int, int]]) -> None:
+    def _exclude(self, changes: Changes, phy2log: tuple[int, ...]) -> None:
+        """Where rounding hides that others are better: no such homes with as many replicas of the
+        groups' experts on each node.
+        """
+        per_node, terms = self.layer.topology.slots_per_node, Terms()
+        for k, mine, _ in changes:
+            terms.append((self.node[k][mine], -1))
+            for e in self.layer.groups[k]:
+                for n, own in enumerate(by_node(self.layer, self.replicas[e])):
+                    here = phy2log[n * per_node : (n + 1) * per_node].count(e)
+                    more, fewer = self.rows.variable(0, 1), self.rows.variable(0, 1)
+                    held: Terms = [(m, 1) for m in own]
+                    self.rows.add([*held, (more, -here - 1)], 0, math.inf)
+                    room = per_node - here + 1
+                    self.rows.add([*held, (fewer, room)], -math.inf, per_node)
+                    terms += [(more, 1), (fewer, 1)]
+        self.rows.add(terms, 1 - len(changes), math.inf)
+
+    def _prefer(self, changes: Changes) -> None:
         """For ``changes`` (group, home, better home): the home is as good, or is not one, or an
         expert is not present at the better one.
         """

@@ -21,7 +21,6 @@ from solvers.engines import cp_sat
 from solvers.formulations.steps import homes
 from solvers.formulations.steps.cp_sat import EvenModel
 from solvers.options import Budget, OutOfBudgetError
-from solvers.scaling import LARGEST_SUM
 
 
 def least_traffic(layer: Layer, phy2log: tuple[int, ...], budget: Budget) -> Bracket:
@@ -63,7 +62,7 @@ class _TrafficModel(EvenModel):
         above = Bracket(None, makespan + layer.unit, Fraction(0), "")
         super().__init__(layer, EVEN_SUM, above, budget, None)
         served, scale = homes.tokens_at_home(
-            self.program, self.layer, self.node, self.n, LARGEST_SUM
+            self.program, self.layer, self.node, self.n, homes.LARGEST_WEIGHT
         )
         self.away_unit = scale.unit
         total = scale.down(sum(layer.loads) * layer.unit)
