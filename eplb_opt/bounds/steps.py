@@ -169,7 +169,8 @@ def _home_bounds(layer: Layer, dispatch: Dispatch, floor: Fraction) -> list[Boun
     bounds = [Bound(least * layer.unit, "homes")]
     if not layer.traffic_limit:
         bounds.append(_partition_bound(without_traffic(layer), Cost(SUM, dispatch)))
-        if dispatch == Dispatch.EVEN and all(layer.loads):
+        node = layer.node_problem(range(layer.topology.groups_per_node))
+        if dispatch == Dispatch.EVEN and all(layer.loads) and node.is_feasible:
             bounds.append(groups_bound(without_traffic(layer)))
     return bounds
 

@@ -192,6 +192,7 @@ def test_spread_replicas_may_leave_no_placement_within_a_limit() -> None:
     assert str(solve(free).status) == "optimal"
     for backend in ("auto", "cp-sat", "scipy", "brute-force"):
         assert solve(limited, backend=backend).infeasible
+    assert solve(replace(limited, traffic_limit=Fraction(0))).infeasible
 
 
 def test_no_time_is_a_result() -> None:
