@@ -9,7 +9,9 @@ Ranks that hold the same experts so far, and nodes that hold none, are interchan
 
 Under the rule ``home`` the first expert of a group chooses its home, and every expert has a replica
 there. A limit of traffic is kept under even dispatch, where some homes within it are enough. Under
-other dispatch the search goes without it; if it then finds a placement, nothing is known.
+optimal dispatch complete placements keep it with any homes, and not only with those of least
+traffic; under fixed dispatch over several steps there is none. If that leaves a placement below the
+bound, nothing is known.
 
 Under ``optimal`` and ``fixed`` a placement costs no more with more ranks for an expert: only those
 with as many different experts on every rank as there can be are looked at. ``fixed`` costs no less
@@ -31,7 +33,8 @@ from numpy.typing import NDArray
 
 from eplb_opt.certificate.budget import CheckBudget, TooLargeToCheckError, product_cost
 from eplb_opt.certificate.closed_form import common_multiple
-from eplb_opt.certificate.problem import fitting
+from eplb_opt.certificate.limited import limited_makespans
+from eplb_opt.certificate.problem import cost_over, fitting
 from eplb_opt.certificate.shares import prices_that_reach
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch, Objective
@@ -64,7 +67,7 @@ def placement_below(
         raise TooLargeToCheckError(f"more than {DEEPEST} experts or ranks")
     found = _Search(layer, bound, cost, counts, budget).run()
     if found and layer.traffic_limit < 1 and cost.dispatch != Dispatch.EVEN:
-        raise TooLargeToCheckError("shares under a limit of traffic are not searched")
+        raise TooLargeToCheckError("a placement below may have other homes, or more traffic")
     return found
 
 
@@ -81,6 +84,7 @@ class _Search:
         self.even = even = cost.dispatch == Dispatch.EVEN
         self.makespans = (_Even if even else _Best)(layer, cost.objective, bound, budget)
         self.fixed = cost.dispatch == Dispatch.FIXED and len(self.makespans.loads) > 1
+        self.limited = layer.traffic_limit < 1 and not even
         self.home = layer.rule == Rule.HOME
         nodes = layer.topology.num_nodes if layer.rule != Rule.GLOBAL else 1
         self.per_node = layer.topology.num_ranks // nodes
@@ -119,7 +123,9 @@ class _Search:
         if self.fixed and self._prices_reach():
             return False
         if i == len(self.order):
-            return not self.fixed or not self._shares_reach()
+            if self.fixed:
+                return not self._shares_reach()
+            return not self.limited or self._is_below_within_limit()
         expert = self.order[i]
         group = expert // self.group_size
         known = self.node_of.get(group)
@@ -231,6 +237,20 @@ class _Search:
             more = (*chosen, (g, n)) if n else chosen
             yield from self._spread(ranks, at + 1, fewest - n, most - n, more)
 
+    def _is_below_within_limit(self) -> bool:
+        """Whether the placement that is now complete stays below the bound with these homes, each
+        step under the limit of traffic.
+        """
+        node = (1 << self.per_node) - 1
+        held = [sum(1 << g for g in ranks) for ranks in self.ranks]
+        off_home = [
+            ~(node << self.node_of[e // self.group_size] * self.per_node) for e in range(len(held))
+        ]
+        loads, budget = self.makespans.loads, self.budget
+        found = limited_makespans(self.layer, held, off_home, loads, None, budget)
+        cost = cost_over(self.makespans.objective, found, budget)
+        return cost * self.layer.unit < self.makespans.bound
+
     def _prices_reach(self) -> bool:
         """Whether prices of another placement prove the bound for this one, complete or not."""
         for k, (worth, needed) in enumerate(self.worths):
@@ -267,6 +287,8 @@ class _Makespans:
     are, in grains of ``unit / scale``.
 
     Attributes:
+        objective: over the steps.
+        bound: tokens that are not to be reached.
         loads: [T, E] in the unit of the layer.
         weights: of the makespans from the largest on, integers.
         limit: sum of weights times makespans, in the unit of the layer, that is not to be reached.
@@ -276,6 +298,7 @@ class _Makespans:
         self, layer: Layer, objective: Objective, bound: Fraction, scale: int, columns: int,
         budget: CheckBudget,
     ) -> None:  # fmt: skip
+        self.objective, self.bound = objective, bound
         self.loads = objective.loads_of(layer)
         steps, experts = self.loads.shape
         budget.charge(8 * steps)

@@ -34,7 +34,8 @@ def needs_transfers(
     many transfers from ``old`` [P]; exact, for a small layer.
 
     True as well if no placement keeps the limit, as a negative one. Respects
-    ``layer.spread_replicas``. ``budget`` is that of a whole document if None.
+    ``layer.spread_replicas``; under the rule ``home`` placements without homes count, too, so that
+    False says nothing. ``budget`` is that of a whole document if None.
 
     Raises:
         TooLargeToCheckError: it would take too long to find out.

@@ -1,6 +1,7 @@
 """Certificates under the rule ``home``: bounds, values and what a document says of the limit."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -13,6 +14,7 @@ from eplb_opt.certificate.parsing import parse_evidence
 from eplb_opt.certificate.writing import evidence as write
 from eplb_opt.problem.evidence import CLOSED_FORM, ONE_PARTITION, Blocks, Exhaustive, StepBlock
 from eplb_opt.problem.objective import Cost
+from eplb_opt.problem.rationals import integer_array
 from tests.eplb_opt.bounds.test_homes import LIMITS, SHAPES, TRACES, home_layer
 from tests.oracles.homes import even_makespan, even_optimum, optimal_optimum, within_limit
 from tests.oracles.steps import DISPATCHES
@@ -96,11 +98,20 @@ def test_the_search_finds_the_optimum_over_steps(layer: Layer, name: str) -> Non
     assert verified(layer, best + Fraction(1, 10**9), cost) is False
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.builds(home_layer, TRACES, st.sampled_from(SHAPES[:4]), st.sampled_from(LIMITS)))
-def test_the_search_of_shares_knows_no_limit(layer: Layer) -> None:
-    best, cost = optimal_optimum(layer.without_limit()), Cost.of("sum", "optimal")
-    near = Fraction(best).limit_denominator(10**6)
-    assert verified(layer, near, cost)
-    above = verified(layer, near + Fraction(1, 10**4), cost)
-    assert above is not True or layer.traffic_limit < 1
+def test_the_search_of_shares_keeps_the_limit(layer: Layer) -> None:
+    """With any homes, which may make a placement cheaper than it is: then nothing is known."""
+    single = replace(layer, steps=integer_array([layer.loads]))
+    best = Fraction(optimal_optimum(layer)).limit_denominator(10**6)
+    for dispatch in ("optimal", "fixed"):
+        cost = Cost.of("sum", dispatch)
+        assert verified(single, best + Fraction(1, 10**4), cost) is not True
+        assert verified(single, best - Fraction(1, 10**4), cost) is not False
+
+
+@pytest.mark.parametrize(("loads", "limit"), [([7, 2, 1, 2], "1/5"), ([9, 1, 4, 3], "1/10")])
+def test_optima_of_shares_under_a_limit_are_verified(loads: list[int], limit: str) -> None:
+    layer = home_layer([loads], (4, 6, 2, 2, 2), Fraction(limit))
+    best = Fraction(optimal_optimum(layer)).limit_denominator(10**6)
+    assert verified(layer, best, Cost.of("sum", "optimal"))
