@@ -119,22 +119,11 @@ def command(
     Several limits of --traffic make a frontier: the hierarchical rule, --rule home with each limit
     and with none, and the global rule in one table.
     """
-    from eplb_opt.gap import measure_frontier, measure_gap
-    from eplb_opt.gap.frontier import rules_of
-    from eplb_opt.gap.traffic import check_travel
-
-    if travel is not None:
-        with bad_input("--travel"):
-            check_travel(cost)
     served, num_layers = None, instance.num_layers
     if serve_on is not None:
         instance, served = _placed_and_served(instance, serve_on, cost.objective)
     windows = instance.num_layers // num_layers  # with --serve-on next:N
-    measure: Callable[..., GapReport | Frontier] = measure_gap
-    if len(traffic) > 1:
-        measure = partial(measure_frontier, limits=traffic)
-        with bad_input("--traffic with several limits"):
-            list(rules_of(instance, traffic))
+    measure = _measure(instance, cost, traffic, travel)
     with policies_loaded(policies, limits, instance) as runner, progress_bar() as progress:
         found = measure(
             instance,
@@ -142,7 +131,6 @@ def command(
             objective=cost.objective,
             dispatch=cost.dispatch,
             serve_on=served,
-            travel=travel,
             runner=runner,
             progress=progress,
             **search,
@@ -159,6 +147,24 @@ def command(
     for line in failed:
         click.echo(f"eplb-opt: {line}", err=True)
     return 1 if failed else 0
+
+
+def _measure(
+    instance: Instance, cost: Cost, traffic: tuple[Fraction, ...], travel: Travel | None
+) -> Callable[..., GapReport | Frontier]:
+    """What measures the policies: under one rule, or under several limits of traffic."""
+    from eplb_opt.gap import measure_frontier, measure_gap
+    from eplb_opt.gap.frontier import rules_of
+    from eplb_opt.gap.traffic import check_travel
+
+    if travel is not None:
+        with bad_input("--travel"):
+            check_travel(cost)
+    if len(traffic) < 2:
+        return partial(measure_gap, travel=travel)
+    with bad_input("--traffic with several limits"):
+        list(rules_of(instance, traffic))
+    return partial(measure_frontier, limits=traffic, travel=travel)
 
 
 def _placed_and_served(
