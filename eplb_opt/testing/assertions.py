@@ -28,7 +28,7 @@ from eplb_opt.problem.objective import (
 )
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.result import Limit
-from eplb_opt.problem.validity import find_violations
+from eplb_opt.problem.validity import find_violations, over_limit
 from eplb_opt.testing.contracts import check_contracts
 from solvers.dispatch import value
 
@@ -47,10 +47,12 @@ def place(policy: AnyPolicy, instance: Instance, runner: PolicyRunner | None = N
 
 
 def assert_valid(placement: Placement | ArrayLike, instance: Instance) -> None:
-    """Every rule of the instance holds: shape, every expert placed, groups on their nodes, spread.
+    """Every rule of the instance holds: shape, every expert placed, groups on their nodes or at
+    home, spread; and its limit of traffic, replicas sharing alike.
 
     Raises:
-        AssertionError: names the layer, slot and expert of each of the first violations.
+        AssertionError: names the layer, slot and expert of each of the first violations, or the
+            traffic of the first layer above the limit.
     """
     if not isinstance(placement, Placement):
         try:
@@ -62,6 +64,10 @@ def assert_valid(placement: Placement | ArrayLike, instance: Instance) -> None:
         shown = "; ".join(violation.message for violation in violations[:5])
         more = f" (and {len(violations) - 5} more)" if len(violations) > 5 else ""
         raise AssertionError(shown + more)
+    for layer, row in zip(instance.layers(), placement.phy2log.tolist(), strict=True):
+        above = over_limit(layer, row)
+        if above is not None:
+            raise AssertionError(above)
 
 
 def judged_by(

@@ -101,7 +101,7 @@ def optimal(request: pytest.FixtureRequest) -> Callable[[Instance], list[float]]
 
         machine = instance.topology
         content = [instance.loads.tolist(), str(machine), str(instance.rule),
-                   instance.spread_replicas]  # fmt: skip
+                   instance.spread_replicas, str(instance.traffic_limit)]  # fmt: skip
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         known = cache.get(f"{CACHE}/{key}", None) if cache else None
         if known is None:

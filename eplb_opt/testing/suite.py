@@ -19,9 +19,9 @@ from eplb_opt.policies.names import PolicyError, load_policy
 from eplb_opt.policies.process import Limits
 from eplb_opt.policies.runner import PolicyRunner
 from eplb_opt.problem.instance import Instance
-from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost
+from eplb_opt.problem.objective import EVEN_SUM, SUM, Cost, Dispatch
 from eplb_opt.problem.topology import Topology
-from eplb_opt.testing.assertions import assert_never_worse, measure_makespans
+from eplb_opt.testing.assertions import assert_never_worse, assert_valid, measure_makespans
 from eplb_opt.testing.contracts import Finding, check_contracts, message_of
 from eplb_opt.testing.traces import check_steps, small_traces
 
@@ -76,6 +76,30 @@ def full_scale_instances(layers: int = 8) -> list[Instance]:
             name = f"{family}, {machine.num_physical_experts} slots on {machine.num_ranks} ranks"
             found.append(Instance(loads, machine, source=f"{name}, {machine.num_nodes} nodes"))
     return found
+
+
+def home_instances() -> list[Instance]:
+    """Groups at home and copies anywhere, with limits of traffic: where a policy may place
+    hierarchically, and is not asked for more.
+    """
+    small: Any = [[600, 560, 120, 120, 20, 10, 10, 10], [1000, 0, 0, 0, 0, 0, 0, 0], [0] * 8]
+    large = generate("deepseek-v3", num_layers=2, num_experts=256, tokens=10**6, seed=1)
+    cases = [
+        (small, Topology(12, 4, 2, 4), 1.0),
+        (small, Topology(16, 4, 4, 4), 0.1),
+        (large, Topology(288, 32, 4, 8), 0.1),
+    ]
+    return [
+        Instance(
+            loads,
+            machine,
+            "home",
+            f"{machine.num_physical_experts} slots, {machine.num_nodes} nodes, at home, traffic up "
+            f"to {limit:g}",
+            traffic_limit=limit,
+        )
+        for loads, machine, limit in cases
+    ]
 
 
 STEPS = 8
@@ -133,6 +157,10 @@ def run_suite(
             failed = message_of(partial(running.run, name, instance))
             alive = alive and not failed
             yield Finding(f"valid: {instance.source}", failed)
+        for instance in home_instances():
+            given = instance if cost.objective == SUM else with_steps(instance)
+            failed = message_of(partial(_place_at_home, name, given, cost, running))
+            yield Finding(f"valid: {given.source}", failed)
         if alive:
             yield from _quality(
                 name, instances, cost, running, never_worse_than, gap_below, baseline, tolerance
@@ -141,6 +169,13 @@ def run_suite(
         yield Finding("contracts", "not checked: the policy must first pass the checks above")
         return
     yield from check_contracts(load_policy(name))
+
+
+def _place_at_home(name: str, instance: Instance, cost: Cost, runner: PolicyRunner) -> None:
+    """Homes, and under even dispatch the limit of traffic."""
+    placement = runner.run(name, instance).placement
+    if cost.dispatch == Dispatch.EVEN:
+        assert_valid(placement, instance)
 
 
 def _cost_of(name: str, runner: PolicyRunner) -> Cost:

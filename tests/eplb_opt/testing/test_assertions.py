@@ -5,7 +5,7 @@ import pytest
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
-from eplb_opt import Instance, Topology, find_violations
+from eplb_opt import Instance, Topology
 from eplb_opt.testing import (
     assert_drop_in,
     assert_equivalent,
@@ -30,6 +30,15 @@ def test_what_is_wrong_with_a_placement_is_said() -> None:
     hierarchical = Instance(SMALL.loads, Topology(16, 8, 2, 2))
     with pytest.raises(AssertionError, match="node"):
         assert_valid([row[::-1]], hierarchical)
+
+
+def test_a_limit_of_traffic_is_a_rule() -> None:
+    home = Instance(SMALL.loads, Topology(10, 2, 2, 2), "home", traffic_limit=0.2)
+    assert_valid([[0, 1, 2, 3, 4, 4, 5, 6, 7, 2]], home)
+    with pytest.raises(AssertionError, match=r"20\.6897% of the tokens are served off home"):
+        assert_valid([[0, 1, 2, 3, 3, 4, 5, 6, 7, 0]], home)
+    with pytest.raises(AssertionError, match="no homes of the groups"):
+        assert_valid([[0, 1, 2, 4, 3, 3, 5, 6, 7, 0]], home)
 
 
 def test_gaps_are_to_what_is_proven() -> None:
@@ -93,7 +102,7 @@ def test_drop_in() -> None:
 @given(st.data())
 def test_drawn_placements_are_valid(data: st.DataObject) -> None:
     instance = data.draw(instances())
-    assert find_violations(data.draw(placements(instance)), instance) == []
+    assert_valid(data.draw(placements(instance)), instance)
 
 
 def test_counterexamples_are_small() -> None:
@@ -123,7 +132,7 @@ def test_each_family_has_its_look(family: str) -> None:
 
 
 @settings(max_examples=25)
-@given(instances(max_experts=5, max_layers=1))
+@given(instances(max_experts=5, max_layers=1, rules=["global", "hierarchical"]))
 def test_the_strategies_serve_an_oracle(instance: Instance) -> None:
     layer = instance.layer(0)
     assert solve(layer).objective == solve(layer, backend="brute-force").objective
