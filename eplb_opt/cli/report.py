@@ -21,7 +21,9 @@ from eplb_opt.cli.files import readable, writable
     help="The page (.html); one file that needs nothing else.",
 )
 def command(source: Path, output: Path) -> int:
-    """Make a page of SOURCE: what `gap` or `replay --json` wrote, or the results of a sweep."""
+    """Make a page of SOURCE: what `gap` (also with several limits of traffic) or `replay --json`
+    wrote, or the results of a sweep.
+    """
     from eplb_opt.report import write_page
 
     with bad_input():

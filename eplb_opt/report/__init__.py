@@ -16,6 +16,7 @@ from eplb_opt.report.figures import (
     plot_rank_loads,
     plot_served_loss,
 )
+from eplb_opt.report.frontiers import plot_frontier
 from eplb_opt.report.page import page, write_page
 from eplb_opt.report.replays import (
     plot_balancedness,
@@ -31,6 +32,7 @@ __all__ = [
     "page",
     "plot_attribution",
     "plot_balancedness",
+    "plot_frontier",
     "plot_gap",
     "plot_gap_against_time",
     "plot_heatmap",

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eplb_opt.gap.frontier import Frontier
 from eplb_opt.report import figures, replays
 from eplb_opt.report.figures import Source, short
+from eplb_opt.report.frontiers import describe_frontier, frontier_document, plot_frontier
 from eplb_opt.report.replays import describe, replay_document
 from eplb_opt.report.summary import Summary, split_rows, summarize
 from eplb_opt.serving.replay import ReplayReport
@@ -33,7 +35,7 @@ INTERVALS = (
 )
 
 
-def write_page(source: Source | ReplayReport, target: str | Path) -> int:
+def write_page(source: Source | ReplayReport | Frontier, target: str | Path) -> int:
     """Write the report, whole or not at all; how many bytes it has.
 
     Raises:
@@ -49,11 +51,15 @@ def write_page(source: Source | ReplayReport, target: str | Path) -> int:
     return len(content)
 
 
-def page(source: Source | ReplayReport) -> str:
+def page(source: Source | ReplayReport | Frontier) -> str:
     """The HTML of a report. Text is escaped by the templates alone, here it is as it is."""
     document = replay_document(source)
     if document is not None:
         return _render("replay.html.j2", replay_sections(document), describe(document))
+    document = frontier_document(source)
+    if document is not None:
+        words = describe_frontier(document)
+        return _render("frontier.html.j2", frontier_sections(document), words)
     summary = summarize(source)  # type: ignore[arg-type]
     words = {"summary": summary, "policies": sort_policies(summary)}
     return _render("page.html.j2", gap_sections(summary), words)
@@ -118,6 +124,15 @@ def replay_sections(document: dict[str, Any]) -> list[Section]:
         )
         for entry in document["policies"]
     ]
+
+
+def frontier_sections(document: dict[str, Any]) -> list[Section]:
+    """What a page about a frontier shows."""
+    text = (
+        "One point a rule. Below it hangs a line down to the proven bound of the rule: what the "
+        "rule itself costs lies on that line."
+    )
+    return [Section("Loss against traffic", text, partial(plot_frontier, document))]
 
 
 def sort_policies(summary: Summary) -> list[Any]:

@@ -183,7 +183,10 @@ def machine_of(instance: dict[str, Any] | None) -> str:
     """A line about the machine of an instance, and what was measured on it if that is unusual."""
     if instance is None:
         return "none"
-    nodes = f", {instance['num_nodes']} nodes" if instance["rule"] == "hierarchical" else ""
+    nodes = f", {instance['num_nodes']} nodes" if instance["rule"] != "global" else ""
+    if instance["rule"] == "home":
+        limit = instance.get("traffic_limit", 1.0)
+        nodes += ", groups at home" + (f", traffic up to {limit:g}" if limit < 1 else "")
     cost = cost_of(instance)
     return (
         f"{instance['num_logical_experts']} experts, {instance['num_physical_experts']} slots, "
@@ -235,6 +238,8 @@ def _command(document: dict[str, Any], seen: str) -> str:
         f"--gpus {instance['num_ranks']} --nodes {instance['num_nodes']} "
         f"--groups {instance['num_groups']} --rule {instance['rule']}"
     ]
+    if instance.get("traffic_limit", 1.0) < 1:
+        words.append(f"--traffic {instance['traffic_limit']!r}")
     if cost_of(instance):
         words.append(f"--objective {instance['objective']} --dispatch {instance['dispatch']}")
     words += ["--normalize-steps"] if instance.get("normalize_steps") else []

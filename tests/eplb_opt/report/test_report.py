@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from eplb_opt import Instance, Topology, documents, report
-from eplb_opt.gap import measure_gap
+from eplb_opt.gap import measure_frontier, measure_gap
 from eplb_opt.gap.loss_split import interval_in_points
 from eplb_opt.io.synthetic import generate
 from eplb_opt.report.summary import Distribution, of_sweep, summarize
@@ -255,3 +255,35 @@ def test_the_check_for_console_errors_sees_them(tmp_path) -> None:
     page = tmp_path / "bad.html"
     page.write_text("<script>undefined_function()</script>")
     assert "CONSOLE" in chromium(tmp_path, "--dump-dom", page.as_uri()).stderr
+
+
+@pytest.fixture(scope="module")
+def frontier():
+    loads = [[6, 2, 1, 1], [3, 3, 2, 2]]
+    machine = Topology(6, 2, num_nodes=2, num_groups=2)
+    return measure_frontier(Instance(loads, machine), [0.1, 0.25], ["deepseek", "refined"])
+
+
+def test_loss_against_traffic(frontier) -> None:
+    ax = report.plot_frontier(frontier)
+    lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+    refined = {tuple(point) for point in lines["refined"]}
+    assert refined == {
+        (100 * r.policies[1].traffic_mean, 100 * r.policies[1].loss_mean) for r in frontier.reports
+    }
+    assert len(lines["deepseek"]) < len(frontier.reports)  # it does the same under home
+    shown = ", ".join(text.get_text() for text in ax.texts)
+    assert shown == "hierarchical, home 0.1, home 0.25, home, global"
+    (below, *_) = ax.collections[-1].get_segments()
+    assert below[0][1] <= below[1][1]
+
+
+def test_a_page_of_a_frontier(frontier, tmp_path) -> None:
+    (tmp_path / "frontier.json").write_text(json.dumps(documents.frontier(frontier, "<typed>")))
+    report.write_page(tmp_path / "frontier.json", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 1
+    assert "<td>home 0.25</td>" in page
+    assert "&lt;typed&gt;" in page
+    with pytest.raises(report.ReportError, match="no frontier"):
+        report.plot_frontier(tmp_path / "page.html")
