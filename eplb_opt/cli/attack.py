@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +118,9 @@ def _hunt(policy: str, shape: Instance, limits: Limits, **options: Any) -> Attac
             text = f"worst {float(worst.ratio):.4f}" if worst else ""
             progress(text, int(1000 * share), 1000)
 
-        experts, machine, rule = shape.num_logical_experts, shape.topology, str(shape.rule)
-        found = hunt(policy, experts, machine, rule=rule, runner=runner, progress=tell, **options)
+        options |= {"rule": str(shape.rule), "traffic_limit": Fraction(shape.traffic_limit)}
+        experts, machine = shape.num_logical_experts, shape.topology
+        found = hunt(policy, experts, machine, runner=runner, progress=tell, **options)
         keep_results()
         tell_single_step([policy], runner, "attack gives it one")
     return found
@@ -159,7 +162,7 @@ def _write(
         from eplb_opt.io.atomic import replace_file
         from eplb_opt.testing.attack import as_test
 
-        replace_file(output, as_test(found.worst, policy, shape.topology).encode())
+        replace_file(output, as_test(found.worst, policy, shape).encode())
     if certificate is not None and found.worst is not None:
         _write_certificate(certificate, found.worst, shape, interrupted=found.interrupted)
 
@@ -168,7 +171,6 @@ def _write_certificate(target: str, worst: Worst, shape: Instance, *, interrupte
     import numpy as np
 
     from eplb_opt import documents
-    from eplb_opt.problem.instance import Instance
 
-    loads = Instance(np.array([worst.loads]), shape.topology, shape.rule)
+    loads = replace(shape, loads=np.array([worst.loads]))
     write_json(target, documents.certificate(loads, [worst.result], interrupted=interrupted))

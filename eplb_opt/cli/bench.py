@@ -73,7 +73,10 @@ def command(
 
 
 def _bench_table(report: GapReport, timing: _Timing) -> Any:
-    found = table("policy", "median ms", "ratio", "mean gap", "max gap")
+    from eplb_opt.problem.topology import Rule
+
+    home = report.instance.rule == Rule.HOME
+    found = table("policy", "median ms", "ratio", "mean gap", "max gap", *["traffic"] * home)
     seconds = timing.medians()
     base = next(iter(seconds.values()), None)
     for policy in report.policies:
@@ -89,6 +92,7 @@ def _bench_table(report: GapReport, timing: _Timing) -> Any:
             "-" if time is None or base is None else f"{time / base:.2f}",
             percent(policy.gap_mean),
             percent(policy.gap_max),
+            *[percent(policy.traffic_mean)] * home,
         )
     return found
 

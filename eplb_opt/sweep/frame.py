@@ -18,7 +18,7 @@ def load(path: str | Path, *, layers: bool = False) -> pd.DataFrame:
     """The results in a file of JSON lines, one row a unit; a torn last line is left out.
 
     Columns: ``unit``, ``policy``, ``status``, ``message``, ``runtime_s``, ``gap_mean``,
-    ``gap_max``, ``balancedness_mean``, ``loss_mean``, ``num_optimal``,
+    ``gap_max``, ``balancedness_mean``, ``loss_mean``, ``traffic``, ``num_optimal``,
     ``num_layers``, ``seed``, and with a dot the fields of ``instance``, ``reference`` and
     ``versions``; the lists by layer if ``layers``.
 

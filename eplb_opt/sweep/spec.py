@@ -86,13 +86,16 @@ class Block(_Strict):
     """Everything with everything: instances x machines x rules x (policies and solvers).
 
     Attributes:
+        traffic: limits under the rule ``home``, each for itself: the part of a layer's tokens that
+            may be served off home.
         objective: what a placement is measured by, over the steps of a trace.
         dispatch: how the tokens of an expert are shared by its replicas.
     """
 
     instances: Annotated[list[Recorded | Generated], Field(min_length=1)]
     machines: Annotated[list[Machine], Field(min_length=1)]
-    rules: list[Literal["auto", "global", "hierarchical"]] = ["auto"]
+    rules: list[Literal["auto", "global", "hierarchical", "home"]] = ["auto"]
+    traffic: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] = [1.0]
     policies: list[Text] = []
     solvers: list[Solver] = []
     objective: str = "sum"
@@ -108,6 +111,8 @@ class Block(_Strict):
         Cost.of(self.objective, self.dispatch)  # its ValueError says what is wrong
         if not self.policies and not self.solvers:
             raise ValueError("give policies, solvers or both")
+        if self.traffic != [1.0] and "home" not in self.rules:
+            raise ValueError("traffic is limited under the rule home: name it in rules")
         for name in self.policies:
             try:
                 known_policy(name)

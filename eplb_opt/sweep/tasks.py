@@ -39,6 +39,7 @@ class Task:
     policies: tuple[str, ...]
     solvers: tuple[Solver, ...]
     cost: Cost = EVEN_SUM
+    traffic: float = 1.0
 
     def unit(self, what: str | Solver) -> str:
         """The key of one row of results."""
@@ -47,7 +48,8 @@ class Task:
         nodes = f", {machine.nodes} nodes, {machine.groups} groups" if machine.nodes > 1 else ""
         name = what if isinstance(what, str) else solver_name(what)
         cost = "" if self.cost == EVEN_SUM else f" | {self.cost.objective}, {self.cost.dispatch}"
-        place = f"{self.source.key} | {slots} on {machine.gpus}{nodes} | {self.rule}{cost}"
+        rule = self.rule + (f" {self.traffic!r}" if self.traffic < 1 else "")
+        place = f"{self.source.key} | {slots} on {machine.gpus}{nodes} | {rule}{cost}"
         return f"{place} | {name}"
 
     @property
@@ -76,7 +78,8 @@ def tasks(spec: Spec) -> Iterator[Task]:
             for machine in block.machines:
                 for rule in block.rules:
                     what = tuple(block.policies), tuple(block.solvers)
-                    yield Task(source, machine, rule, *what, block.cost)
+                    for traffic in block.traffic if rule == "home" else [1.0]:
+                        yield Task(source, machine, rule, *what, block.cost, traffic)
 
 
 def left(spec: Spec, done: set[str]) -> Iterator[Task]:

@@ -73,7 +73,8 @@ def build(task: Task) -> Instance:
     machine, rule = task.machine, task.rule
     num_slots = machine.physical or loads.shape[-1] + (machine.redundant or 0)
     topology = Topology(num_slots, machine.gpus, machine.nodes, machine.groups)
-    return Instance(loads, topology, rule, task.source.key)  # type: ignore[arg-type]
+    limit = task.traffic
+    return Instance(loads, topology, rule, task.source.key, traffic_limit=limit)  # type: ignore[arg-type]
 
 
 def _loads(source: Source) -> Any:
@@ -115,6 +116,7 @@ def policy_row(policy: PolicyGap, report: GapReport, keep_layers: bool) -> Row:
         "gap_max": policy.gap_max,
         "balancedness_mean": policy.balancedness_mean,
         "loss_mean": policy.loss_mean,
+        "traffic": policy.traffic_mean,
         "num_optimal": policy.num_optimal,
         "num_layers": len(policy.layers),
         "reference": {s: statuses.count(s) for s in ("optimal", "feasible", "bound")},

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from eplb_opt.problem.instance import Instance
 from eplb_opt.problem.objective import Dispatch
 from eplb_opt.problem.placement import Placement
 from eplb_opt.problem.result import Limit, Result
-from eplb_opt.problem.topology import Topology
+from eplb_opt.problem.topology import Rule, Topology
+from eplb_opt.problem.validity import over_limit
 from eplb_opt.testing.search import (
     LARGEST,
     Loads,
@@ -86,7 +88,8 @@ def hunt(
     *,
     seconds: float,
     seed: int = 0,
-    rule: str = "auto",
+    rule: Any = "auto",
+    traffic_limit: Fraction = Fraction(1),
     least: int = 1,
     solve_seconds: float = 5.0,
     runner: PolicyRunner | None = None,
@@ -100,7 +103,8 @@ def hunt(
     """
     chance = np.random.default_rng(seed)
     with PolicyRunner() if runner is None else nullcontext(runner) as running:
-        found = _Hunt(policy, num_experts, machine, rule, least, solve_seconds, chance, running)
+        ruled = partial(Instance, topology=machine, rule=rule, traffic_limit=traffic_limit)
+        found = _Hunt(policy, num_experts, ruled, least, solve_seconds, chance, running)
         interrupted = search(found, seconds, progress)
     return Attack(found.worst, found.batches, found.failed, found.message, interrupted)
 
@@ -116,14 +120,13 @@ class _Hunt:
         self,
         policy: str,
         num_experts: int,
-        machine: Topology,
-        rule: str,
+        ruled: Callable[[Loads], Instance],
         least: int,
         solve_seconds: float,
         chance: np.random.Generator,
         runner: PolicyRunner,
     ) -> None:
-        self.policy, self.machine, self.rule = policy, machine, rule
+        self.policy, self.ruled = policy, ruled
         self.num_experts, self.least = num_experts, least
         self.solve_seconds, self.chance, self.runner = solve_seconds, chance, runner
         self.dispatch = runner.cost_of(policy).dispatch
@@ -170,7 +173,7 @@ class _Hunt:
 
     def _rank_batch(self, batch: Loads) -> list[tuple[float, tuple[int, ...], tuple[int, ...]]]:
         """Ratio to a simple bound, loads and placement; largest ratio first."""
-        instance = Instance(batch, self.machine, self.rule)  # type: ignore[arg-type]
+        instance = self.ruled(batch)
         self.batches += 1
         try:
             placement = self.runner.run(self.policy, instance).placement
@@ -179,7 +182,7 @@ class _Hunt:
             self.message = self.message or str(error)
             return []
         peaks = self._makespans(placement, instance)
-        bound = batch.sum(1) / self.machine.num_ranks
+        bound = batch.sum(1) / instance.topology.num_ranks
         order = np.argsort(-peaks / np.maximum(bound, 1e-9), kind="stable")
         rows, phy2log = batch.tolist(), placement.phy2log.tolist()
         return [(float(peaks[i] / bound[i]), tuple(rows[i]), tuple(phy2log[i])) for i in order]
@@ -187,7 +190,7 @@ class _Hunt:
     def _makespans(self, placement: Placement, instance: Instance) -> NDArray[np.float64]:
         """Of all layers, [L]."""
         if self.dispatch == Dispatch.EVEN:
-            loads = placement.rank_loads(instance.loads, self.machine.num_ranks)
+            loads = placement.rank_loads(instance.loads, instance.topology.num_ranks)
             return np.asarray(loads.max(1))
         placed = zip(instance.layers(), placement.phy2log.tolist(), strict=True)
         found = [value(layer, row, dispatch=self.dispatch).incumbent for layer, row in placed]
@@ -198,7 +201,7 @@ class _Hunt:
         ratio, loads, phy2log = candidate
         if self.worst is not None and ratio <= 0.9 * float(self.worst.ratio):
             return None  # the ratio to the mean is at least that to the optimum
-        layer = Instance([loads], self.machine, self.rule).layer(0)  # type: ignore[arg-type]
+        layer = self.ruled(np.array([loads])).layer(0)
         if loads not in self._optima:
             found = solve(layer, dispatch=self.dispatch, time_limit=self.solve_seconds)
             if found.limit == Limit.INTERRUPT:  # no exception: the search keeps what it found
@@ -207,14 +210,23 @@ class _Hunt:
         result = self._optima[loads]
         if result.status != "optimal" or not result.objective:
             return None
+        if self.dispatch == Dispatch.EVEN and over_limit(layer, phy2log) is not None:
+            self.failed += 1
+            self.message = self.message or over_limit(layer, phy2log) or ""
+            return None
         makespan = value(layer, phy2log, dispatch=self.dispatch).incumbent
         return Worst(loads, makespan, result, phy2log)
 
 
-def as_test(worst: Worst, policy: str, machine: Topology) -> str:
-    """A pytest function that fails once the policy is that bad no more, or the optimum is wrong."""
+def as_test(worst: Worst, policy: str, shape: Instance) -> str:
+    """A pytest function that fails once the policy is that bad no more, or the optimum is wrong;
+    for the machine and rule of ``shape``.
+    """
     optimum, dispatch = worst.result.objective, worst.result.cost.dispatch
-    call = ", ".join(f"{name}={value}" for name, value in _sizes(machine).items())
+    call = ", ".join(f"{name}={value}" for name, value in _sizes(shape.topology).items())
+    rule = ""
+    if shape.rule == Rule.HOME:
+        rule = f', rule="home", traffic_limit="{shape.traffic_limit}"'
     word = "" if dispatch == Dispatch.EVEN else f', dispatch="{dispatch}"'
     return f'''"""Found by `eplb-opt attack`: {float(worst.ratio):.4f} times the optimum."""
 
@@ -228,7 +240,7 @@ LOADS = {list(worst.loads)}
 
 
 def test_worst_case_of_the_policy():
-    instance = Instance([LOADS], Topology({call}))
+    instance = Instance([LOADS], Topology({call}){rule})
     result = solve(instance.layer(0){word})
     assert result.status == "optimal"
     assert result.objective == Fraction("{optimum}")

@@ -106,3 +106,24 @@ blocks:
     assert sum(solved["layer_makespans"]) <= sum(measured["layer_makespans"])
     assert {row["status"] for row in refused} == {"error"}
     assert "holds [layers, experts], and steps are needed" in refused[0]["message"]
+
+
+def test_limits_of_traffic_are_units_of_the_rule_home(tmp_path: Path) -> None:
+    text = """
+blocks:
+  - instances: [{family: lognormal, layers: 1, experts: 8, seeds: [1]}]
+    machines: [{redundant: 4, gpus: 4, nodes: 2, groups: 4}]
+    rules: [hierarchical, home]
+    traffic: [0.1, 1]
+    policies: [refined]
+"""
+    spec = read_spec(spec_file(tmp_path, text))
+    planned = list(tasks(spec))
+    units = [unit.split(" | ")[2] for task in planned for unit in task.units]
+    assert units == ["hierarchical", "home 0.1", "home"]
+    rows = [row for task in planned for row in run_task(task, spec)]
+    assert [row["status"] for row in rows] == ["ok"] * 3
+    assert [row["instance"]["traffic_limit"] for row in rows] == [1, 0.1, 1]
+    assert rows[0]["traffic"] == 0 < rows[1]["traffic"] <= 0.1
+    with pytest.raises(SpecError, match="name it in rules"):
+        read_spec(spec_file(tmp_path, text.replace(", home", "")))

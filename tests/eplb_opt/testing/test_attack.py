@@ -14,7 +14,8 @@ import pytest
 from eplb_opt import Instance, Layer, Result, Topology
 from eplb_opt.gap import measure_gap
 from eplb_opt.problem.result import Limit
-from eplb_opt.testing.attack import hunt
+from eplb_opt.problem.validity import over_limit
+from eplb_opt.testing.attack import as_test, hunt
 from solvers import solve
 from tests.command_line import eplb_opt
 
@@ -114,3 +115,20 @@ def test_an_attack_tells_failures_of_the_policy(tmp_path: Path) -> None:
     assert found.worst is None
     assert found.failed == found.batches > 0
     assert found.message == "OSError: no luck (fails.py, line 2)"
+
+
+@pytest.mark.usefixtures("second_a_step")
+def test_attack_under_the_rule_home() -> None:
+    """A policy that places hierarchically is far off where copies may leave their node."""
+    machine, limit = Topology(6, 2, 2, 2), Fraction(1, 2)
+    home = {"rule": "home", "traffic_limit": limit}
+    worst = hunt("deepseek", 4, machine, seconds=4, seed=1, **home).worst
+    assert worst is not None
+    assert worst.ratio > Fraction(5, 4)
+    shape = Instance([worst.loads], machine, **home)
+    assert over_limit(shape.layer(0), worst.result.placement) is None
+    text = as_test(worst, "deepseek", shape)
+    assert 'rule="home", traffic_limit="1/2")' in text
+    namespace: dict = {}
+    exec(text, namespace)
+    namespace["test_worst_case_of_the_policy"]()
