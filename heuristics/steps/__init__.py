@@ -5,6 +5,7 @@
 - ``annealing``: the search; ``proposals``: what prices recommend to change; ``trials`` of that;
 - ``values``: steps under optimal dispatch, makespans and prices; ``pushes``, the same compiled;
 - ``robust``: the policy for even dispatch; ``even_values``: what placements cost then;
+- ``home_units``: tokens off home, in the searches of both under the rule ``home``;
 - ``noise``: steps drawn around loads, where no trace was recorded.
 """
 

@@ -17,7 +17,7 @@ SIZES = [(4, 6, 2, 2, 2), (8, 12, 4, 2, 4), (6, 6, 3, 3, 3), (4, 8, 4, 2, 4), (3
 """(experts, slots, groups, nodes, ranks)"""
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.data())
 def test_traffic_and_its_limit_are_those_of_fractions(data: st.DataObject) -> None:
     experts, slots, groups, nodes, ranks = data.draw(st.sampled_from(SIZES))

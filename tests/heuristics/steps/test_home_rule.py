@@ -35,7 +35,7 @@ def check_at_home(
 
 
 @given(cases(HOMES), st.sampled_from(["mean", "worst", "cvar:0.4"]), st.sampled_from(LIMITS))
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_robust_keeps_the_limit_and_is_never_above_its_starts(case, objective, limit):
     steps, shape = case
     placed = robust(steps, *shape[1:], objective=objective, effort="fast", traffic=limit)
@@ -48,7 +48,7 @@ def test_robust_keeps_the_limit_and_is_never_above_its_starts(case, objective, l
 
 
 @given(cases([(8, 12, 4, 2, 4), (6, 12, 2, 2, 4)]), st.integers(0, 4), st.integers(0, 5))
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_robust_keeps_a_budget_from_a_placement_with_homes(case, budget, turn):
     steps, shape = case
     weight = torch.arange(1.0, shape[0] + 1).roll(turn).expand(steps.shape[1], -1)
@@ -82,7 +82,7 @@ def test_copies_off_home_lower_what_steps_cost(dtype):
 
 
 @given(cases(HOMES), st.sampled_from(LIMITS))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_dispatch_aware_has_homes_and_is_never_above_its_starts(case, limit):
     steps, shape = case
     placed = dispatch_aware(steps, *shape[1:], effort="fast", traffic=limit)

@@ -69,8 +69,7 @@ def use_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @NUMBA
-@pytest.mark.parametrize("budget", [None, 3])
-@pytest.mark.parametrize("limit", [None, 0.02, 1.0])
+@pytest.mark.parametrize(("budget", "limit"), [(None, None), (3, None), (None, 0.02), (3, 1.0)])
 def test_both_forms_keep_the_same_moves(budget, limit, monkeypatch):
     moves = [some_moves(seed, limit) for seed in range(4)]
     compiled = [outcome(seed, budget, limit, moves[seed]) for seed in range(4)]
