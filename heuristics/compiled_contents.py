@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 @compiled
 def anneal_rounds(
-    constants: tuple[int, int, int, int, int],
+    constants: tuple[int, int, int, int, int, int],
     heat: float,
     tokens: Array,
     by_load: Array,
@@ -32,7 +32,7 @@ def anneal_rounds(
 
     Args:
         constants: units in the mean node, weight of nodes, largest excess, ranks of a node,
-            r times what a light replica has.
+            r times what a light replica has, and units off home that count as one.
         heat: the first temperature, in units.
         tokens: [B, E] of each expert, in units.
         by_load: [B, E] the experts, heaviest first.
@@ -45,7 +45,7 @@ def anneal_rounds(
         places: [R, C] in [0, 1).
         rises: [R, C] that is allowed, over the first temperature.
     """
-    units, weight, most, ranks_per_node, light = constants
+    units, weight, most, ranks_per_node, light, per_unit = constants
     num_experts, num_nodes, further = tokens.shape[1], copies.shape[1], copies.shape[2]
     for row in range(len(tokens)):
         load, home, held = tokens[row], homes[row], copies[row]
@@ -68,7 +68,7 @@ def anneal_rounds(
         squares = replicas
         for n in range(num_nodes):
             squares += weight * square(nodes[n] - units, most)
-        value = root(squares)
+        value = root(squares) + away // per_unit
         least[row] = min(least[row], value)
         for i in range(len(slots)):
             for j in range(slots.shape[1]):
@@ -97,7 +97,7 @@ def anneal_rounds(
                     if t == n:
                         now += new_b - new_a
                     squares += weight * square(now - units, most)
-                if root(squares) > value + int(rises[i, j] * heat):
+                if root(squares) + off // per_unit > value + int(rises[i, j] * heat):
                     continue
                 nodes += on_nodes[a] * (new_a - share[a]) + on_nodes[b] * (new_b - share[b])
                 nodes[n] += new_b - new_a
@@ -107,7 +107,7 @@ def anneal_rounds(
                 on_nodes[b, n] += 1
                 share[a], share[b] = new_a, new_b
                 held[n, slot % further] = b
-                away, replicas, value = off, heavy, root(squares)
+                away, replicas, value = off, heavy, root(squares) + off // per_unit
                 if value < least[row]:
                     least[row] = value
                     bests[row] = held

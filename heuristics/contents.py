@@ -4,12 +4,13 @@ A node n holds the experts that are at home there and F = (P - E) / N further co
 experts. Minimized is how far nodes and replicas are above what fits,
 
 .. math:: \sum_n \Big(\sum_e w_e \frac{c_{en}}{c_e} - m\Big)_+^2
-          + \frac1{10} \sum_e \Big(r \frac{w_e}{c_e} - \frac m2\Big)_+^2,
+          + \frac1{10} \sum_e \Big(r \frac{w_e}{c_e} - l\Big)_+^2,
 
-with c_en copies of e on node n, c_e on all, m the mean of the nodes and r the ranks of a node. What
-is above the mean cannot be balanced inside a node, and replicas above half a rank's mean are hard
-to pack beside others. Squares, so that a search that follows them empties all full nodes, not the
-fullest alone.
+with c_en copies of e on node n, c_e on all, m the mean of the nodes, r the ranks of a node, and l
+what r replicas that are easy to pack have together. What is above the mean cannot be balanced
+inside a node, and heavy replicas are hard to pack beside others. Squares, so that a search that
+follows them empties all full nodes, not the fullest alone. To the root of that half of the tokens
+off home is added, so that none are moved which balance does not need.
 
 A *move* gives the place of a further copy to another expert, heavy ones more often than light ones.
 In a *round* some moves are tried, and the first that raises the root of the objective by no more
@@ -33,6 +34,8 @@ UNITS = 2**20
 """In the mean load of the nodes."""
 NODE_WEIGHT = 10
 """Of the first sum; that of the second is 1."""
+AWAY = 2
+"""So many units served off home count as one."""
 LARGEST_EXCESS = 2**29
 """Units; more count as so many: the squares are integers of 64 bits."""
 TRIALS = 32
@@ -157,7 +160,7 @@ def _run_compiled(contents: Contents, draws: Draws, heat: float) -> None:
         contents.copies, contents.best, contents.least,
         draws.slot, draws.place, draws.rise,
     )  # fmt: skip
-    constants = (UNITS, NODE_WEIGHT, LARGEST_EXCESS, contents.ranks_per_node, contents.light)
+    constants = (UNITS, NODE_WEIGHT, LARGEST_EXCESS, contents.ranks_per_node, contents.light, AWAY)
     anneal_rounds(constants, heat, *(tensor.numpy() for tensor in tensors))
 
 
@@ -211,7 +214,7 @@ class _State:
         squares = NODE_WEIGHT * _square(loads - UNITS).sum(1)
         squares += _square(share * contents.ranks_per_node - contents.light).sum(1)
         away = ((counts - at_home) * share).sum(1)
-        return _State(counts, on_nodes, share, loads, away, _root(squares))
+        return _State(counts, on_nodes, share, loads, away, _root(squares) + away // AWAY)
 
 
 def _root(squares: Tensor) -> Tensor:
@@ -272,7 +275,7 @@ class _Moves:
         squares = squares + replicas.sum(1, keepdim=True)
         squares = squares + NODE_WEIGHT * _square(nodes - UNITS).sum(2)
         fits = (away <= contents.limit[:, None]) | (away <= state.away[:, None])
-        lower = _root(squares) <= state.value[:, None] + rise.long()
+        lower = _root(squares) + away // AWAY <= state.value[:, None] + rise.long()
         return (self.a != self.b) & kept & fits & lower
 
     def make_first(self, contents: Contents, passes: Tensor) -> None:
