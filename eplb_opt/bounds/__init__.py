@@ -22,9 +22,9 @@ def of(
 
     Guarantee: valid, exact arithmetic throughout. 0 for a layer without load. The source names the
     argument: of a sum ``no-load``, ``mean``, ``threshold``, ``heaviest-with-lightest``,
-    ``pigeonhole``, or one of these behind ``groups:`` when it bounds the worst node of the best
-    partition of groups; over steps ``wait-and-see``, ``one-partition`` or
-    ``same-rank``.
+    ``pigeonhole``, one of these behind ``groups:`` when it bounds the worst node of the best
+    partition of groups, or ``homes`` under the rule ``home``; over steps ``wait-and-see``,
+    ``one-partition``, ``same-rank``, or behind ``sum:`` that of the summed loads.
 
     Args:
         layer: the problem.

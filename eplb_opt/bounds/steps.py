@@ -7,6 +7,10 @@ for ``sum``: of steps (1, 0) and (0, 1) on two ranks it would be 2, and the sum 
 **One partition** (hierarchical rule): a constant placement gives the same groups to a node at every
 step, so it costs at least the least, over partitions of the groups, of the objective of the worst
 node's bound at each step.
+
+**Homes** (rule ``home``): the same with the limit of traffic at each step under ``optimal``
+dispatch. Under ``even`` and ``fixed`` the limit is one of all steps together: then the bound of the
+summed loads, over T, holds for the mean of the makespans, which no objective is below.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Decide whether evidence proves a lower bound. Every kind is checked from the loads alone.
 
-``closed-form``  an argument is found again (:mod:`eplb_opt.certificate.closed_form`);
+``closed-form``  an argument is found again (:mod:`eplb_opt.certificate.closed_form`), also of homes
+                 (:mod:`eplb_opt.certificate.homes`);
 ``pattern``      dual prices of rank patterns, priced again (:mod:`eplb_opt.certificate.patterns`);
 ``exhaustive``   a search small enough to be done again (:mod:`eplb_opt.certificate.exhaustive`,
                  :mod:`eplb_opt.certificate.exhaustive_steps`);
 ``groups``       bounds of blocks of groups, of which no partition avoids all that reach the claim;
 ``blocks``       bounds of the summed loads of disjoint blocks of steps, which add up;
-``one-partition``  closed forms of the nodes, for each partition of the groups;
+``one-partition``  closed forms of the nodes, for each partition of the groups, or of homes;
 ``same-rank``    prices of experts at each step (:mod:`eplb_opt.certificate.same_rank`);
 ``trusted``      a solver's word: nothing to check.
 """
