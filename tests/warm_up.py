@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from eplb_opt import Instance, Topology, solve
+from heuristics.refined import refined
 from heuristics.steps import dispatch_aware, robust
 from solvers.migration import fewest_transfers
 from solvers.options import SearchOptions
@@ -24,6 +25,7 @@ def main() -> None:
     rehearse_sets()
     for place in (dispatch_aware, robust):
         place(torch.ones(2, 1, 4), 6, 1, 1, 2, effort="fast")
+    refined(torch.ones(1, 4), 8, 2, 2, 4, traffic=0.5)
     fewest_transfers(layer, start, Fraction(int(loads.sum()), 8) * Fraction(11, 10), search=WORK)
 
 
