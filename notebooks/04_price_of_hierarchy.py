@@ -22,9 +22,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from eplb_opt import Instance, Topology
-from eplb_opt.gap import measure_gap
+from eplb_opt.gap import measure_frontier, measure_gap
 from eplb_opt.io import read_loads
 from eplb_opt.io.synthetic import generate
+from eplb_opt.report import plot_frontier
+from solvers.frontier import frontier as exact_frontier
 
 RECORDING = None
 
@@ -81,4 +83,50 @@ for nodes in (1, 2, 4, 8):
     ax.boxplot(loss, positions=[nodes], widths=0.5)
     print(f"{nodes} nodes: {np.mean(loss):.1f} % at least, {max(loss):.1f} % in the worst layer")
 ax.set(xlabel="nodes", ylabel="price of the rule, %")
+plt.show()
+
+# %% [markdown]
+# ## Between the two rules: groups at home, copies anywhere
+#
+# Under the rule `home` every expert has a replica at the home of its group, and further copies may
+# go to any node. **Traffic** is the part of the tokens that they serve off home; it may be limited.
+# Each point of the figure is a rule, and below it hangs a line down to its proven bound.
+
+# %%
+frontier = measure_frontier(Instance(loads[:4], machine), [0.02, 0.05], ["refined"])
+figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+plot_frontier(frontier, ax)
+plt.show()
+print(frontier)
+
+# %%
+hierarchical, *home, anywhere = (report.policies[0] for report in frontier.reports)
+assert all(found.loss_mean <= hierarchical.loss_mean for found in home)
+assert all(found.traffic_mean < anywhere.traffic_mean / 5 for found in home)
+
+# %% [markdown]
+# A few percent of the tokens buy nearly all of the balance. Of a layer small enough, the whole
+# frontier is known: no placement has less traffic and no larger makespan than one of these points.
+
+# %%
+small = Topology(num_physical_experts=10, num_ranks=2, num_nodes=2, num_groups=2)
+popular = [[60, 40, 30, 20, 14, 10, 8, 6]]  # the first group is on the first node
+points = exact_frontier(Instance(popular, small, "home").layer(0))
+assert all(point.proven for point in points)
+refined = [
+    measure_gap(Instance(popular, small, "home", traffic_limit=x.limit), ["refined"])
+    for x in points
+]
+figure, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+for name, marker, found in (
+    ("proven", "o-", points),
+    ("refined", "x", [report.policies[0].layers[0] for report in refined]),
+):
+    traffic = [100 * float(x.traffic) for x in found]
+    makespan = [float(x.makespan) for x in found]
+    ax.plot(traffic, makespan, marker, label=name)
+    pairs = zip(makespan, traffic, strict=True)
+    print(f"{name:8}", *(f"{tokens:.0f} at {part:.1f} %" for tokens, part in pairs), sep="  ")
+ax.set(xlabel="traffic, %", ylabel="tokens on the fullest rank")
+ax.legend()
 plt.show()
