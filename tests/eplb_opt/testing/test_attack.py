@@ -117,6 +117,7 @@ def test_an_attack_tells_failures_of_the_policy(tmp_path: Path) -> None:
     assert found.message == "OSError: no luck (fails.py, line 2)"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("second_a_step")
 def test_attack_under_the_rule_home() -> None:
     """A policy that places hierarchically is far off where copies may leave their node."""
