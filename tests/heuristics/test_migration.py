@@ -141,7 +141,7 @@ def copies_anywhere(loads: torch.Tensor) -> torch.Tensor:
     return torch.cat([order, copies], 2).flatten(1)
 
 
-@pytest.mark.parametrize("budget", [0, 3, 40])
+@pytest.mark.parametrize("budget", [0, 40])
 def test_homes_and_the_limit_of_traffic_are_kept(budget: int) -> None:
     loads, now = drifted(6, 32, 0.3, seed=32)
     old = copies_anywhere(loads)

@@ -31,7 +31,7 @@ from tests.oracles.migration import (
 
 
 @given(problems() | home_problems())
-@settings(max_examples=60)
+@settings(max_examples=50)
 def test_the_fewest_are_those_of_enumeration(
     problem: tuple[Layer, Phy2Log, Fraction],
 ) -> None:
@@ -249,7 +249,7 @@ def test_relabel_names_a_wrong_length() -> None:
 
 
 @given(home_problems(), st.randoms())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_relabelled_nodes_keep_homes_and_traffic(problem, chance):
     layer, new, _ = problem
     machine = layer.topology
