@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Dispatch
 from eplb_opt.problem.result import Result, Stage
-from solvers import brute_force, over_steps, portfolio
+from solvers import at_home, brute_force, portfolio
 from solvers.bracket import Bracket
 from solvers.decomposition import CountSolver, JointSolver, PackingSolver, StepsSolver
 from solvers.engines import mip
@@ -119,7 +119,7 @@ JOINT: dict[str, Backend[JointSolver]] = {
     "brute-force": Backend(brute_force.solve_joint, takes=few_slots),
 }
 JOINT_OVER_STEPS: dict[str, Backend[StepsSolver]] = {
-    "portfolio": Backend(over_steps.solve_joint, limited=tuple(Dispatch)),
+    "portfolio": Backend(at_home.solve_joint, limited=tuple(Dispatch)),
     "search": Backend(steps_search.solve_joint),
     "cp-sat": Backend(
         steps_cp_sat.solve_joint,

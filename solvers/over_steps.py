@@ -16,15 +16,12 @@ from dataclasses import dataclass, replace
 from eplb_opt import bounds
 from eplb_opt.problem.evidence import Evidence, Exhaustive, Trusted
 from eplb_opt.problem.layer import Layer
-from eplb_opt.problem.objective import EVEN_SUM, Cost, Dispatch
+from eplb_opt.problem.objective import Cost, Dispatch
 from eplb_opt.problem.result import Limit
-from eplb_opt.problem.topology import Rule
-from solvers import decomposition, portfolio
 from solvers.bracket import Bracket
-from solvers.dispatch import value
 from solvers.formulations.steps import cp_sat, cuts, mip
 from solvers.formulations.steps.linear import model_cost
-from solvers.local_search.steps import first_over_steps, is_solution
+from solvers.local_search.steps import first_over_steps
 from solvers.local_search.swaps import improve_over_steps
 from solvers.model_size import TooLargeError
 from solvers.options import Budget
@@ -49,17 +46,20 @@ def solve_joint(
     initial: tuple[int, ...] | None = None,
     counts: Sequence[int] | None = None,
 ) -> Bracket:
-    """Best constant placement and best bound over several steps, under any rule.
+    """Best constant placement and best bound over several steps, by global or hierarchical rule.
 
     Args:
         layer: the problem.
-        cost: any but the sum under ``even`` dispatch; under the rule ``home`` any.
+        cost: any but the sum under ``even`` dispatch.
         budget: seconds and work; without a limit the tree search runs to its end.
         initial: [P] a placement to start from.
         counts: [E] of all placements that are considered, under ``even`` dispatch.
     """
-    methods = _Methods(layer, cost, counts)
-    known = first_over_steps(layer, cost, initial, counts)
+    return run(Methods(layer, cost, counts), first_over_steps(layer, cost, initial, counts), budget)
+
+
+def run(methods: Methods, known: Bracket, budget: Budget) -> Bracket:
+    """What the methods of a plan make of what is known."""
     for method, share, work in methods.plan(budget):
         if _ended(known, budget):
             break
@@ -79,7 +79,7 @@ Method = Callable[[Bracket, Budget], Bracket]
 
 
 @dataclass(frozen=True)
-class _Methods:
+class Methods:
     """Each takes what is known and brings value and bound closer."""
 
     layer: Layer
@@ -88,8 +88,6 @@ class _Methods:
 
     def plan(self, budget: Budget) -> list[tuple[Method, float, int | None]]:
         """What is done one after another, each with its share of the budget left and most work."""
-        if self.layer.rule == Rule.HOME:
-            return self.plan_home(budget)
         plan: list[tuple[Method, float, int | None]] = [
             (self.search, 0.2, SHORT),
             (self.improve, 0.2 if self.layer.num_logical_experts <= FEW_EXPERTS else 0.7, None),
@@ -99,77 +97,6 @@ class _Methods:
         if fixed and budget.seconds is not None:
             plan.append((self.solve_program, 0.6, None))  # these engines know no limit but time
         return [*plan, (self.search, 1.0, None)]
-
-    def plan_home(self, budget: Budget) -> list[tuple[Method, float, int | None]]:
-        """The tree search does not know the rule ``home``, so it solves the rules on either side,
-        for a placement and a bound; then local search, and models.
-        """
-        whole, few = self.all_at_home, self.layer.num_logical_experts <= FEW_EXPERTS
-        plan: list[tuple[Method, float, int | None]] = [
-            (self.raise_bound, 1.0, None),
-            (self.keep_groups, 1.0 if whole else 0.1, None if whole else SHORT),
-            (self.leave_homes, 0.1, SHORT),
-            (self.improve, 0.2 if few else 0.7, SHORT // 100 if few and budget.limited else None),
-        ]
-        dispatch = model_cost(self.cost, self.layer).dispatch
-        if dispatch == Dispatch.FIXED and budget.seconds is not None:
-            plan.append((self.solve_program, 0.6, None))
-        return [*plan, (self.solve_model, 1.0, None)]
-
-    @property
-    def all_at_home(self) -> bool:
-        """Whether a limit of 0 asks for a hierarchical placement, or one that costs as much; not
-        where replicas without load may leave their home, which counts under ``even`` dispatch.
-        """
-        whole = self.cost.dispatch != Dispatch.EVEN or all(self.layer.loads)
-        return self.layer.traffic_limit == 0 and whole and self.has_hierarchical
-
-    @property
-    def has_hierarchical(self) -> bool:
-        """Whether there is such a placement: not if nodes have too few experts to spread."""
-        slots = self.layer.topology.num_nodes * self.layer.topology.slots_per_rank
-        return not self.layer.spread_replicas or self.layer.num_logical_experts >= slots
-
-    def keep_groups(self, known: Bracket, budget: Budget) -> Bracket:
-        """The hierarchical rule, whose placements have no traffic."""
-        if not self.has_hierarchical:
-            return known
-        layer = replace(self.layer, rule=Rule.HIERARCHICAL)
-        found = self.solve_relative(layer, None, budget)
-        known = known.with_placement(found)
-        if not self.all_at_home:
-            return known
-        known = known.with_bound(found.bound, "hierarchical", Trusted("search"))
-        return replace(known, limit=found.limit)
-
-    def leave_homes(self, known: Bracket, budget: Budget) -> Bracket:
-        """The global rule, under which nothing costs more."""
-        found = self.solve_relative(self.layer.without_nodes(), known.placement, budget)
-        known = known.with_bound(found.bound, "global", Trusted("search"))
-        if found.placement is None or not is_solution(self.layer, found.placement, self.cost):
-            return known
-        return known.with_placement(value(self.layer, found.placement, *self.cost))
-
-    def solve_relative(
-        self, layer: Layer, initial: tuple[int, ...] | None, budget: Budget
-    ) -> Bracket:
-        """The layer under another rule."""
-        if self.cost.on(layer) != EVEN_SUM:
-            return solve_joint(layer, self.cost, budget, initial)
-        if layer.rule == Rule.GLOBAL:
-            return portfolio.solve_joint(layer, budget, initial)
-        return decomposition.solve_joint(layer, portfolio.solve_joint, budget, initial)
-
-    def solve_model(self, known: Bracket, budget: Budget) -> Bracket:
-        """In CP-SAT: of counts or, where they are limited, of flows, else of cuts."""
-        dispatch = model_cost(self.cost, self.layer).dispatch
-        limited = self.layer.traffic_limit < 1 and dispatch == Dispatch.OPTIMAL
-        flows = limited or dispatch == Dispatch.EVEN
-        name, solver = ("cp-sat", cp_sat.solve_joint) if flows else ("cuts", cuts.solve_joint)
-        found = solver(self.layer, self.cost, budget, known.placement, self.counts)
-        known = known.with_placement(found).with_bound(found.bound, name, Trusted(name))
-        ended = None if known.closed else Limit.PRECISION
-        return replace(known, limit=found.limit or ended, infeasible=found.infeasible)
 
     def search(self, known: Bracket, budget: Budget) -> Bracket:
         """The tree search, or a model where there are too many ranks for it."""
