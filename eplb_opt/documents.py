@@ -124,6 +124,7 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
                 "optimal": layer.optimal,
                 "traffic": nearest_float(layer.traffic),
                 "time": layer.time,
+                "time_most": layer.time_most,
             }
             for layer in policy.layers
         ],
@@ -134,6 +135,7 @@ def _policy(policy: PolicyGap, report: GapReport) -> Document:
         "num_optimal": policy.num_optimal,
         "traffic": policy.traffic_mean,
         "time": policy.time_mean,
+        "time_most": policy.time_most_mean,
         "rank_loads": _rank_loads(policy.placement, report),
     }
 

@@ -56,8 +56,10 @@ def frontier(
 ) -> list[FrontierPoint]:
     """Points by falling limit of traffic.
 
-    Exact where every one is ``proven``; limits of a search hold for each of the two solves of a
-    point.
+    Exact, with no point missing, where every one is ``proven``. The models count in integers: where
+    the sum of the loads (over their common divisor) times ``lcm(1 .. most replicas)`` is beyond
+    2^30 loads are rounded, points are near those of the frontier at best, and some may be missing.
+    Limits of a search hold for each of the two solves of a point.
 
     Args:
         layer: under the rule ``home``, or that of its groups and nodes is meant.

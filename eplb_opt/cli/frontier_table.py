@@ -15,7 +15,10 @@ HOW_TO_READ = (
     "  traffic: part of the tokens served off their group's home, mean and largest of a layer; all "
     "others are means over {layers}"
 )
-TIME = "  time: loss, and what traffic costs at most, over the expert work at the mean rank load"
+TIME = (
+    "  time: loss and the way of tokens to nodes, over the expert work at the mean rank load, if "
+    "experts of a token are drawn by load; up to: if each one off home is a visit more"
+)
 WIDEST = 12
 """Figures of policies beside each other; more of them take several tables."""
 
@@ -27,7 +30,7 @@ def frontier_tables(found: Frontier) -> list[Any]:
     loaded = sum(reference.status != "no-load" for reference in found.reports[0].reference)
     parts: list[Any] = [HOW_TO_READ.format(layers=f"{loaded} layer{'s' * (loaded > 1)} with load")]
     timed = found.reports[0].travel is not None
-    figures = ["loss", "gap", "traffic", "largest"] + ["time"] * timed
+    figures = ["loss", "gap", "traffic", "largest"] + ["time", "up to"] * timed
     parts += [TIME] * timed
     names = [policy.policy for policy in found.reports[0].policies]
     abreast = WIDEST // len(figures)
@@ -47,7 +50,7 @@ def frontier_tables(found: Frontier) -> list[Any]:
 def _figures(policy: PolicyGap, number: int) -> list[str]:
     if policy.status != "ok":
         return [policy.status, *["-"] * (number - 1)]
-    off_home = (policy.traffic_mean, policy.traffic_max, policy.time_mean)
+    off_home = (policy.traffic_mean, policy.traffic_max, policy.time_mean, policy.time_most_mean)
     return list(map(percent, (policy.loss_mean, policy.gap_mean, *off_home)))[:number]
 
 

@@ -288,13 +288,14 @@ def policy_table(report: GapReport) -> Any:
 
     columns = ("mean gap to bound", "max gap", "in layer", "balance", "optimal", "seconds")
     served, home = report.cost.objective != SUM, report.instance.rule == Rule.HOME
-    traffic = ["traffic", "largest"] * home + ["time"] * (report.travel is not None)
+    traffic = ["traffic", "largest"] * home + ["time", "up to"] * (report.travel is not None)
     result = table("policy", *["served loss"] * served, *columns, *traffic)
     for policy in report.policies:
         if policy.status == "ok":
             loss = [percent(policy.loss_mean)] * served
             off_home = [policy.traffic_mean, policy.traffic_max] * home
-            off_home += [policy.time_mean] * (report.travel is not None)
+            if report.travel is not None:
+                off_home += [policy.time_mean, policy.time_most_mean]
             result.add_row(policy.policy, *loss, *_figures(policy), *map(percent, off_home))
         else:
             result.add_row(f"{policy.policy}\n  {policy.status}: {policy.message}")

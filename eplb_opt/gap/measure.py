@@ -172,10 +172,11 @@ def _limited(limits: SearchOptions, instance: Instance, large: float) -> SearchO
 
 
 class _Traffic(NamedTuple):
-    """The part of a layer's tokens that is served off home, and :attr:`LayerGap.time`."""
+    """The part of a layer's tokens that is served off home, and the times of :class:`LayerGap`."""
 
     part: Fraction | None
     time: float | None = None
+    time_most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ class _Work:
             return _Traffic(part)
         loss = float(placed.incumbent / mean_load(layer, self.cost.objective)) - 1
         crossing = crossing_time(layer, placed.phy2log, self.travel, placed.shares)
-        return _Traffic(part, loss + crossing)
+        return _Traffic(part, *(loss + way for way in crossing))
 
     def _values(self, outcome: PolicyGap) -> tuple[Bracket, ...]:
         """What the placement costs on the served steps, by layer; nothing if there is none."""
@@ -385,7 +386,10 @@ def with_references(report: GapReport, references: Sequence[Reference]) -> GapRe
     policies = []
     for policy in report.policies:
         pairs = zip(policy.layers, loaded, strict=bool(policy.layers))
-        layers = tuple(_layer_gap(old.makespan, old.traffic, old.time, new) for old, new in pairs)
+        layers = tuple(
+            _layer_gap(old.makespan, _Traffic(old.traffic, old.time, old.time_most), new)
+            for old, new in pairs
+        )
         policies.append(replace(policy, layers=layers))
     return replace(report, reference=tuple(references), policies=tuple(policies))
 
@@ -417,7 +421,7 @@ def _with_shares_of(seen: Layer, served: Layer, phy2log: Sequence[int], cost: Co
 
 def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyGap:
     layers = tuple(
-        _layer_gap(found.incumbent, *traffic, reference)
+        _layer_gap(found.incumbent, traffic, reference)
         for found, traffic, reference in zip(
             measured.values, measured.traffic, references, strict=False
         )
@@ -426,9 +430,7 @@ def _policy_gap(measured: _Measured, references: Sequence[Reference]) -> PolicyG
     return replace(measured.outcome, layers=layers)
 
 
-def _layer_gap(
-    makespan: Fraction, traffic: Fraction | None, time: float | None, reference: Reference
-) -> LayerGap:
+def _layer_gap(makespan: Fraction, traffic: _Traffic, reference: Reference) -> LayerGap:
     optimal: bool | None = None
     if makespan == reference.lower_bound:
         optimal = True
@@ -440,6 +442,5 @@ def _layer_gap(
         relative_gap(makespan, reference.lower_bound),
         float(reference.mean_load / makespan),
         optimal,
-        traffic,
-        time,
+        *traffic,
     )

@@ -29,7 +29,8 @@ class LayerGap:
     ``optimal`` is True if the makespan equals the bound, False if a better placement is known or
     the optimum is, None if nobody knows. ``traffic`` is the part of the tokens served off home, see
     :func:`eplb_opt.gap.traffic.traffic_of`; None where there are no homes. ``time`` is the loss
-    over the mean rank load and what traffic costs at most, in the same unit, if that was asked for.
+    over the mean rank load and what the tokens' way costs, in the same unit, if that was asked for:
+    with experts drawn by load, and at most (:func:`eplb_opt.gap.traffic.crossing_time`).
     """
 
     layer: int
@@ -39,6 +40,7 @@ class LayerGap:
     optimal: bool | None
     traffic: Fraction | None = None
     time: float | None = None
+    time_most: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,8 +106,14 @@ class PolicyGap(ShowsItself):
 
     @property
     def time_mean(self) -> float | None:
-        """Mean over layers of loss and traffic as a time; None if it was not asked for."""
+        """Mean over layers of loss and way as a time; None if it was not asked for."""
         found = [layer.time for layer in self.layers if layer.time is not None]
+        return fmean(found) if found else None
+
+    @property
+    def time_most_mean(self) -> float | None:
+        """The same at most."""
+        found = [layer.time_most for layer in self.layers if layer.time_most is not None]
         return fmean(found) if found else None
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from eplb_opt.gap.travel import Travel, most_visits, seconds, served_by_nodes
+from eplb_opt.gap.travel import Travel, drawn_visits, most_visits, seconds, served_by_nodes
 from eplb_opt.problem.homes import traffic
 from eplb_opt.problem.layer import Layer
 from eplb_opt.problem.objective import Cost, Dispatch
@@ -59,12 +59,14 @@ def crossing_time(
     phy2log: Sequence[int],
     travel: Travel,
     shares: Sequence[Fraction] | None = None,
-) -> float:
-    """What traffic costs at most, in parts of the expert work of a rank with the mean load.
+) -> tuple[float, float]:
+    """What the tokens' way costs, in parts of the expert work of a rank with the mean load: if the
+    experts of a token are drawn independently, by load; and if so are those at home, and every
+    other one is a visit more.
 
-    Every token that is served off home is one visit more at the node that serves it
-    (:func:`eplb_opt.gap.travel.most_visits`), and the fullest node counts. 0 without homes to be
-    off: with one node, or where nodes cannot share the groups alike.
+    The fullest node counts. Where experts of a token stand together, as a router that limits groups
+    makes them, hierarchical placements cost less than the first and global ones more. 0 with one
+    node, and where nodes cannot share the groups alike.
 
     Args:
         layer: with load.
@@ -73,12 +75,16 @@ def crossing_time(
         shares: as of :func:`traffic_of`.
     """
     machine, k = layer.topology, travel.experts_per_token
-    if machine.num_groups % machine.num_nodes or len(layer.loads) % machine.num_groups:
-        return 0.0
+    groups, nodes = machine.num_groups, machine.num_nodes
+    if nodes == 1 or groups % nodes or len(layer.loads) % groups:
+        return 0.0, 0.0
     home = layer.rule == Rule.HOME
     served = served_by_nodes(layer, phy2log, shares, present=home)
     if served is None:
-        return 0.0
-    # A token for each rank: k / G of expert work on each of them at the mean.
-    crossing = seconds(travel, 1.0, 0, most_visits(k, served.away))
-    return crossing * machine.num_ranks / (k * travel.seconds_per_token)
+        return 0.0, 0.0
+    at_home = zip(drawn_visits(k, served.home), most_visits(k, served.away), strict=True)
+    most = [min(1.0, home + away) for home, away in at_home]
+    # One token: k / G of expert work on each rank at the mean.
+    scale = machine.num_ranks / (k * travel.seconds_per_token)
+    drawn = seconds(travel, 1.0, 0, drawn_visits(k, served.all))
+    return drawn * scale, seconds(travel, 1.0, 0, most) * scale

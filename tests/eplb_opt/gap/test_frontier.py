@@ -123,10 +123,11 @@ def test_bad_limits(limit: object) -> None:
         measure_frontier(Instance(LOADS, MACHINE), [limit])
 
 
-def test_time_adds_loss_and_the_fullest_link_of_what_is_served_off_home() -> None:
-    """Of 10 loads 2 are off home, at node 1, of tokens with two experts: 0.4 visits a token.
+def test_time_adds_loss_and_the_fullest_link() -> None:
+    """Of 10 loads node 0 serves 6 and node 1 serves 4, of which 2 are off home.
 
-    A visit is 3 H bytes, 3 us; with two ranks a token is one expert's work, 2 us, on each.
+    So a token with two experts drawn by load visits node 0 with 1 - 0.4^2. A visit is 3 H bytes,
+    3 us; with two ranks a token is one expert's work, 2 us, on each.
     """
     travel = Travel(2, hidden_size=1000, link=1.0, seconds_per_token=2e-6)
     instance = Instance(LOADS[:1], MACHINE, rule="home")
@@ -137,9 +138,10 @@ def test_time_adds_loss_and_the_fullest_link_of_what_is_served_off_home() -> Non
     (policy,) = measure_gap(instance, one, travel=travel, time_limit=0).policies
     (layer,) = policy.layers
     assert layer.makespan == 6
-    assert policy.time_mean == layer.time == pytest.approx(6 / 5 - 1 + 0.4 * 3 / 2)
+    assert policy.time_mean == layer.time == pytest.approx(6 / 5 - 1 + 0.84 * 3 / 2)
+    assert policy.time_most_mean == pytest.approx(policy.time_mean)  # node 1: 0.36 + 0.4
     still = measure_gap(instance, "deepseek", travel=travel, time_limit=0).policies[0]
-    assert still.time_mean == pytest.approx(still.loss_mean)
+    assert still.time_mean == pytest.approx(still.loss_mean + 0.96 * 3 / 2)
     with pytest.raises(ValueError, match="a time needs objective 'sum' or 'mean'"):
         measure_gap(instance, one, travel=travel, dispatch="optimal")
 
