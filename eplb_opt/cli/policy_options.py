@@ -105,6 +105,8 @@ def tell_other_costs(
     if placed == 1:
         tell_single_step(policies, runner, f"{seen.source} holds one")
     _tell_without_start(policies)
+    if seen.rule == "home":
+        _tell_hierarchical(policies)
 
 
 def _tell_without_start(policies: Iterable[str]) -> None:
@@ -120,6 +122,18 @@ def _tell_without_start(policies: Iterable[str]) -> None:
                 continue
             said = "starts from the placement until now, of which there is none here: placed anew"
             click.echo(f"eplb-opt: {policy} {said} (migrate and replay have one)", err=True)
+
+
+def _tell_hierarchical(policies: Iterable[str]) -> None:
+    """A line on stderr for each policy that is not told of the rule ``home``."""
+    from eplb_opt.policies.names import PolicyError, is_user_file, load_policy
+
+    for policy in dict.fromkeys(policies):
+        with suppress(PolicyError):
+            known = not is_user_file(policy) and load_policy(policy).function
+            if not getattr(known, "knows_home", False):
+                said = "is not told of the rule home, and places as under the hierarchical one"
+                click.echo(f"eplb-opt: {policy} {said}", err=True)
 
 
 def tell_single_step(policies: Iterable[str], runner: PolicyRunner, why: str) -> None:

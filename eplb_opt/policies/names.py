@@ -336,6 +336,8 @@ def _built_in(name: str) -> Policy:
     except UnknownPolicyError:
         near = difflib.get_close_matches(name, NAMED, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
+        if "@" in name:
+            meant = " (rule and limit are said by --rule and --traffic here)"
         raise PolicyError(
             f"unknown policy {name!r}{meant}: give one of {', '.join(NAMED)}, {KEEPING_NAMES}, "
             "stages such as 'greedy + snake', or FILE.py[:FUNCTION]"
