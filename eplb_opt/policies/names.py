@@ -55,10 +55,14 @@ class PolicyTimeoutError(PolicyError):
 
 MOST_CALLS, CALL_SECONDS = 5, 0.5
 """A policy is called again until so many calls are made or so many seconds are spent on them."""
+FIRST_CALL_SECONDS = 10.0
+"""A first call up to so long may have compiled, so that a second one tells how long it takes."""
 
 
 def enough_calls(seconds: Sequence[float]) -> bool:
     """Whether these calls tell how long a policy takes."""
+    if len(seconds) == 1 and seconds[0] < FIRST_CALL_SECONDS:
+        return False
     return len(seconds) >= MOST_CALLS or sum(seconds) >= CALL_SECONDS
 
 
