@@ -85,6 +85,10 @@ def _check_nodes(
         )
 
 
+PARTS = 2**60
+"""Of the largest cost, in which homes are compared."""
+
+
 def find_homes(
     phy2log: Tensor, loads: Tensor, num_nodes: int, num_groups: int, *, present: bool = True
 ) -> Tensor:
@@ -119,16 +123,22 @@ def _assign_groups(costs: list[list[float]], per_node: int) -> list[int]:
     all where it would be infinite.
 
     Group by group along the cheapest path: the group goes to a node, one of that node's groups to
-    the next, and so on until a node with room (Bellman-Ford). O(K^2 N^2) time.
+    the next, and so on until a node with room (Bellman-Ford). O(K^2 N^2) time. Costs are counted in
+    whole parts of the largest: sums that round could make a circle of exchanges look cheaper for
+    ever.
     """
+    largest = max((abs(c) for row in costs for c in row if c < math.inf), default=0.0) or 1.0
+    units = [[c if c == math.inf else int(c / largest * PARTS) for c in row] for row in costs]
     nodes, homes = range(len(costs[0])), list[int]()
-    for group, cost in enumerate(costs):
+    for group, cost in enumerate(units):
         price, comes = list(cost), [group for _ in nodes]
         for _ in nodes:
             for other, home in enumerate(homes):
                 for n in nodes:
-                    detour = price[home] + costs[other][n] - costs[other][home]
-                    if detour < price[n] - 1e-12 * abs(detour):  # but for rounding
+                    if math.inf in (price[home], units[other][n]):
+                        continue
+                    detour = price[home] + units[other][n] - units[other][home]
+                    if detour < price[n]:
                         price[n], comes[n] = detour, other
         end = min((n for n in nodes if homes.count(n) < per_node), key=price.__getitem__)
         if price[end] == math.inf:
