@@ -1,8 +1,8 @@
 """Proven optimality gaps for expert-parallel load balancing of Mixture-of-Experts models.
 
 This package exports, imported when first used, the problem, what can be said about a placement, and
-what people run: ``measure_gap``, ``solve`` and ``replay``. Solving is in ``solvers``, the
-production heuristics are in ``heuristics``.
+what people run: ``measure_gap``, ``measure_frontier``, ``solve`` and ``replay``. Solving is in
+``solvers``, the production heuristics are in ``heuristics``.
 
 >>> import eplb_opt
 >>> instance = eplb_opt.Instance([[3, 1, 2]], eplb_opt.Topology(4, 2))
@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eplb_opt.gap import measure_gap
+    from eplb_opt.gap import measure_frontier, measure_gap
     from eplb_opt.problem.instance import Instance
     from eplb_opt.problem.layer import Layer
     from eplb_opt.problem.placement import Placement
@@ -36,6 +36,7 @@ __all__ = [
     "Topology",
     "Violation",
     "find_violations",
+    "measure_frontier",
     "measure_gap",
     "replay",
     "solve",
@@ -52,6 +53,7 @@ _HOME = {
     "Topology": "eplb_opt.problem.topology",
     "Violation": "eplb_opt.problem.validity",
     "find_violations": "eplb_opt.problem.validity",
+    "measure_frontier": "eplb_opt.gap",
     "measure_gap": "eplb_opt.gap",
     "replay": "eplb_opt.serving.replay",
     "solve": "solvers",

@@ -28,7 +28,7 @@ def command(file: Path, strict: bool) -> int:
     with bad_input(str(file)):
         document = parse_document(_content(file))
         verdicts = verify_document(document)
-    show(*_cost(document["instance"]), _table(verdicts))
+    show(*_rule(document["instance"]), *_cost(document["instance"]), _table(verdicts))
     if document.get("interrupted"):
         show("the solve was interrupted: layers that it did not come to are not in this file")
     accepted = (Trust.VERIFIED,) if strict else (Trust.VERIFIED, Trust.TRUSTED)
@@ -43,6 +43,12 @@ def _content(file: Path) -> bytes:
         raise InputError(f"{file}: is no regular file; write the certificate to one")
     with file.open("rb") as source:
         return source.read(LARGEST_FILE + 1)
+
+
+def _rule(instance: dict[str, Any]) -> list[str]:
+    """A line about the rule ``home`` and its limit, which a claim is about."""
+    limit = instance.get("traffic_limit_exact")
+    return [f"rule home, traffic up to {limit}"] if instance["rule"] == "home" else []
 
 
 def _cost(instance: dict[str, Any]) -> list[str]:

@@ -92,9 +92,10 @@ class PlacedFor:
             if name not in ignored and value != theirs[name]
         ]
         if different:
-            raise FormatError(
-                path, f"was placed for {'; '.join(different)}: give the machine that it is for"
+            told = (
+                f"was placed for {'; '.join(different)}: give the machine and rule that it is for"
             )
+            raise FormatError(path, told)
 
     def rows(
         self, path: Path, phy2log: NDArray[np.int64], layers: Sequence[int]
