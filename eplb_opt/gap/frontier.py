@@ -155,7 +155,7 @@ def rules_of(instance: Instance, limits: Iterable[Fraction | float | str]) -> It
         ValueError: a limit is none, or nodes do not divide the groups.
     """
     unlimited = under(instance, Rule.HOME)
-    given = [replace(unlimited, traffic_limit=limit).traffic_limit for limit in limits]
+    given = [under(instance, Rule.HOME, limit).traffic_limit for limit in limits]
     limited = sorted({Fraction(limit) for limit in given} - {Fraction(1)})
     yield under(instance, Rule.HIERARCHICAL)
     yield from (under(instance, Rule.HOME, limit) for limit in limited)

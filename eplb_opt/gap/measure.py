@@ -342,7 +342,7 @@ class _Work:
         )
 
 
-def under(instance: Instance, rule: Rule, limit: Fraction = Fraction(1)) -> Instance:
+def under(instance: Instance, rule: Rule, limit: Fraction | float | str = Fraction(1)) -> Instance:
     """The same loads and machine under another rule."""
     loads = instance.loads if instance.trace is None else instance.trace
     found = replace(instance, loads=loads, rule=rule, traffic_limit=limit)

@@ -35,8 +35,11 @@ def find_homes(
         phy2log: [P] the expert in each slot; every expert has one.
         present: whether experts must be at home; without that there always is an assignment, also
             for placements under the global rule.
+
+    Raises:
+        ValueError: these are not P slots, or they hold something else than the layer's experts.
     """
-    topology = layer.topology
+    topology, phy2log = layer.topology, _experts(layer, phy2log)
     copies = Counter(phy2log)
     held = Counter((e, p // topology.slots_per_node) for p, e in enumerate(phy2log))
     common = math.lcm(*copies.values())
@@ -74,6 +77,7 @@ def traffic(
             of an expert share alike.
         present: as of :func:`find_homes`.
     """
+    phy2log = _experts(layer, phy2log)
     homes = find_homes(layer, phy2log, present=present)
     if homes is None:
         return None
@@ -87,6 +91,17 @@ def traffic(
         if homes[e // group_size] != p // per_node:
             away += layer.loads[e] * (Fraction(1, copies[e]) if shares is None else shares[p])
     return away / total
+
+
+def _experts(layer: Layer, phy2log: Sequence[int]) -> list[int]:
+    """Python's integers, of whatever array they come from."""
+    experts, slots = len(layer.loads), layer.topology.num_physical_experts
+    found = [int(e) for e in phy2log]
+    if len(found) != slots or not all(0 <= e < experts for e in found):
+        raise ValueError(
+            f"phy2log of {len(found)} slots is no placement of {experts} experts in {slots} slots"
+        )
+    return found
 
 
 def _least_assignment(costs: list[list[int | None]], per_node: int) -> tuple[int, ...] | None:

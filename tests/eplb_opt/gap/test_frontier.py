@@ -152,3 +152,11 @@ def test_a_small_frontier_is_solved_exactly() -> None:
     for report in frontier.reports:
         assert report.reference[0].lower_bound == best_in(report.instance, 0)
         assert report.reference[0].status == "optimal"
+
+
+def test_normalised_steps_have_a_frontier() -> None:
+    trace = [[LOADS[0]], [LOADS[1]]]
+    instance = Instance(trace, MACHINE, normalize_steps=True)
+    found = measure_frontier(instance, [0.2], "deepseek", objective="mean", time_limit=0)
+    assert [name_of(report) for report in found.reports][1] == "home 0.2"
+    assert all(report.instance.normalize_steps for report in found.reports)
