@@ -215,10 +215,17 @@ def _write_certificate(target: str, instance: Instance, results: list[Result]) -
     from eplb_opt.certificate.parsing import LARGEST_FILE
     from eplb_opt.certificate.writing import too_large
 
-    if not results:
-        not_written("--certificate", target, "no layer is done")
-        return
     stopped = not complete(instance, results)
+    possible = [i for i, result in enumerate(results) if not result.infeasible]
+    if not possible:
+        why = "no layer has a placement" if results else "no layer is done"
+        not_written("--certificate", target, why)
+        return
+    if len(possible) < len(results):
+        left_out = [n for i, n in enumerate(instance.numbers[: len(results)]) if i not in possible]
+        told = f"nothing to certify, for infeasible, are layers {', '.join(map(str, left_out))}"
+        click.echo(f"eplb-opt: {target}: {told}", err=True)
+        instance, results = instance.select(possible), [results[i] for i in possible]
     with bad_input(f"--certificate {target}"):
         document = documents.certificate(instance, results, interrupted=stopped)
     write_json(target, document)
