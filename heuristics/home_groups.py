@@ -2,7 +2,7 @@
 
 Copies off home take tokens away from nodes whose groups have more than the mean. So a good choice
 of homes does not have the least largest node, as under the hierarchical rule, but little to take
-away: the least total excess. On recorded loads that leaves a fifth of the imbalance of nodes.
+away: the least total excess.
 """
 
 from __future__ import annotations

@@ -134,7 +134,20 @@ def test_solve_and_bound_say_the_traffic_of_what_is_placed(folder: Path) -> None
 def test_an_infeasible_layer_is_left_out_of_the_certificate(tmp_path: Path) -> None:
     """With replicas spread a limit may leave no placement to a layer; the proofs of others stay."""
     (tmp_path / "loads.json").write_text("[[1, 9, 0, 0], [1, 1, 1, 1]]")
-    machine = "--physical 6 --gpus 2 --nodes 2 --groups 2 --rule home --traffic 0.1".split()
+    machine = [
+        "--physical",
+        "6",
+        "--gpus",
+        "2",
+        "--nodes",
+        "2",
+        "--groups",
+        "2",
+        "--rule",
+        "home",
+        "--traffic",
+        "0.1",
+    ]
     command = ["solve", "loads.json", *machine, "--spread-replicas", "--certificate", "c.json"]
     done = eplb_opt(*command, cwd=tmp_path)
     assert "infeasible, are layers 1" in done.stderr
