@@ -79,6 +79,11 @@ class LayerPlan:
     traffic_limit: Fraction = Fraction(1)
 
     @property
+    def over_before(self) -> bool:
+        """Whether ``before`` is above the limit of traffic: its makespan may be below the bound."""
+        return _over(self.before, self.traffic_limit) > 0
+
+    @property
     def over_limit(self) -> bool:
         """Whether ``after`` is above the limit of traffic, as the placement until now then is: no
         change within the budget was found that is not.

@@ -117,6 +117,8 @@ def command(
         show(describe(instance), _layer_table(plan))
         if any(layer.missed for layer in plan.layers):
             show(_tell_missed(plan, within, prove is not None))
+        if any(layer.over_before for layer in plan.layers):
+            show(_tell_before(plan))
         if any(layer.over_limit for layer in plan.layers):
             show(_tell_traffic(plan, budget))
         show("fullest rank over the lower bound by transfers", _front_table(plan))
@@ -207,6 +209,16 @@ def _tell_missed(plan: MigrationPlan, within: float | None, searched: bool) -> s
     return (
         f"--within {within:g} is missed in {len(missed)} of {len(plan.layers)} layers "
         f"({', '.join(missed)}): 'after' is the least makespan found{needed}"
+    )
+
+
+def _tell_before(plan: MigrationPlan) -> str:
+    """Of which layers ``now`` is no placement that the lower bound speaks of."""
+    over = [str(layer.layer) for layer in plan.layers if layer.over_before]
+    return (
+        f"OLD is above --traffic {float(plan.instance.traffic_limit):g} in {len(over)} of "
+        f"{len(plan.layers)} layers ({', '.join(over)}): 'now' may be below the lower bound, which "
+        "is of placements that keep the limit; 0 transfers below: copies alone change to keep it"
     )
 
 

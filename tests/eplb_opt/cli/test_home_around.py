@@ -38,6 +38,7 @@ def test_a_few_transfers_keep_the_limit(folder: Path) -> None:
     done = eplb_opt(*command, "--json", "plan.json", "-o", "new.npz", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "traffic after" in done.stdout
+    assert "OLD is above" not in done.stdout
     layers = json.loads((folder / "plan.json").read_text())["layers"]
     machine = Topology(6, 2, 2, 2)
     now = Instance(STEPS[4:], machine, "home", traffic_limit=0.2)
@@ -49,6 +50,12 @@ def test_a_few_transfers_keep_the_limit(folder: Path) -> None:
     wrong = eplb_opt(*command[:5], *MACHINE, "--rule", "hierarchical", cwd=folder)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "rule=home, not hierarchical" in wrong.stderr
+
+
+def test_a_placement_above_the_limit_is_not_under_the_bound(folder: Path) -> None:
+    command = ("migrate", "old.npz", "trace.npy", *HOME[:-1], "0.01", "--budget", 4)
+    done = eplb_opt(*command, cwd=folder)
+    assert "OLD is above --traffic 0.01 in 2 of 2 layers (0, 1): 'now' may be" in done.stdout
 
 
 def test_a_replay_shows_traffic(folder: Path) -> None:
