@@ -47,6 +47,8 @@ def sweep_json() -> str:
                 "num_logical_experts": "4",
                 "num_physical_experts": 6,
                 "num_ranks": machine,
+                "num_nodes": 1,
+                "num_groups": 1,
                 "rule": "global",
             },
             "reference": {"bound": 1},
