@@ -12,6 +12,8 @@ CLAIMED = "eplb_opt.cli.files"
 """Where click keeps the files that the options so far have named."""
 NO_FILES = ("-", "next", "initial")
 """Words in place of a file."""
+SUFFIXES = {"placements": (".npz", ".json"), "page": (".html", ".htm")}
+"""Of the outputs with these names."""
 
 Value = TypeVar("Value")
 
@@ -44,8 +46,10 @@ def writable(ctx: click.Context, param: click.Parameter, value: Value) -> Value:
         raise click.BadParameter(f"{value}: there is no folder {target.parent}")
     if target.is_symlink():
         raise click.BadParameter(f"{value}: a link that leads to itself, give a file")
-    if param.name == "placements" and path.suffix not in (".npz", ".json"):
-        raise click.BadParameter(f"{value}: suffix {path.suffix!r} is not one of .npz, .json")
+    allowed = SUFFIXES.get(str(param.name), (path.suffix,))
+    if path.suffix not in allowed:
+        known = ", ".join(allowed)
+        raise click.BadParameter(f"{value}: suffix {path.suffix!r} is not one of {known}")
     if str(value) == "-":
         raise click.BadParameter("-: only --json writes to standard output, give a file")
     if path.is_dir():

@@ -15,12 +15,13 @@ from eplb_opt.cli.files import readable, writable
 @click.option(
     "-o",
     "--output",
+    "page",
     type=click.Path(path_type=Path, dir_okay=False),
     callback=writable,
     required=True,
     help="The page (.html); one file that needs nothing else.",
 )
-def command(source: Path, output: Path) -> int:
+def command(source: Path, page: Path) -> int:
     """Make a page of SOURCE: what `gap` (also with several limits of traffic) or `replay --json`
     wrote, or the results of a sweep.
     """
@@ -28,8 +29,8 @@ def command(source: Path, output: Path) -> int:
 
     with bad_input():
         try:
-            size = write_page(source, output)
+            size = write_page(source, page)
         except ImportError as error:
             raise InputError(str(error)) from error
-    click.echo(f"{output}: {size / 1000:.0f} kB", err=True)
+    click.echo(f"{page}: {size / 1000:.0f} kB", err=True)
     return 0

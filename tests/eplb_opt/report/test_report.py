@@ -139,6 +139,9 @@ def test_a_page_of_a_gap_measurement(gap_json, tmp_path) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', html)
     names = re.findall(r'\bid="([^"]+)"', html)
     assert len(names) == len(set(names)), "two elements with one name"
+    wrong = eplb_opt("report", gap_json, "-o", tmp_path / "page.md")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "page.md: suffix '.md' is not one of .html, .htm" in wrong.stderr
 
 
 def test_a_page_names_objective_and_dispatch_and_the_terms_over_steps() -> None:
