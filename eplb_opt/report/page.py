@@ -143,8 +143,10 @@ def sort_policies(summary: Summary) -> list[Any]:
 
 
 def percent(ratio: float | None) -> str:
-    """A ratio for a table."""
-    return "–" if ratio is None else f"{100 * ratio:.4f}" if ratio < 0.1 else f"{100 * ratio:.2f}"
+    """A ratio for a table: three decimals, as on the command line; a small one keeps a digit."""
+    if ratio is None:
+        return "–"
+    return f"{100 * ratio:.0e}" if 0 < ratio < 1e-5 else f"{100 * ratio:.3f}"
 
 
 def gap_sections(summary: Summary) -> list[Section]:
