@@ -51,8 +51,9 @@ def least_loss(report: dict[str, Any]) -> float | None:
 
 
 def plot_frontier(source: FrontierSource, ax: Any = None) -> Any:
-    """Loss over the mean rank load against traffic, means over layers, one line a policy and one
-    point a rule; rules that do not change what a policy does share a point.
+    """Loss over the mean rank load against traffic, means over layers, one point a rule and policy;
+    rules that do not change what a policy does share a point. A line joins the points of the rule
+    ``home``, where other limits lie between; hierarchical and global are hollow points beside it.
 
     Below each point hangs a line down to the proven bound of its rule: what the rule itself costs
     lies on that line.
@@ -70,15 +71,18 @@ def plot_frontier(source: FrontierSource, ax: Any = None) -> Any:
         at, loss, bound = ([p[k] for p in points.values()] for k in ("traffic", "loss", "bound"))
         ax.vlines(at, bound, loss, color=colour, alpha=0.5)
         ax.plot(at, bound, "_", color=colour, markersize=9)
-        ax.plot(at, loss, marker + "-", color=colour, label=label(policy["policy"]), markersize=5)
+        ax.plot(at, loss, marker, color=colour, mfc="white", markersize=5, clip_on=False)
+        home = [(p["traffic"], p["loss"]) for rules, p in points.items() if "home" in rules]
+        line = list(zip(*home, strict=True)) or [(), ()]
+        ax.plot(*line, marker + "-", color=colour, label=label(policy["policy"]), markersize=5)
         for rules, point in points.items() if i == 0 else ():
             ax.annotate(label(rules), (point["traffic"], point["loss"]), xytext=(3, 4),
                         textcoords="offset points", fontsize=8, rotation=30)  # fmt: skip
     ax.plot([], [], "_", color="black", markersize=9, label="proven bound of the rule")
     ax.set_xscale("symlog", linthresh=LINEAR, linscale=2)
     ax.set_xticks(TICKS, [str(tick) for tick in TICKS])
-    ax.set(xlim=(-0.5, 130), xlabel="traffic: tokens served off home, %",
-           ylabel="loss, % of the mean rank load")  # fmt: skip
+    ax.set(xlim=(-0.5, 130), ylabel="loss, % of the mean rank load")  # fmt: skip
+    ax.set_xlabel(f"traffic: tokens served off home, % (linear to {LINEAR:g}, then logarithmic)")
     ax.set_ylim(0, 1.2 * ax.get_ylim()[1])
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3)

@@ -129,8 +129,10 @@ def replay_sections(document: dict[str, Any]) -> list[Section]:
 def frontier_sections(document: dict[str, Any]) -> list[Section]:
     """What a page about a frontier shows."""
     text = (
-        "One point a rule. Below it hangs a line down to the proven bound of the rule: what the "
-        "rule itself costs lies on that line."
+        "One point a rule, one for several under which a policy does the same: one that does not "
+        "know the rule home does as under hierarchical. Filled and joined: the rule home, tighter "
+        "limits to the left; hollow: hierarchical and global. Below each point hangs a line down "
+        "to the proven bound of the rule: what the rule itself costs lies on that line."
     )
     return [Section("Loss against traffic", text, partial(plot_frontier, document))]
 

@@ -270,11 +270,16 @@ def frontier():
 def test_loss_against_traffic(frontier) -> None:
     ax = report.plot_frontier(frontier)
     lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+    under = [
+        (str(r.instance.rule), 100 * r.policies[1].traffic_mean, 100 * r.policies[1].loss_mean)
+        for r in frontier.reports
+    ]
     refined = {tuple(point) for point in lines["refined"]}
-    assert refined == {
-        (100 * r.policies[1].traffic_mean, 100 * r.policies[1].loss_mean) for r in frontier.reports
-    }
-    assert len(lines["deepseek"]) < len(frontier.reports)  # it does the same under home
+    assert refined == {(x, y) for rule, x, y in under if rule == "home"}
+    every = {tuple(x) for line in ax.lines for x in line.get_xydata()}
+    assert {(x, y) for _, x, y in under} <= every  # hierarchical and global stand alone
+    assert len(lines["deepseek"]) == 1  # it does the same under home as under hierarchical
+    assert "linear to 10, then logarithmic" in ax.get_xlabel()
     shown = ", ".join(text.get_text() for text in ax.texts)
     assert shown == "hierarchical, home 0.1, home 0.25, home, global"
     (below, *_) = ax.collections[-1].get_segments()
