@@ -55,17 +55,18 @@ def page(source: Source | ReplayReport | Frontier) -> str:
     """The HTML of a report. Text is escaped by the templates alone, here it is as it is."""
     document = replay_document(source)
     if document is not None:
-        return _render("replay.html.j2", replay_sections(document), describe(document))
+        return render("replay.html.j2", replay_sections(document), describe(document))
     document = frontier_document(source)
     if document is not None:
         words = describe_frontier(document)
-        return _render("frontier.html.j2", frontier_sections(document), words)
+        return render("frontier.html.j2", frontier_sections(document), words)
     summary = summarize(source)  # type: ignore[arg-type]
     words = {"summary": summary, "policies": sort_policies(summary)}
-    return _render("page.html.j2", gap_sections(summary), words)
+    return render("page.html.j2", gap_sections(summary), words)
 
 
-def _render(template: str, parts: Sequence[Section], words: dict[str, Any]) -> str:
+def render(template: str, parts: Sequence[Section], words: dict[str, Any]) -> str:
+    """A template with its figures drawn and its words filled in."""
     try:
         import jinja2
 

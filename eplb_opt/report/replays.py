@@ -14,7 +14,7 @@ import numpy as np
 
 from eplb_opt import documents
 from eplb_opt.report.figures import COLOURS, label, new_axes
-from eplb_opt.report.summary import ReportError
+from eplb_opt.report.summary import ReportError, machine_of
 from eplb_opt.serving.replay import ReplayReport
 
 SCHEMA = "eplb-opt/replay/1"
@@ -56,15 +56,16 @@ def mean_of(policy: dict[str, Any], term: str) -> float | None:
 def describe(document: dict[str, Any]) -> dict[str, Any]:
     """What the page says in words and tables."""
     instance, settings = document["instance"], document["settings"]
-    machine = f"{instance['num_physical_experts']} slots on {instance['num_ranks']} ranks"
     mode = "asynchronous" if settings["use_async"] else "synchronous"
     names = " ".join(f"--policy {quote(p['policy'])}" for p in document["policies"])
-    flags = " --async" if settings["use_async"] else ""
+    limit = instance.get("traffic_limit", 1.0)
+    flags = f" --traffic {limit!r}" if limit < 1 else ""
+    flags += " --async" if settings["use_async"] else ""
     flags += "" if settings["attribute_late"] else " --attribute early"
     flags += "".join(f" --scale {s}:{ranks}" for s, ranks in document["ranks_from"].items())
     versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
     return {
-        "title": f"{instance['source']}: {instance['num_logical_experts']} experts, {machine}",
+        "title": f"{instance['source']}: {machine_of(instance)}",
         "settings": f"{instance['num_steps']} steps, {instance['num_layers']} layers, "
         f"{instance['rule']} rule; interval {settings['step_interval']}, window "
         f"{settings['window_size']}, {mode}",

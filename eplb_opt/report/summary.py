@@ -183,10 +183,12 @@ def machine_of(instance: dict[str, Any] | None) -> str:
     """A line about the machine of an instance, and what was measured on it if that is unusual."""
     if instance is None:
         return "none"
-    nodes = f", {instance['num_nodes']} nodes" if instance["rule"] != "global" else ""
+    nodes = ""
+    if instance["rule"] != "global":
+        nodes = f", {instance['num_nodes']} nodes, {instance['num_groups']} groups"
     if instance["rule"] == "home":
         limit = instance.get("traffic_limit", 1.0)
-        nodes += ", groups at home" + (f", traffic up to {limit:g}" if limit < 1 else "")
+        nodes += " at home" + (f", traffic up to {limit:g}" if limit < 1 else "")
     cost = cost_of(instance)
     return (
         f"{instance['num_logical_experts']} experts, {instance['num_physical_experts']} slots, "

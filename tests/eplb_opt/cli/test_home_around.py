@@ -9,6 +9,8 @@ import pytest
 from eplb_opt import Instance, Topology
 from eplb_opt.io import read_placements
 from eplb_opt.problem.homes import traffic
+from eplb_opt.report.page import percent, render
+from eplb_opt.report.replays import describe
 from tests.command_line import eplb_opt
 
 STEPS = np.array([[[6, 2, 1, 1], [3, 3, 2, 2]]] * 4 + [[[1, 2, 7, 1], [3, 9, 2, 2]]] * 4)
@@ -65,6 +67,11 @@ def test_a_replay_shows_traffic(folder: Path) -> None:
     assert "home rule, traffic up to 0.2" in done.stdout
     document = json.loads((folder / "replay.json").read_text())
     assert document["instance"]["traffic_limit"] == 0.2
+    pytest.importorskip("matplotlib")
+    html = render("replay.html.j2", [], describe(document))
+    assert "2 nodes, 2 groups at home, traffic up to 0.2" in html
+    assert "--traffic 0.2" in html
+    assert f"<td>{percent(document['policies'][0]['traffic'])}</td>" in html
     (refined,) = document["policies"]
     assert 0 < refined["traffic"] < 1
     assert all(0 <= i["traffic"] <= 1 for i in refined["intervals"] if i["served"] is not None)
