@@ -95,7 +95,9 @@ def _points(document: dict[str, Any], name: str) -> dict[str, dict[str, float]]:
     """
     found: list[tuple[str, dict[str, float]]] = []
     for report in document["reports"]:
-        row = next(row for row in report["policies"] if row["policy"] == name)
+        row = next((row for row in report["policies"] if row["policy"] == name), None)
+        if row is None:  # interrupted before it
+            continue
         figures = {"traffic": row["traffic"], "loss": row["loss_mean"], "bound": least_loss(report)}
         point = {key: 100 * x for key, x in figures.items() if x is not None}
         if len(point) < len(figures):
@@ -120,5 +122,8 @@ def describe_frontier(document: dict[str, Any]) -> dict[str, Any]:
         "title": f"{instance['source']}: {machine_of(instance)}",
         "rows": rows,
         "failures": [(rule, p) for rule, _, p in rows if p["status"] != "ok"],
+        "interrupted": document["interrupted"],
+        "last": rule_of(document["reports"][-1]),
+        "loaded": sum(r["status"] != "no-load" for r in document["reports"][0]["reference"]),
         "reproduce": [document.get("command") or "eplb_opt.gap.measure_frontier", versions],
     }

@@ -69,6 +69,8 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
         "settings": f"{instance['num_steps']} steps, {instance['num_layers']} layers, "
         f"{instance['rule']} rule; interval {settings['step_interval']}, window "
         f"{settings['window_size']}, {mode}",
+        "interrupted": document["interrupted"],
+        "off_home": any(p.get("traffic") is not None for p in document["policies"]),
         "cost": document["tokens_per_byte"] is not None,
         "policies": sorted(document["policies"], key=lambda p: (p["loss"] is None, p["loss"])),
         "mean_of": mean_of,

@@ -106,6 +106,7 @@ class Summary:
         cost: objective and dispatch, if they are not ``sum`` and ``even``.
         over_steps: a served loss was measured.
         reproduce: lines.
+        interrupted: a gap measurement that ended early.
     """
 
     title: str
@@ -119,6 +120,7 @@ class Summary:
     over_steps: bool = False
     reproduce: list[str] = field(default_factory=list)
     instances: int = 0
+    interrupted: bool = False
 
     def of(self, policy: str) -> PolicySummary:
         """The entry of a policy, made when it first comes."""
@@ -227,6 +229,7 @@ def of_gap(document: dict[str, Any]) -> Summary:
             found.of(row["policy"]).rank_loads = np.array(row["rank_loads"], dtype=np.float64)
     if document.get("rank_loads_in_order"):
         found.before = np.array(document["rank_loads_in_order"], dtype=np.float64)
+    found.interrupted = document.get("interrupted", False)
     found.attribution = document.get("attribution", [])
     found.reproduce = [document.get("command") or _command(document, seen), *_versions(document)]
     return found

@@ -292,6 +292,16 @@ def test_a_page_of_a_frontier(frontier, tmp_path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert page.count("<svg") == 1
     assert "<td>home 0.25</td>" in page
+    assert "Interrupted" not in page
+    assert "2 nodes, 2 groups" in page
     assert "&lt;typed&gt;" in page
     with pytest.raises(report.ReportError, match="no frontier"):
         report.plot_frontier(tmp_path / "page.html")
+
+
+def test_a_page_says_where_a_frontier_was_interrupted(frontier) -> None:
+    document = documents.frontier(frontier) | {"interrupted": True}
+    first, second = document["reports"][:2]
+    document["reports"] = [first, second | {"policies": second["policies"][:1]}]
+    page = report.page(document)
+    assert "home 0.1 is the last rule that was begun" in page
