@@ -76,8 +76,10 @@ def under_rule(rule: str, traffic: float, num_groups: int, num_nodes: int) -> tu
     """
     if rule not in RULES:
         raise ArgumentError(f"rule={rule!r} is not one of {', '.join(RULES)}")
-    if not 0 <= traffic <= 1 or (traffic < 1 and rule != "home"):
-        raise ArgumentError(f"traffic={traffic} is not a part from 0 to 1 under rule='home'")
+    if not 0 <= traffic <= 1:
+        raise ArgumentError(f"traffic={traffic} is not a part from 0 to 1")
+    if traffic < 1 and rule != "home":
+        raise ArgumentError(f"traffic={traffic} is for rule='home', not rule={rule!r}")
     if rule in ("hierarchical", "home") and min(num_groups, num_nodes) > 0:
         check_multiple(f"rule={rule!r}: num_groups", num_groups, "num_nodes", num_nodes)
     return (1, 1) if rule == "global" else (num_groups, num_nodes)

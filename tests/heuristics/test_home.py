@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise, permutations
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from heuristics.home import place_at_home
 from heuristics.home_groups import candidate_homes
 from heuristics.makespan import makespans
 from heuristics.refined import refined
-from heuristics.shape import Shape
+from heuristics.shape import ArgumentError, Shape
 
 
 def _loads(layers: int, experts: int, seed: int) -> torch.Tensor:
@@ -151,6 +152,18 @@ def test_with_the_limit_0_not_even_a_light_expert_is_served_off_home() -> None:
     placed, _, _ = rebalance_experts(loads, 24, 4, 2, 4, rule="home", traffic=0.0)
     layer = Instance(loads.numpy(), machine, rule="home").layer(0)
     assert traffic(layer, placed[0].tolist()) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"traffic": 0.1}, "traffic=0.1 is for rule='home', not rule='auto'"),
+        ({"traffic": 1.5, "rule": "home"}, "traffic=1.5 is not a part from 0 to 1"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        rebalance_experts(_loads(1, 16, 1), 24, 4, 2, 4, **options)
 
 
 def test_homes_of_a_small_layer_are_the_best_of_all_by_enumeration() -> None:
