@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,20 @@ def readable(ctx: click.Context, param: click.Parameter, value: Value) -> Value:
         file, array, _ = str(path).rpartition(".npz:")  # one of its arrays
         _claim(ctx, param, f"{file}.npz" if array else path, writes=False)
     return value
+
+
+def policy_list(
+    ctx: click.Context, param: click.Parameter, values: Sequence[str]
+) -> tuple[str, ...]:
+    """``deepseek,refined``, also given one by one; a comma in the name of a file that exists parts
+    nothing.
+    """
+    names: list[str] = []
+    for value in values:
+        file, _, function = value.partition(":")
+        one = "," not in function and Path(file).is_file()
+        names += [value] if one else [name.strip() for name in value.split(",")]
+    return policy_files(ctx, param, tuple(names))
 
 
 def policy_files(ctx: click.Context, param: click.Parameter, value: Value) -> Value:

@@ -68,7 +68,7 @@ def parse_travel(_ctx: click.Context, _param: click.Parameter, value: str | None
 
 @click.command()
 @partial(instance_options, several_limits=True)
-@policies_option("Policy to measure; may be given several times.")
+@policies_option("Policy to measure; may be given several times, or as a list with commas.")
 @policy_limits
 @search_options
 @cost_options

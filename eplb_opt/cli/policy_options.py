@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eplb_opt.cli.errors import InputError
-from eplb_opt.cli.files import policy_files
+from eplb_opt.cli.files import policy_list
 from eplb_opt.cli.parameters import Command, Finite
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def policies_option(
     help: str, default: tuple[str, ...] = ("deepseek",)
 ) -> Callable[[Command], Command]:
-    """Adds ``--policy``, which may be given several times, as ``policies``."""
+    """Adds ``--policy``, one or several, as ``policies``."""
     return click.option(
         "--policy",
         "policies",
@@ -32,7 +32,7 @@ def policies_option(
         default=default,
         show_default=bool(default),
         metavar="NAME|FILE.py[:FUNCTION]",
-        callback=policy_files,
+        callback=policy_list,
         help=help,
     )
 

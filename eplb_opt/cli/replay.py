@@ -47,8 +47,8 @@ def parse_events(
 @click.command()
 @instance_options
 @policies_option(
-    "May be given several times. refined:40 receives at most 40 experts a layer; "
-    "refined:relabel keeps what it can."
+    "May be given several times, or as a list with commas. refined:40 receives at most 40 experts "
+    "a layer; refined:relabel keeps what it can."
 )
 @click.option(
     "--interval",
