@@ -137,6 +137,9 @@ class TopologyOptions:
                     f" is no multiple of --nodes {self.nodes}: give the model's groups and a number"
                     " of nodes that divides them"
                 )
+            if self.rule == "home" and self.nodes == 1:
+                said = "--rule home with --nodes 1 is the global rule: every expert is at home"
+                click.echo(f"eplb-opt: {said}", err=True)
             rule: Any = self.rule
             limit = next(iter(self.traffic), Fraction(1))
             options = (self.spread_replicas, normalize_steps, limit)
