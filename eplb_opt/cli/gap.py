@@ -137,15 +137,16 @@ def command(
         )
         keep_results()
         tell_other_costs(policies, runner, cost, instance, served)
-    _output(found, placements, json_target, windows)
+    windowed = _describe_windows(instance.num_layers, windows)
+    served_limit = _describe_served_limit(traffic, cost) if served is not None else []
+    _output(found, placements, json_target, [*windowed, *served_limit])
     reports = _by_rule(found)
-    if found.interrupted:
-        rule, last = list(reports.items())[-1]
-        begun = f"{len(reports)} rules are begun; {rule}" * (len(traffic) > 1)
-        return report_interrupt(begun + _progress(last))
-    failed = [f"{rule}{x}" for rule, r in reports.items() for x in _failures(r, fail_above)]
+    limit = None if found.interrupted else fail_above
+    failed = [f"{rule}{x}" for rule, r in reports.items() for x in _failures(r, limit)]
     for line in failed:
         click.echo(f"eplb-opt: {line}", err=True)
+    if found.interrupted:
+        return report_interrupt(_progress(reports, instance, traffic))
     return 1 if failed else 0
 
 
@@ -204,9 +205,14 @@ def _by_rule(found: GapReport | Frontier) -> dict[str, GapReport]:
 
 
 def _output(
-    found: GapReport | Frontier, placements: str | None, json_target: str | None, windows: int
+    found: GapReport | Frontier,
+    placements: str | None,
+    json_target: str | None,
+    serving: list[str],
 ) -> None:
-    """Write what was asked for, and show the tables unless stdout is JSON."""
+    """Write what was asked for, and show the tables unless stdout is JSON; ``serving`` are lines
+    about ``--serve-on``.
+    """
     from eplb_opt.gap import GapReport
 
     if placements is not None:
@@ -222,13 +228,12 @@ def _output(
     if json_target == "-":
         return
     first = next(iter(_by_rule(found).values()))
-    windowed = _describe_windows(first.instance.num_layers, windows)
     costs = describe_cost(first.instance, first.cost)
     if isinstance(found, GapReport):
-        show(describe(found.instance), *windowed, *costs, reference_line(found))
+        show(describe(found.instance), *serving, *costs, reference_line(found))
         show(policy_table(found))
     else:
-        show(describe_machine(first.instance), *windowed, *costs, *frontier_tables(found))
+        show(describe_machine(first.instance), *serving, *costs, *frontier_tables(found))
     for rule, report in _by_rule(found).items():
         show(*_split_tables(report, rule))
 
@@ -241,6 +246,18 @@ def _describe_windows(rows: int, windows: int) -> list[str]:
     return [
         f"{windows} windows x {layers} layer{'s' * (layers > 1)}, counted from 0: "
         f"layer {layers} w + i is row i of window w"
+    ]
+
+
+def _describe_served_limit(traffic: tuple[Fraction, ...], cost: Cost) -> list[str]:
+    """Of which placements the bound is where a limit holds for those that are placed alone."""
+    from eplb_opt.problem.objective import Dispatch
+
+    if cost.dispatch == Dispatch.OPTIMAL or all(limit == 1 for limit in traffic):
+        return []
+    return [
+        "--traffic holds for the loads that are placed: on those served traffic may be above it, "
+        "and bound and gap are those of the rule home without a limit"
     ]
 
 
@@ -315,10 +332,18 @@ def _figures(policy: PolicyGap) -> list[str]:
     ]
 
 
-def _progress(report: GapReport) -> str:
+def _progress(
+    reports: dict[str, GapReport], instance: Instance, traffic: tuple[Fraction, ...]
+) -> str:
     """How far the work came until it was stopped."""
+    from eplb_opt.gap.frontier import rules_of
+
+    rule, report = list(reports.items())[-1]
+    begun = ""
+    if len(traffic) > 1:
+        begun = f"rule {len(reports)} of {len(list(rules_of(instance, traffic)))}, {rule}"
     placed = sum(policy.status == "ok" for policy in report.policies)
-    done = f"{placed} of {len(report.policies)} policies are measured"
+    done = f"{begun}{placed} of {len(report.policies)} policies are measured"
     for name, splits in (("--explain", report.attribution), ("--serve-on", report.staleness)):
         if splits:
             done += f", {name} has {len(splits[0].layers)} of {_loaded(report)} layers"
@@ -331,9 +356,13 @@ def _loaded(report: GapReport) -> int:
 
 def _failures(report: GapReport, limit: float | None) -> list[str]:
     """A line for each policy that has no result, or whose largest gap is above the limit."""
+    from eplb_opt.gap.measure import INTERRUPTED
+
     lines = []
     for policy in report.policies:
         worst = max(policy.layers, key=lambda layer: layer.gap, default=None)
+        if policy.message == INTERRUPTED:
+            continue
         if policy.status != "ok":
             lines.append(f"{policy.policy}: {policy.status}: {policy.message}")
         elif limit is not None and worst is not None and worst.gap > limit:

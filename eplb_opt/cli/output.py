@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from eplb_opt.gap import Progress
@@ -21,6 +22,8 @@ SPEAK_EVERY = 5.0
 """Seconds between two lines of progress where stderr is no terminal."""
 FILE_WIDTH = 160
 """Columns that a table in a file or a pipe may take; a split with all its intervals needs 140."""
+UNLIMITED = 10**6
+"""Columns of a terminal on which everything fits."""
 
 
 def write_json(target: str, document: dict[str, Any]) -> None:
@@ -47,6 +50,21 @@ def table(*columns: str) -> Table:
 
 def show(*parts: Any) -> None:
     """Print tables and lines on stdout; names and messages cannot steer the terminal."""
+    console = _console()
+    for part in parts:
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
+
+
+def fits(*tables: Table) -> bool:
+    """Whether tables are shown with every cell on one line."""
+    console = _console()
+    unlimited = console.options.update(max_width=UNLIMITED)
+    widest = (console.measure(shown, options=unlimited).maximum for shown in tables)
+    return max(widest, default=0) <= console.width
+
+
+def _console() -> Console:
+    """Standard output."""
     from rich.console import Console
     from rich.text import Text
 
@@ -56,9 +74,7 @@ def show(*parts: Any) -> None:
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(printable(text), **options)
 
-    console = Plain(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
-    for part in parts:
-        console.print(part, markup=False, soft_wrap=isinstance(part, str))
+    return Plain(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 def percent(value: float | None) -> str:

@@ -1,11 +1,20 @@
 """``--rule home`` and ``--traffic`` as a user gives them."""
 
 import json
+import re
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from eplb_opt import Instance, Topology
+from eplb_opt.cli import output
+from eplb_opt.cli.frontier_table import frontier_tables
+from eplb_opt.cli.gap import _failures, _progress
+from eplb_opt.gap import measure_frontier
+from eplb_opt.gap.travel import Travel
 from eplb_opt.io import read_placements
 from tests.command_line import eplb_opt
 
@@ -41,7 +50,7 @@ def test_several_limits_are_a_frontier(folder: Path) -> None:
     command = ("gap", "loads.json", *HOME, *QUICK, *limits, "--policy", "deepseek", "--policy")
     outputs = ("--json", "frontier.json", "--placements", "placed.npz")
     done = eplb_opt(*command, "refined", *outputs, cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.count("deepseek is not told of the rule home")) == (0, 1)
     rows = [line.strip().split("  ")[0] for line in done.stdout.splitlines()]
     names = ["hierarchical", "home 0.1", "home 0.25", "home", "global"]
     assert [row for row in rows if row in names] == names
@@ -59,6 +68,27 @@ def test_several_limits_are_a_frontier(folder: Path) -> None:
     assert {report["schema"] for report in document["reports"]} == {"eplb-opt/gap/1"}
 
 
+@pytest.mark.parametrize(("width", "tables", "figures"), [(160, 1, 9), (80, 2, 5)])
+def test_no_number_of_a_frontier_is_broken(
+    width: int,
+    tables: int,
+    figures: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(output, "FILE_WIDTH", width)
+    policies = ["deepseek", "replica-refine"]
+    instance = Instance(LOADS, Topology(6, 2, num_nodes=2, num_groups=2))
+    for travel in [None] + [Travel(8, 7168, 400, 2e-7)] * (width == 80):
+        found = measure_frontier(instance, [0.25], policies, travel=travel, time_limit=0)
+        output.show(*frontier_tables(found))
+        shown = capsys.readouterr().out
+        rows = [line for line in shown.splitlines() if line.strip().startswith("home 0.25")]
+        numbers = figures + 2 * (travel is not None)
+        assert [len(re.findall(r"[0-9]\.[0-9]{3} %", row)) for row in rows] == [numbers] * tables
+        assert all(name in shown for name in policies)
+
+
 def test_a_frontier_can_fail_explain_and_serve_other_steps(folder: Path) -> None:
     command = ("gap", "trace.npy", *HOME, *QUICK, "--traffic", "0.1,0.2")
     done = eplb_opt(*command, "--fail-above", 0, "--json", "-", cwd=folder)
@@ -68,9 +98,37 @@ def test_a_frontier_can_fail_explain_and_serve_other_steps(folder: Path) -> None
     done = eplb_opt(*command, *served, cwd=folder)
     assert done.returncode == 0
     assert "home 0.2: why, over the steps served" in done.stdout
+    assert "those of the rule home without a limit" in done.stdout
     timed = eplb_opt(*command, "--travel", "8,7168,400,0.2", cwd=folder).stdout
     assert ("time" in timed, "time" in done.stdout) == (True, False)
     assert "trace.npy, steps 1 to 2: 4 layers" in done.stdout
+
+
+def test_why_a_policy_failed_is_told_beside_the_table_alone() -> None:
+    def broken(weight: torch.Tensor, *_sizes: int) -> torch.Tensor:
+        return torch.zeros(len(weight), 6)
+
+    instance = Instance(LOADS, Topology(6, 2, num_nodes=2, num_groups=2))
+    found = measure_frontier(instance, [0.25], broken, time_limit=0)
+    (line,) = _failures(found.reports[1], None)
+    assert "invalid: " in line
+    assert not any(line in part for part in frontier_tables(found) if isinstance(part, str))
+
+
+def test_an_interrupted_frontier_says_how_far_it_came() -> None:
+    instance = Instance(LOADS, Topology(6, 2, num_nodes=2, num_groups=2))
+    found = measure_frontier(instance, [0.25], "deepseek", time_limit=0)
+    reports = {"hierarchical: ": found.reports[0]}
+    done = _progress(reports, instance, (Fraction(1, 4), Fraction(1, 2)))
+    assert done == "rule 1 of 5, hierarchical: 1 of 1 policies are measured"
+
+
+def test_home_on_one_node_is_told_to_be_the_global_rule(folder: Path) -> None:
+    machine = ("--redundant", 2, "--gpus", 2, "--groups", 2, "--rule", "home", "--traffic", "0.1")
+    done = eplb_opt("gap", "loads.json", *machine, *QUICK, "--policy", "refined", cwd=folder)
+    assert done.returncode == 0
+    assert done.stderr.startswith("eplb-opt: --rule home with --nodes 1 is the global rule")
+    assert len(done.stderr.splitlines()) == 1
 
 
 BAD = {
