@@ -257,7 +257,7 @@ def _describe_served_limit(traffic: tuple[Fraction, ...], cost: Cost) -> list[st
         return []
     return [
         "--traffic holds for the loads that are placed: on those served traffic may be above it, "
-        "and bound and gap are those of the rule home without a limit"
+        "and bound, gap and the best in hindsight are those of the rule home without a limit"
     ]
 
 
