@@ -218,7 +218,7 @@ def _tell_before(plan: MigrationPlan) -> str:
     return (
         f"OLD is above --traffic {float(plan.instance.traffic_limit):g} in {len(over)} of "
         f"{len(plan.layers)} layers ({', '.join(over)}): 'now' may be below the lower bound, which "
-        "is of placements that keep the limit; 0 transfers below: copies alone change to keep it"
+        "is of placements that keep the limit; with 0 transfers, copies alone come nearer to it"
     )
 
 
