@@ -35,6 +35,7 @@ def test_notebooks_run_and_print_figures(path: Path) -> None:
     check_figures(execute(path.read_text()))
 
 
+@pytest.mark.slow
 def test_the_first_notebook_runs_in_a_kernel_as_a_user_would_run_it() -> None:
     notebook = jupytext.read(FIRST, fmt="py:percent")
     resources = {"metadata": {"path": str(FIRST.parent)}}

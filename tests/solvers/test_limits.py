@@ -147,6 +147,7 @@ def descendants(pid: int) -> list[int]:
     return [found for child in children for found in (int(child), *descendants(int(child)))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("backend", MILP)
 def test_a_milp_solver_ends_with_its_parent(backend: str) -> None:
@@ -340,6 +341,7 @@ def test_on_one_rank_the_mean_is_the_optimum(monkeypatch: pytest.MonkeyPatch) ->
     assert solve(layer).status == "optimal"
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(
     st.lists(st.integers(0, 60), min_size=2, max_size=6),

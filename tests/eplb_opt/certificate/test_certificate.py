@@ -77,6 +77,7 @@ def test_packing_and_layers_without_load() -> None:
     assert verdicts(packing)[0] is not None
 
 
+@pytest.mark.slow
 def test_a_solver_s_word_is_shown_as_such() -> None:
     document = certificate(PUBLISHED, backend="cp-sat", time_limit=60)
     assert document["layers"][0]["evidence"] == {"kind": "trusted", "solver": "cp-sat"}
@@ -288,6 +289,7 @@ def test_no_certificate(document: Any) -> None:
         verify_document(document)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
                     lambda x: st.lists(x, max_size=3) | st.dictionaries(

@@ -86,6 +86,7 @@ def test_a_policy_without_a_result_is_exit_1_after_the_others(loads: Path, comma
     assert "28.000 %" in result.stdout
 
 
+@pytest.mark.slow
 def test_user_policies_in_one_table(loads: Path) -> None:
     names = (f"{POLICIES}:noisy", f"{POLICIES}:raises", f"{POLICIES}:wrong_counts")
     options = [word for name in names for word in ("--policy", name)]
@@ -172,6 +173,7 @@ def test_policies_and_bench(loads: Path) -> None:
     assert "error: RuntimeError" in result.stdout
 
 
+@pytest.mark.slow
 def test_demo() -> None:
     result = eplb_opt_process("demo")
     assert result.returncode == 0

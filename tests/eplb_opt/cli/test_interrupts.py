@@ -129,6 +129,7 @@ def test_outputs_without_content_are_named(folder) -> None:
     assert not (folder / "p.npz").exists()
 
 
+@pytest.mark.slow
 def test_stopped_replay_keeps_the_steps_until_then(folder) -> None:
     options = ["--redundant", "16", "--gpus", "8", "--policy", "endless.py", "--interval", "4"]
     command = ["replay", "trace.npy", *options, "--json", "o.json"]
@@ -167,6 +168,7 @@ def check_attack(folder: Path, found: Stopped) -> None:
         assert "def test_" in (folder / "t.py").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_an_attack(folder) -> None:
     """The search took what Ctrl-C cut off for a layer without proof, and went on to the next."""
     found = Stopped(folder, ATTACK, signal.SIGINT, said="worst 1.")

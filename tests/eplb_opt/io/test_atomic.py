@@ -66,6 +66,7 @@ def test_a_fifo_is_written_to_its_reader(tmp_path):
     assert stat.S_ISFIFO(fifo.stat().st_mode)
 
 
+@pytest.mark.slow
 def test_dev_stdout_is_printed_before_the_table(tmp_path):
     (tmp_path / "loads.json").write_text("[[4, 3, 2, 1]]")
     piped = eplb_opt_process(*BOUND, "/dev/stdout", cwd=tmp_path).stdout

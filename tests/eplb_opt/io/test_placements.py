@@ -125,7 +125,7 @@ def test_machine_and_layers_stand_beside_the_placements(suffix, tmp_path):
     placed_for.require(
         path, Instance(INSTANCE.loads, Topology(4, 2, 2, 3))
     )  # no rule looks at them
-    with pytest.raises(FormatError, match=r"for num_ranks=2, not 1: give the machine that it is"):
+    with pytest.raises(FormatError, match=r"for num_ranks=2, not 1: give the machine and rule"):
         placed_for.require(path, Instance(INSTANCE.loads, Topology(4, 1)))
     rows = placed_for.rows(path, PLACEMENT.phy2log, [0])
     np.testing.assert_array_equal(rows, PLACEMENT.phy2log[1:])

@@ -97,6 +97,7 @@ def test_a_function_runs_in_this_process(runner):
         runner.run(lambda *_: 1 / 0, INSTANCE)
 
 
+@pytest.mark.slow
 def test_the_others_are_measured_all_the_same():
     names = [f"{FILE}:{f}" for f in ("leaves", "stops_at_nothing", "good")]
     report = measure_gap(INSTANCE, ["deepseek", *names], policy_timeout=1.0)

@@ -108,6 +108,7 @@ blocks:
     assert "holds [layers, experts], and steps are needed" in refused[0]["message"]
 
 
+@pytest.mark.slow
 def test_limits_of_traffic_are_units_of_the_rule_home(tmp_path: Path) -> None:
     text = """
 blocks:

@@ -25,6 +25,7 @@ def test_workers_find_the_same(complete: Path, tmp_path: Path) -> None:
     assert by_unit(output) == by_unit(complete)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(complete: Path, tmp_path: Path) -> None:
     output, spec = tmp_path / "results.jsonl", spec_file(tmp_path)
     command = [*PROGRAM, "sweep", str(spec), "-o", str(output)]
@@ -118,6 +119,7 @@ def test_a_cluster_survives_the_death_of_a_worker(complete: Path, tmp_path: Path
     assert {unit: row for unit, row in found.items() if unit in expected} == expected
 
 
+@pytest.mark.slow
 def test_no_cluster_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     command = [*PROGRAM, "sweep", str(spec_file(tmp_path)), "-o", str(tmp_path / "r.jsonl")]

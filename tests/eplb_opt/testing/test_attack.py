@@ -82,6 +82,7 @@ def test_nothing_is_found_where_the_policy_is_optimal() -> None:
     assert worst is None or worst.ratio == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("second_a_step")
 def test_the_command_writes_a_test_and_a_certificate(tmp_path: Path) -> None:
     machine = ["--experts", "5", "--physical", "8", "--gpus", "4"]

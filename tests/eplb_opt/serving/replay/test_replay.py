@@ -131,6 +131,7 @@ def test_a_step_without_tokens_is_a_dummy_pass() -> None:
     assert found.intervals[1].served is not None
 
 
+@pytest.mark.slow
 def test_a_policy_that_fails_leaves_the_placement(tmp_path: Path) -> None:
     path = tmp_path / "fails.py"
     path.write_text(SIX.format(body='raise RuntimeError("no idea")'))

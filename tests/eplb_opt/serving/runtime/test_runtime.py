@@ -94,6 +94,7 @@ def test_a_request_during_a_transfer_asks_nobody(tmp_path: Path) -> None:
     assert any(deferred for _, _, deferred in found[0]["events"])
 
 
+@pytest.mark.slow
 def test_two_models_are_moved_side_by_side(tmp_path: Path) -> None:
     found = Ranks(tmp_path, "two-models", 4).results(range(4))
     committed = found[0]["committed"]
