@@ -262,6 +262,7 @@ print([k.__name__ for k in kernels if len(k.signatures) != before[k]])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAVE_NUMBA, reason="nothing is compiled")
 def test_the_rehearsal_compiles_every_search() -> None:
     run = subprocess.run(
@@ -283,6 +284,7 @@ def test_a_layer_that_is_too_large_to_search_still_has_value_and_bound(
         assert (result.status == "optimal") == (result.limit is None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", [(16, 32), (4, 16)], ids=str)
 def test_groups_with_too_many_partitions_do_not_hang(
     machine: tuple[int, int], monkeypatch: pytest.MonkeyPatch

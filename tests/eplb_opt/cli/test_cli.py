@@ -181,6 +181,7 @@ def test_demo() -> None:
         assert figure in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pipes")
 def test_closed_pipe_is_no_traceback(loads: Path) -> None:
     arguments = map(str, ("gap", loads, *MACHINE, "--json", "-"))

@@ -106,6 +106,7 @@ def test_stopped_solve_writes_every_output_that_was_asked_for(folder, number, co
     assert eplb_opt("verify", "c.json", cwd=folder).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_an_interrupt_ends_gap_and_not_one_policy(folder, number, code) -> None:
     policies = ["deepseek", "endless.py", "refined"]

@@ -18,6 +18,7 @@ from tests.command_line import PROGRAM, heed_interrupts
 from tests.eplb_opt.sweep.results import SMALL, by_unit, spec_file
 
 
+@pytest.mark.slow
 def test_workers_find_the_same(complete: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     with Store(output) as store:

@@ -111,6 +111,7 @@ def test_each_fault_is_found_and_named(
     assert gaps.read_text() == kept
 
 
+@pytest.mark.slow
 def test_gap_limit_and_bad_names() -> None:
     assert check("refined", "--gap-below", "100").returncode == 0
     result = check("deepseek", "--gap-below", "0.001")
