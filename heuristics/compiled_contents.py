@@ -49,20 +49,9 @@ def anneal_rounds(
     num_experts, num_nodes, further = tokens.shape[1], copies.shape[1], copies.shape[2]
     for row in range(len(tokens)):
         load, home, held = tokens[row], homes[row], copies[row]
-        on_nodes = np.zeros((num_experts, num_nodes), np.int64)
-        counts = np.ones(num_experts, np.int64)
-        for e in range(num_experts):
-            on_nodes[e, home[e]] = 1
-        for n in range(num_nodes):
-            for e in held[n]:
-                on_nodes[e, n] += 1
-                counts[e] += 1
-        share = np.empty(num_experts, np.int64)
-        nodes = np.zeros(num_nodes, np.int64)
+        on_nodes, counts, share, nodes = find_state(load, home, held)
         away, replicas = 0, 0
         for e in range(num_experts):
-            share[e] = int(np.ceil(load[e] / counts[e]))
-            nodes += on_nodes[e] * share[e]
             away += (counts[e] - on_nodes[e, home[e]]) * share[e]
             replicas += square(share[e] * ranks_per_node - light, most)
         squares = replicas
@@ -112,6 +101,33 @@ def anneal_rounds(
                     least[row] = value
                     bests[row] = held
                 break
+
+
+@compiled
+def find_state(load: Array, home: Array, held: Array) -> tuple[Array, Array, Array, Array]:
+    """On_nodes [E, N] and counts [E] of copies, that at home included; share [E], units of a
+    replica, rounded up; nodes [N], units.
+
+    Args:
+        load: [E] of each expert, in units.
+        home: [E] the node of each expert.
+        held: [N, F] the expert of each further copy.
+    """
+    num_experts, num_nodes = len(load), len(held)
+    on_nodes = np.zeros((num_experts, num_nodes), np.int64)
+    counts = np.ones(num_experts, np.int64)
+    for e in range(num_experts):
+        on_nodes[e, home[e]] = 1
+    for n in range(num_nodes):
+        for e in held[n]:
+            on_nodes[e, n] += 1
+            counts[e] += 1
+    share = np.empty(num_experts, np.int64)
+    nodes = np.zeros(num_nodes, np.int64)
+    for e in range(num_experts):
+        share[e] = int(np.ceil(load[e] / counts[e]))
+        nodes += on_nodes[e] * share[e]
+    return on_nodes, counts, share, nodes
 
 
 @compiled

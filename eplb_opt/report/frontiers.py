@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from eplb_opt import documents
 from eplb_opt.gap.frontier import Frontier
 from eplb_opt.report.figures import COLOURS, label, new_axes
-from eplb_opt.report.summary import ReportError, machine_of
+from eplb_opt.report.summary import ReportError, document_of, machine_of
 
 SCHEMA = "eplb-opt/frontier/1"
 FrontierSource = Frontier | dict[str, Any] | str | Path
@@ -25,15 +24,7 @@ TICKS = (0, 2, 5, 10, 20, 50, 100)
 
 def frontier_document(source: Any) -> dict[str, Any] | None:
     """The JSON document of a frontier; None if the source is something else."""
-    if isinstance(source, Frontier):
-        return documents.frontier(source)
-    if isinstance(source, str | Path):
-        try:
-            source = json.loads(Path(source).read_text(encoding="utf-8", errors="replace"))
-        except ValueError:  # lines of a sweep, or no JSON at all
-            return None
-    found = isinstance(source, dict) and source.get("schema") == SCHEMA
-    return source if found else None
+    return document_of(source, Frontier, documents.frontier, SCHEMA)
 
 
 def rule_of(report: dict[str, Any]) -> str:

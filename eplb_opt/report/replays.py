@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from eplb_opt import documents
 from eplb_opt.report.figures import COLOURS, label, new_axes
-from eplb_opt.report.summary import ReportError, machine_of
+from eplb_opt.report.summary import ReportError, document_of, machine_of
 from eplb_opt.serving.replay import ReplayReport
 
 SCHEMA = "eplb-opt/replay/1"
@@ -24,15 +23,7 @@ STYLES = ("-", "--", "-.", ":")
 
 def replay_document(source: Any) -> dict[str, Any] | None:
     """The JSON document of a replay; None if the source is something else."""
-    if isinstance(source, ReplayReport):
-        return documents.replay(source)
-    if isinstance(source, str | Path):
-        try:
-            source = json.loads(Path(source).read_text(encoding="utf-8", errors="replace"))
-        except ValueError:  # lines of a sweep, or no JSON at all
-            return None
-    found = isinstance(source, dict) and source.get("schema") == SCHEMA
-    return source if found else None
+    return document_of(source, ReplayReport, documents.replay, SCHEMA)
 
 
 def _document(source: ReplaySource) -> dict[str, Any]:

@@ -142,6 +142,23 @@ class Summary:
         self.by_machine.setdefault(machine, {}).setdefault(row["policy"], Distribution()).add(gaps)
 
 
+def document_of(
+    source: Any, report: type, write: Callable[[Any], dict[str, Any]], schema: str
+) -> dict[str, Any] | None:
+    """The JSON document of a report, which ``write`` writes, of a file or of itself; None if the
+    source is of another schema.
+    """
+    if isinstance(source, report):
+        return write(source)
+    if isinstance(source, str | Path):
+        try:
+            source = json.loads(Path(source).read_text(encoding="utf-8", errors="replace"))
+        except ValueError:  # lines of a sweep, or no JSON at all
+            return None
+    found = isinstance(source, dict) and source.get("schema") == schema
+    return source if found else None
+
+
 def summarize(source: GapReport | Summary | str | Path) -> Summary:
     """The summary of a report, or of a file: gap JSON, or JSON lines of a sweep.
 
